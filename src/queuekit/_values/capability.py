@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backend can do, as data with numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class Support(StrEnum):
+    """How a feature comes about."""
+
+    NATIVE = "native"
+    """The backend does it."""
+    BRIDGED = "bridged"
+    """queuekit builds it from what the backend can do, at a cost that the backend's page states."""
+    NONE = "none"
+    """It is refused with `UnsupportedError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What one queue can do. Static from the URL at first, then refined by `Backend.probe`.
+
+    Numbers are in seconds and bytes. A number of 0 means that the feature is absent.
+
+    Attributes:
+        queues: ``implicit``: first use makes the queue. ``declared``: it must exist already.
+        copies: ``private``: a copy that the engine sends back reaches this consumer group only.
+            ``fanout``: it would reach every subscription.
+        durability: What an accepted message survives: the end of nothing (``process``), of the process
+            and the host (``disk``), or of a host's disk (``replicated``).
+        max_message_bytes: Largest message, by `Backend.size`.
+        max_send_batch: Most messages in one `Backend.send`.
+        max_send_batch_bytes: Most bytes in one `Backend.send`, by `Backend.size`.
+        atomic_send: Whether a send batch is accepted or refused as one.
+        one_key_per_send: Whether all messages of one `Backend.send` must share an ordering key.
+        max_receive: Most messages in one `Backend.receive`.
+        max_settle_batch: Most entries in one `Backend.settle`.
+        mixed_settles: Whether one `Backend.settle` may mix actions and lengths.
+        lease: ``timed``, or bound to the ``connection``.
+        min_lease_s: Shortest lease.
+        max_lease_s: Longest lease that one receive or one extension can ask for.
+        max_lease_total_s: Longest time that a delivery can be kept by extending; None is no limit.
+        extend: ``absolute``: any length, from now. ``quantum``: a length that the service fixes. ``none``.
+        fencing: Whether a holder whose lease went to another can still settle: never (``strict``),
+            sometimes (``lenient``), always (``none``).
+        late_ack_safe: Whether an ACK sent after the lease ended can only succeed or be refused.
+        ack_confirmed: Whether `Settled` means that the service said so.
+        attempts: Whether the delivery count is ``exact``, ``approximate`` or absent (``none``).
+        release_counts: Whether a RELEASE costs the message an attempt all the same.
+        max_delay_s: Longest delay of a send.
+        delay_resolution_s: Smallest step of a delay; delays are rounded up to it.
+        max_retry_delay_s: Longest delay of a RETRY.
+        min_retry_delay_s: Shortest delay of a RETRY other than 0.
+        retry_delay_resolution_s: Smallest step of a RETRY's delay.
+        ordering: ``per_key``, ``global`` or ``none``.
+        ordering_key_required: Whether a message without an ordering key is refused.
+        delay_with_ordering: Whether a message may have both an ordering key and a delay.
+        dedup_window_s: How long a dedup id is remembered.
+        dead_letters: Whether the backend stores a dead letter and removes the original in one step.
+        redrive: Whether the backend moves dead letters back in one step.
+        priority_levels: How many priorities it tells apart.
+        fanout: Whether several subscriptions can each get every message.
+        expiry: Who drops a message that has expired.
+        long_poll: Whether `Backend.receive` returns as soon as a message arrives.
+        wait_at_least_s: The least time that an empty `Backend.receive` takes whatever was asked.
+        peek: Whether messages can be looked at without leasing them.
+        purge: Whether a queue can be emptied.
+        depth: Whether the number of messages is ``exact``, ``approximate`` or unknown (``none``).
+        cancel: Whether a message that is not due yet can be cancelled.
+        receives: Whether messages can be pulled; a push-only service has False.
+        server: Name and version of the server, where the probe learned it.
+        assumed: Fields that the probe was not allowed to see, so that the value is a guess.
+    """
+
+    queues: Literal["implicit", "declared"]
+    durability: Literal["process", "disk", "replicated"]
+    max_message_bytes: int
+    copies: Literal["private", "fanout"] = "private"
+    max_send_batch: int = 1
+    max_send_batch_bytes: int | None = None
+    atomic_send: bool = False
+    one_key_per_send: bool = False
+    max_receive: int = 1
+    max_settle_batch: int = 1
+    mixed_settles: bool = False
+    lease: Literal["timed", "connection"] = "timed"
+    min_lease_s: float = 0.0
+    max_lease_s: float = 0.0
+    max_lease_total_s: float | None = None
+    extend: Literal["absolute", "quantum", "none"] = "none"
+    fencing: Literal["strict", "lenient", "none"] = "none"
+    late_ack_safe: bool = False
+    ack_confirmed: bool = True
+    attempts: Literal["exact", "approximate", "none"] = "none"
+    release_counts: bool = True
+    max_delay_s: float = 0.0
+    delay_resolution_s: float = 0.001
+    max_retry_delay_s: float = 0.0
+    min_retry_delay_s: float = 0.0
+    retry_delay_resolution_s: float = 0.001
+    ordering: Literal["none", "per_key", "global"] = "none"
+    ordering_key_required: bool = False
+    delay_with_ordering: bool = False
+    dedup_window_s: float = 0.0
+    dead_letters: Support = Support.BRIDGED
+    redrive: Support = Support.BRIDGED
+    priority_levels: int = 0
+    fanout: bool = False
+    expiry: Support = Support.BRIDGED
+    long_poll: bool = False
+    wait_at_least_s: float = 0.0
+    peek: bool = False
+    purge: bool = False
+    depth: Literal["exact", "approximate", "none"] = "none"
+    cancel: bool = False
+    receives: bool = True
+    server: str = ""
+    assumed: frozenset[str] = field(default_factory=frozenset)
+
+    def missing(self, require: Iterable[str] | Mapping[str, Any]) -> list[str]:
+        """Say which of the required features this queue lacks, each as a sentence fragment.
+
+        Args:
+            require: Names from `FEATURES`; as a mapping, a name with the least amount that will do
+                (a `timedelta` for times, a number for the rest).
+
+        Raises:
+            ValueError: A name that is not in `FEATURES`.
+        """
+        wanted = require if isinstance(require, Mapping) else dict.fromkeys(require, True)
+        return [text for name, least in wanted.items() if (text := self._lacks(name, least))]
+
+    def _lacks(self, name: str, least: Any) -> str:
+        feature = FEATURES.get(name)
+        if feature is None:
+            msg = f"no feature is called {name!r}; known are {', '.join(sorted(FEATURES))}"
+            raise ValueError(msg)
+        have = feature(self)
+        need = least.total_seconds() if isinstance(least, timedelta) else least
+        if not have:
+            return name
+        if need is True or isinstance(have, bool) or have >= need:
+            return ""
+        return f"{name} of {need:g} (here {have:g})"
+
+
+FEATURES: Mapping[str, Callable[[Capabilities], bool | float]] = {
+    "ack_confirmed": lambda c: c.ack_confirmed,
+    "attempts": lambda c: c.attempts != "none",
+    "cancel": lambda c: c.cancel,
+    "dead_letters": lambda c: c.dead_letters is not Support.NONE,
+    "dedup": lambda c: c.dedup_window_s,
+    "delay": lambda c: c.max_delay_s,
+    "depth": lambda c: c.depth != "none",
+    "durable": lambda c: c.durability != "process",
+    "expiry": lambda c: c.expiry is not Support.NONE,
+    "extend": lambda c: c.extend != "none",
+    "fanout": lambda c: c.fanout,
+    "lease": lambda c: c.max_lease_s if c.lease == "timed" else False,
+    "long_poll": lambda c: c.long_poll,
+    "message_bytes": lambda c: c.max_message_bytes,
+    "ordering": lambda c: c.ordering != "none",
+    "peek": lambda c: c.peek,
+    "priority": lambda c: c.priority_levels,
+    "purge": lambda c: c.purge,
+    "receive": lambda c: c.receives,
+    "redrive": lambda c: c.redrive is not Support.NONE,
+    "release": lambda c: not c.release_counts,
+    "retry_delay": lambda c: c.max_retry_delay_s,
+    "strict_fencing": lambda c: c.fencing == "strict",
+}
+"""The features that ``require=`` knows: True, False, or how much of it there is."""

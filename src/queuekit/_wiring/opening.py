@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a URL and keyword options to an open backend; no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from queuekit._values.clock import Clock
+from queuekit._values.errors import InvalidURLError
+from queuekit._values.options import read_options
+from queuekit._values.url import Host, QueueURL
+from queuekit._wiring.registry import find_spec
+from queuekit.backend import Backend, BackendSpec, ClientPool, Opening
+
+DEAD_SUFFIX = ".dead"
+_QUEUE_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\s]{1,255}")
+
+
+class Opener:
+    """Opens backends that share one clock and one pool of clients.
+
+    An App owns one; a Producer or a Consumer on its own has its own.
+
+    Args:
+        clock: Time and chance for everything opened here.
+
+    Concurrency:
+        Safe from any thread. `close` comes after every backend was closed.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._clients = ClientPool()
+
+    def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+        """Open the queue that a whole URL names.
+
+        Raises:
+            UnknownSchemeError: No backend has this scheme.
+            BackendMissingError: The backend's packages are missing.
+            InvalidURLError: The URL names no queue, or holds something that the backend does not know.
+        """
+        spec = find_spec(url.scheme)
+        queue = queue_name(url, spec)
+        texts = {name: text for name, text in url.options.items() if spec.slot != "option" or name != "queue"}
+        options = read_options(spec.options, texts, keywords or {}, scheme=url.scheme)
+        return spec.open(Opening(url=url, queue=queue, options=options, clock=self.clock, clients=self._clients))
+
+    def close(self) -> None:
+        """Close the shared clients. Idempotent."""
+        self._clients.close()
+
+
+def queue_name(url: QueueURL, spec: BackendSpec) -> str:
+    """The name in the URL's queue slot.
+
+    Raises:
+        InvalidURLError: The slot is empty or the name cannot be one.
+    """
+    name = _slot(url, spec)
+    if not name:
+        msg = f"the {url.scheme} URL names no queue; the form is {' or '.join(spec.forms)}"
+        raise InvalidURLError(msg)
+    if not _QUEUE_NAME.fullmatch(name):
+        msg = f"the {url.scheme} URL names a queue with a space or control character, or over 255 characters"
+        raise InvalidURLError(msg)
+    return name
+
+
+def has_queue(url: QueueURL) -> bool:
+    """Whether the URL names a queue, or is an App's, with the slot left empty."""
+    return bool(_slot(url, find_spec(url.scheme)))
+
+
+def fill_queue(url: QueueURL, queue: str) -> QueueURL:
+    """Put a queue's name into the slot of an App's URL.
+
+    Raises:
+        InvalidURLError: The slot is taken by another name.
+        UnknownSchemeError: No backend has this scheme.
+        BackendMissingError: The backend's packages are missing.
+    """
+    spec = find_spec(url.scheme)
+    taken = _slot(url, spec)
+    if taken and taken != queue:
+        msg = f"the {url.scheme} URL names the queue {taken!r} already; leave it out to use {queue!r}"
+        raise InvalidURLError(msg)
+    if spec.slot == "host":
+        return url.replace(hosts=(Host(queue),))
+    if spec.slot == "path":
+        return url if taken else url.replace(path=url.path.rstrip("/") + "/" + queue)
+    return url.with_option("queue", queue)
+
+
+def dead_letter_url(url: QueueURL) -> QueueURL:
+    """The URL of the built-in dead-letter queue of a store that keeps it beside the queue itself.
+
+    Raises:
+        InvalidURLError: The URL names no queue.
+    """
+    spec = find_spec(url.scheme)
+    name = queue_name(url, spec) + DEAD_SUFFIX
+    if spec.slot == "host":
+        return url.replace(hosts=(Host(name),))
+    if spec.slot == "path":
+        return url.replace(path=url.path.removesuffix("/").rpartition("/")[0] + "/" + name)
+    return url.with_option("queue", name)
+
+
+def _slot(url: QueueURL, spec: BackendSpec) -> str:
+    if spec.slot == "host":
+        if len(url.hosts) > 1 or (url.hosts and url.hosts[0].port is not None):
+            msg = f"the {url.scheme} URL takes a queue name where it has hosts; the form is {spec.forms[0]}"
+            raise InvalidURLError(msg)
+        return url.hosts[0].name if url.hosts else ""
+    if spec.slot == "path":
+        return url.path.strip("/").rpartition("/")[2]
+    return url.options.get("queue", "")

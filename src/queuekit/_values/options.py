@@ -45,7 +45,7 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
         InvalidURLError: An unknown name (the nearest known one is offered), a value of the wrong form or
             out of range, or a keyword that contradicts the URL. Values of options are never quoted.
     """
-    types = _field_types(options)
+    types = _field_types(cast("Hashable", options))
     given = {name: value for name, value in keywords.items() if value is not None}
     for name in (*texts, *given):
         if name not in types:

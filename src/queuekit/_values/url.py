@@ -91,6 +91,8 @@ class QueueURL:
         """Every secret in here, so that a text which might hold one can be cleaned."""
         if self.password:
             yield self.password
+        elif self.user:
+            yield self.user  # alone, it is how some services write a token
         for name, value in self.options.items():
             if _hide(name, value) == _HIDDEN:
                 yield value
@@ -116,7 +118,7 @@ class QueueURL:
     def _write(self, secret: Callable[[str], str], option: Callable[[str, str], str]) -> str:
         login = ""
         if self.user is not None:
-            login = quote(self.user, safe="")
+            login = _quote_secret(secret(self.user))
             if self.password is not None:
                 login += ":" + _quote_secret(secret(self.password))
             login += "@"

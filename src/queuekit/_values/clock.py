@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
-import random
 import threading
 import time
 from functools import cache
 from pathlib import Path
+from random import Random, SystemRandom
 from typing import Protocol
+
+__all__ = ["Clock", "Random", "SystemClock"]
 
 
 class Clock(Protocol):
@@ -20,7 +22,7 @@ class Clock(Protocol):
     """
 
     @property
-    def random(self) -> random.Random:
+    def random(self) -> Random:
         """The source that jitter is drawn from."""
         ...
 
@@ -58,10 +60,10 @@ class SystemClock:
     __slots__ = ("_random",)
 
     def __init__(self) -> None:
-        self._random = random.SystemRandom()
+        self._random = SystemRandom()
 
     @property
-    def random(self) -> random.Random:
+    def random(self) -> Random:
         """The operating system's source; it has no state, so a fork cannot repeat it."""
         return self._random
 

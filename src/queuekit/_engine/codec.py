@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Payloads to bytes and back: bytes as they are, text as UTF-8, all else as JSON by pydantic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from pydantic import Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from queuekit._values.errors import DecodeError, EncodeError, InvalidMessageError, UsageError
+
+T = TypeVar("T")
+
+_SECRETS = (SecretStr, SecretBytes, Secret)
+
+
+class Codec(Protocol[T]):
+    """Turns values of one payload type into bytes and back.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    @property
+    def content_type(self) -> str:
+        """What the bytes are, as a media type."""
+        ...
+
+    def encode(self, value: T) -> bytes:
+        """The bytes of a value.
+
+        Raises:
+            EncodeError: The value is not of the payload type, or would not come back the same.
+            InvalidMessageError: Text holds a lone surrogate, which has no UTF-8 form.
+        """
+        ...
+
+    def decode(self, body: bytes, content_type: str | None) -> T:
+        """The value of some bytes; without a content type, the codec's own is assumed.
+
+        Raises:
+            DecodeError: The body is something else. The message shows where, never what.
+        """
+        ...
+
+
+def codec_for(payload: Any) -> Codec[Any]:
+    """The codec of a payload type.
+
+    Args:
+        payload: ``bytes``, ``str``, or anything that pydantic's `TypeAdapter` takes.
+
+    Raises:
+        EncodeError: Values of this type cannot be sent: a part of them is secret or excluded.
+        UsageError: pydantic has no schema for this type.
+    """
+    if payload is bytes:
+        return _BytesCodec()
+    if payload is str:
+        return _TextCodec()
+    return _JsonCodec(payload)
+
+
+class _BytesCodec:
+    content_type = "application/octet-stream"
+
+    def encode(self, value: bytes) -> bytes:
+        if type(value) is not bytes:
+            msg = f"the payload type is bytes and the value is {_name(value)}; pass bytes, or open with its type"
+            raise EncodeError(msg)
+        return value
+
+    def decode(self, body: bytes, content_type: str | None) -> bytes:  # noqa: ARG002 - bytes are bytes
+        return body
+
+
+class _TextCodec:
+    content_type = "text/plain"
+
+    def encode(self, value: Any) -> bytes:
+        if not isinstance(value, str):
+            msg = f"the payload type is str and the value is {_name(value)}; pass a str, or open with its type"
+            raise EncodeError(msg)
+        try:
+            return value.encode("utf-8")
+        except UnicodeEncodeError:
+            msg = "the text holds a lone surrogate, which has no UTF-8 form; remove it, or send bytes"
+            raise InvalidMessageError(msg) from None
+
+    def decode(self, body: bytes, content_type: str | None) -> str:
+        if content_type is not None and not content_type.startswith("text/"):
+            raise DecodeError(_unexpected(content_type, "text/plain"))
+        try:
+            return body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            msg = f"the body is not UTF-8: {error.reason} at byte {error.start}"
+            raise DecodeError(msg) from None
+
+
+class _JsonCodec(Generic[T]):
+    content_type = "application/json"
+
+    def __init__(self, payload: Any) -> None:
+        try:
+            self._adapter: TypeAdapter[T] = TypeAdapter(payload)
+            # The two methods themselves: through the adapter each call costs half as much again.
+            self._to_json: Callable[..., bytes] = self._adapter.serializer.to_json
+            self._from_json: Callable[[bytes], T] = self._adapter.validator.validate_json
+        except Exception as error:  # pydantic raises many kinds for a type that it cannot describe
+            msg = f"pydantic cannot make a codec for the payload type {payload!r}; see the cause"
+            raise UsageError(msg) from error
+        self._classes: list[type] = []
+        _look_through(self._adapter.core_schema, self._classes)
+
+    def encode(self, value: T) -> bytes:
+        try:
+            body = self._to_json(value, by_alias=True, round_trip=True, warnings="error")
+        except (PydanticSerializationError, UnicodeEncodeError, RecursionError) as error:
+            raise EncodeError(self._refusal(value, error)) from None
+        if b"null" in body or b"NaN" in body or b"Infinity" in body:
+            self._refuse_not_finite(value)
+        for cls in self._classes:
+            if cls.__subclasses__():
+                self._refuse_lost_fields(value, body)
+                break
+        return body
+
+    def decode(self, body: bytes, content_type: str | None) -> T:
+        if content_type is not None and content_type != "application/json" and not _is_json(content_type):
+            raise DecodeError(_unexpected(content_type, "application/json"))
+        try:
+            return self._from_json(body)
+        except ValidationError as error:
+            raise DecodeError(_without_input(error)) from None
+        except RecursionError:
+            msg = "the body is nested too deeply"
+            raise DecodeError(msg) from None
+
+    def _refusal(self, value: T, error: Exception) -> str:
+        # pydantic's text may show the value, so only its kind is told.
+        kind = "nested too deeply" if isinstance(error, RecursionError) else "not what the payload type declares"
+        if isinstance(error, UnicodeEncodeError) or "surrogates" in str(error):
+            kind = "text with a lone surrogate, which has no UTF-8 form"
+        return f"the value of type {_name(value)} is {kind}; pass a value of the payload type"
+
+    def _refuse_not_finite(self, value: T) -> None:
+        # JSON has no inf or nan, and pydantic writes null: the reader would get something else.
+        plain = self._adapter.serializer.to_python(value, by_alias=True, round_trip=True, warnings="none")
+        if _holds_not_finite(plain):
+            msg = "the payload holds inf or nan, which JSON cannot carry; send None or a string instead"
+            raise EncodeError(msg)
+
+    def _refuse_lost_fields(self, value: T, body: bytes) -> None:
+        # A subclass instance is written with its parent's fields only; written as itself it differs.
+        as_itself = self._to_json(value, by_alias=True, round_trip=True, warnings="none", serialize_as_any=True)
+        if as_itself != body:
+            msg = "the payload holds an instance of a subclass whose own fields would be lost; declare that type"
+            raise EncodeError(msg)
+
+
+def _holds_not_finite(value: Any) -> bool:
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, float):
+            if not math.isfinite(each):
+                return True
+        elif isinstance(each, Mapping):
+            pending.extend(each.keys())
+            pending.extend(each.values())
+        elif isinstance(each, (list, tuple, set, frozenset)):
+            pending.extend(each)
+        elif type(each).__name__ == "Decimal" and not each.is_finite():
+            return True
+    return False
+
+
+def _look_through(schema: Any, classes: list[type]) -> None:
+    """Collect the classes whose subclasses could lose fields, and refuse what would not come back.
+
+    Raises:
+        EncodeError: A part of the payload type is masked or left out when it is written.
+    """
+    for node in _nodes(schema):
+        kind, cls = node.get("type"), node.get("cls")
+        if isinstance(cls, type) and issubclass(cls, _SECRETS):
+            msg = f"the payload type holds a {cls.__name__}, which is masked when it is written; use str or bytes"
+            raise EncodeError(msg)
+        if node.get("serialization_exclude") is True and node.get("schema", {}).get("type") != "default":
+            msg = "the payload type excludes a required field from what is written; give it a default"
+            raise EncodeError(msg)
+        if kind in {"model", "dataclass"} and isinstance(cls, type) and cls not in classes:
+            classes.append(cls)
+
+
+def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    pending, seen = [schema], set[int]()
+    while pending:
+        each = pending.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, dict):
+            yield cast("dict[str, Any]", each)
+            pending.extend(value for key, value in each.items() if key != "metadata")
+        elif isinstance(each, (list, tuple)):
+            pending.extend(each)
+
+
+def _without_input(error: ValidationError) -> str:
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    shown = "; ".join(f"{_where(each['loc'])}{each['type']}" for each in details[:5])
+    more = f" and {len(details) - 5} more" if len(details) > 5 else ""
+    return f"the body does not fit the payload type: {shown}{more}"
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) + ": " if location else ""
+
+
+def _is_json(content_type: str) -> bool:
+    media = content_type.partition(";")[0].strip().lower()
+    return media == "application/json" or media.endswith("+json")
+
+
+def _unexpected(content_type: str, wanted: str) -> str:
+    return f"the message says that its body is {content_type!r}, and this payload type needs {wanted}"
+
+
+def _name(value: Any) -> str:
+    return type(value).__qualname__

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a user sends to what a backend takes: every check that needs no I/O happens here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from queuekit._engine import metadata as meta
+from queuekit._engine.codec import Codec
+from queuekit._values.capability import Capabilities
+from queuekit._values.clock import Clock
+from queuekit._values.errors import (
+    InvalidMessageError,
+    MessageTooLargeError,
+    QueueKitError,
+    UnsupportedError,
+    UsageError,
+)
+from queuekit._values.message import Message
+from queuekit._values.outcome import ErrorClass, ErrorCode, Rejected
+from queuekit.backend import Backend, OutgoingMessage
+
+T = TypeVar("T")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_ATTRIBUTE_NAME = re.compile(r"[^\x00-\x20\x7f-\xa0\ud800-\udfff\s]{1,255}")
+_RESERVED = re.compile(r"qk([-.].*)?", re.IGNORECASE | re.DOTALL)
+_MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_LONGEST_NAME = 255
+_HIGHEST_PRIORITY = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What became of a sequence of payloads before any I/O.
+
+    Attributes:
+        messages: Those that can be sent, in order.
+        positions: For each of them, its position in the input; None when nothing was rejected.
+        rejected: Position to the answer for those that cannot be sent.
+    """
+
+    messages: list[OutgoingMessage]
+    positions: list[int] | None
+    rejected: dict[int, Rejected]
+
+
+class Composer(Generic[T]):
+    """Checks and encodes payloads for one queue.
+
+    Args:
+        codec: For the payload type.
+        backend: Whose limits hold.
+        clock: For due times and ids.
+        default_type: The message type of messages that name none.
+        queue: The queue's redacted URL, for errors.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    def __init__(
+        self, codec: Codec[T], backend: Backend, clock: Clock, *, default_type: str | None, queue: str
+    ) -> None:
+        self._codec = codec
+        self._backend = backend
+        self._clock = clock
+        self._queue = queue
+        self._capabilities = backend.capabilities
+        # Plain messages share one mapping, so that nothing per message is made or packed for metadata.
+        self._metadata = _metadata(codec.content_type, default_type)
+        self._overhead = backend.size(OutgoingMessage("x" * 32, b"", meta.EMPTY, self._metadata))
+
+    def use(self, capabilities: Capabilities) -> None:
+        """Hold messages against what the probe found, from now on."""
+        self._capabilities = capabilities
+
+    def compose(self, message: Message[T]) -> OutgoingMessage:
+        """Check and encode one message.
+
+        Raises:
+            InvalidMessageError: An option or attribute that no backend can carry.
+            MessageTooLargeError: More bytes than the queue takes.
+            UnsupportedError: An option that this queue has not.
+            EncodeError: The payload is not of the declared type.
+        """
+        return self._with_options(message, self._clock.token_bytes(16).hex())
+
+    def compose_many(self, items: Iterable[T | Message[T]]) -> Composed:
+        """Check and encode many; what cannot be sent is answered for and does not stop the rest."""
+        given = list(items)
+        ids = self._clock.token_bytes(16 * len(given)).hex()
+        encode, metadata, largest = self._codec.encode, self._metadata, self._plain_limit()
+        messages: list[OutgoingMessage] = []
+        rejected: dict[int, Rejected] = {}
+        for position, item in enumerate(given):
+            message_id = ids[position * 32 : position * 32 + 32]
+            try:
+                if isinstance(item, Message):
+                    messages.append(self._with_options(item, message_id))
+                    continue
+                body = encode(item)
+                made = OutgoingMessage(message_id, body, meta.EMPTY, metadata)
+                if len(body) > largest:
+                    self._check_size(made)
+                messages.append(made)
+            except QueueKitError as error:
+                rejected[position] = Rejected(_entry_error(error), _id_of(item, message_id))
+        positions = [index for index in range(len(given)) if index not in rejected] if rejected else None
+        return Composed(messages, positions, rejected)
+
+    def _plain_limit(self) -> int:
+        """Bodies up to here need no exact count; below 0 where every message needs more than the body."""
+        if self._capabilities.ordering_key_required:
+            return -1
+        return self._capabilities.max_message_bytes - self._overhead
+
+    def _with_options(self, message: Message[T], fresh_id: str) -> OutgoingMessage:
+        delay_s = self._delay_s(message)
+        _check_texts(message)
+        self._check_supported(message, delay_s)
+        made = OutgoingMessage(
+            message.message_id if message.message_id is not None else fresh_id,
+            self._codec.encode(message.payload),
+            _checked_attributes(message.attributes) if message.attributes else meta.EMPTY,
+            self._metadata_of(message, delay_s),
+            delay_s,
+            message.ordering_key,
+            message.dedup_id,
+            message.priority or 0,
+        )
+        self._check_size(made)
+        return made
+
+    def _delay_s(self, message: Message[T]) -> float:
+        if message.delay is not None and message.not_before is not None:
+            msg = "delay and not_before are both given; give one"
+            raise UsageError(msg)
+        if message.delay is not None:
+            return _seconds("delay", message.delay)
+        if message.not_before is None:
+            return 0.0
+        if not isinstance(message.not_before, datetime) or message.not_before.tzinfo is None:
+            msg = f"not_before must be an aware datetime and is {message.not_before!r}; give it a time zone"
+            raise InvalidMessageError(msg)
+        return max(0.0, message.not_before.timestamp() - self._clock.time())
+
+    def _check_supported(self, message: Message[T], delay_s: float) -> None:
+        can = self._capabilities
+        if delay_s > can.max_delay_s:
+            self._refuse(f"a delay of {delay_s:g} s", f"its longest is {can.max_delay_s:g} s")
+        if delay_s and message.ordering_key is not None and not can.delay_with_ordering:
+            self._refuse("a delay together with an ordering key", "leave one of them out")
+        if message.ordering_key is not None and can.ordering == "none":
+            self._refuse("an ordering key", "use a queue that orders")
+        if message.ordering_key is None and can.ordering_key_required:
+            msg = f"{self._queue} needs an ordering key for every message; pass ordering_key="
+            raise InvalidMessageError(msg)
+        if message.dedup_id is not None and not can.dedup_window_s:
+            self._refuse("a dedup id", "leave it out, and make the handler idempotent")
+        if message.priority and not can.priority_levels:
+            self._refuse("a priority", "use one queue per priority")
+
+    def _refuse(self, what: str, remedy: str) -> None:
+        msg = f"{self._queue} cannot take {what}; {remedy}"
+        raise UnsupportedError(msg, queue=self._queue, operation="send")
+
+    def _metadata_of(self, message: Message[T], delay_s: float) -> Mapping[str, str]:
+        if message.type is None and message.expires_in is None:
+            return self._metadata
+        changed = dict(self._metadata)
+        if message.type is not None:
+            changed[meta.TYPE] = message.type
+        if message.expires_in is not None:
+            expires_s = _seconds("expires_in", message.expires_in)
+            if expires_s <= delay_s:
+                msg = "expires_in ends before the message is due; make it longer than the delay"
+                raise InvalidMessageError(msg)
+            changed[meta.EXPIRES] = meta.write_instant(self._clock.time() + expires_s)
+        return changed
+
+    def _check_size(self, message: OutgoingMessage) -> None:
+        size, limit = self._backend.size(message), self._capabilities.max_message_bytes
+        if size > limit:
+            msg = f"the message has {size} bytes and {self._queue} takes {limit}; send a reference to the data"
+            raise MessageTooLargeError(msg, size=size, limit=limit, queue=self._queue, operation="send")
+
+
+def _metadata(content_type: str, message_type: str | None) -> dict[str, str]:
+    made = {meta.V: meta.VERSION, meta.CONTENT_TYPE: content_type}
+    return made if message_type is None else made | {meta.TYPE: message_type}
+
+
+def _seconds(name: str, length: Any) -> float:
+    if not isinstance(length, timedelta):
+        msg = f"{name} must be a timedelta and is {type(length).__name__}; write timedelta(seconds=…)"
+        raise UsageError(msg)
+    seconds = length.total_seconds()
+    if seconds < 0 or not math.isfinite(seconds):
+        msg = f"{name} must not be negative and is {seconds:g} s"
+        raise InvalidMessageError(msg)
+    return seconds
+
+
+def _check_texts(message: Message[Any]) -> None:
+    for name in ("ordering_key", "dedup_id", "type"):
+        _check_text(name, getattr(message, name))
+    message_id = message.message_id
+    if message_id is not None and not (isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)):
+        msg = "message_id must be 1 to 128 printable ASCII characters without spaces"
+        raise InvalidMessageError(msg)
+    priority = message.priority
+    if priority is not None and (type(priority) is not int or not 0 <= priority <= _HIGHEST_PRIORITY):
+        msg = f"priority must be a whole number from 0 to 9, higher first, and is {priority!r}"
+        raise InvalidMessageError(msg)
+
+
+def _check_text(name: str, text: Any) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_NAME or _CONTROL.search(text):
+        msg = f"{name} must be a str of 1 to {_LONGEST_NAME} characters without control characters or surrogates"
+        raise InvalidMessageError(msg)
+
+
+def _checked_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
+    """A copy of the user's attributes, so that a later change of theirs cannot reach the wire.
+
+    Raises:
+        InvalidMessageError: A name or a value that some service could not carry unchanged.
+    """
+    if not isinstance(attributes, Mapping):
+        msg = f"attributes must be a mapping of str to str and is {type(attributes).__name__}"
+        raise InvalidMessageError(msg)
+    seen: set[str] = set()
+    for name, value in attributes.items():
+        _check_attribute(name, value)
+        if name.lower() in seen:
+            msg = f"the attribute {name!r} is given twice in different case; names are unique whatever their case"
+            raise InvalidMessageError(msg)
+        seen.add(name.lower())
+    return dict(attributes)
+
+
+def _check_attribute(name: Any, value: Any) -> None:
+    if not isinstance(name, str) or not _ATTRIBUTE_NAME.fullmatch(name):
+        msg = "an attribute's name must be a str of 1 to 255 characters without spaces or control characters"
+        raise InvalidMessageError(msg)
+    if _RESERVED.fullmatch(name):
+        msg = f"the attribute name {name!r} is queuekit's own; choose one that does not begin with qk- or qk."
+        raise InvalidMessageError(msg)
+    if not isinstance(value, str) or _CONTROL.search(value):
+        msg = f"the value of the attribute {name!r} must be a str without control characters or lone surrogates"
+        raise InvalidMessageError(msg)
+
+
+def _entry_error(error: QueueKitError) -> ErrorClass:
+    try:
+        code = ErrorCode(error.code)
+    except ValueError:
+        code = ErrorCode.INVALID_MESSAGE
+    return ErrorClass(code, sent="no", detail=str(error), raw=error)
+
+
+def _id_of(item: Any, fresh_id: str) -> str:
+    given = item.message_id if isinstance(item, Message) else None
+    return given if isinstance(given, str) and _MESSAGE_ID.fullmatch(given) else fresh_id

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts and logs what happens, under a closed set of names."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+logger = logging.getLogger("queuekit")
+
+ACTIONS: Mapping[str, int] = {
+    "delivery.expired": logging.INFO,
+    "delivery.released": logging.DEBUG,
+    "dead_letter.discarded": logging.WARNING,
+    "dead_letter.failed": logging.WARNING,
+    "dead_letter.missing": logging.WARNING,
+    "lease.at_limit": logging.WARNING,
+    "lease.lost": logging.WARNING,
+    "receive.failed": logging.WARNING,
+    "receive.resumed": logging.INFO,
+    "retry.shortened": logging.WARNING,
+    "send.unflushed": logging.WARNING,
+    "settle.failed": logging.WARNING,
+    "settle.unknown": logging.WARNING,
+    "worker.child_lost": logging.ERROR,
+    "worker.draining": logging.INFO,
+    "worker.hung": logging.ERROR,
+    "worker.started": logging.INFO,
+    "worker.stopped": logging.INFO,
+    "delivery.dead": logging.WARNING,
+    "delivery.retried": logging.INFO,
+}
+"""Every action that queuekit logs, with its level."""
+
+
+class Journal:
+    """Counts actions, and logs them with the queue's redacted URL. Never a body, handle or attribute.
+
+    Args:
+        queue: The queue's redacted URL.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def note(self, action: str, detail: str = "", *, count: int = 1, error: BaseException | None = None) -> None:
+        """Count an action, and log one line for it.
+
+        Args:
+            action: One of `ACTIONS`.
+            detail: What a reader of the log should know.
+            count: How many deliveries it concerns.
+            error: An exception whose traceback belongs to the line.
+        """
+        self.count(action, count)
+        logger.log(
+            ACTIONS[action],
+            "%s on %s%s",
+            action,
+            self._queue,
+            f": {detail}" if detail else "",
+            exc_info=error,
+            extra={"action": action, "queue": self._queue, "count": count},
+        )
+
+    def count(self, name: str, count: int = 1) -> None:
+        """Count something that happens too often to log."""
+        with self._lock:
+            self._counts[name] += count
+
+    def counts(self) -> dict[str, int]:
+        """How often each thing happened so far."""
+        with self._lock:
+            return dict(self._counts)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract that every backend keeps, as cases with stable IDs.
+
+Write a harness and one class, and pytest runs every case against your backend:
+
+```python
+class MyHarness(Harness):
+    def base_url(self) -> str:
+        return "mine://localhost"
+
+
+class TestMine(BackendContract):
+    harness_class = MyHarness
+```
+"""
+
+from __future__ import annotations
+
+from queuekit.testing.contract.consume import Consume
+from queuekit.testing.contract.delay import Delay
+from queuekit.testing.contract.encoding import Encoding
+from queuekit.testing.contract.harness import HOOKS, Harness
+from queuekit.testing.contract.lease import Lease
+from queuekit.testing.contract.produce import Produce
+from queuekit.testing.contract.settle import Settle
+
+__all__ = ["HOOKS", "BackendContract", "Harness"]
+
+
+class BackendContract(Produce, Consume, Settle, Lease, Delay, Encoding):
+    """Every group of cases. Subclass it once per backend and set ``harness_class``."""

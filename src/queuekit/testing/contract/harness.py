@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the suite must know about one backend: how to open it, how its time passes, what can be done to it."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import pytest
+
+from queuekit._values.capability import Capabilities
+from queuekit._values.clock import Clock, SystemClock
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import DEAD_SUFFIX, Opener, fill_queue
+from queuekit.backend import Backend
+from queuekit.testing.clock import VirtualClock
+
+T = TypeVar("T")
+
+REAL_LIMIT_S = 20.0
+"""Longest real time that the suite waits for something that should happen at once."""
+
+_CRASHING_CONSUMER = """
+import os, signal, sys
+from queuekit._values.clock import SystemClock
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import Opener
+backend = Opener(SystemClock()).open(QueueURL.parse(sys.stdin.read()))
+if backend.receive(max_messages=1, wait_s=5.0, lease_s=float(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+HOOKS = {
+    "raw_put": "(queue, body) -> None: send with the service's own SDK, without any queuekit metadata",
+    "raw_get": "(queue) -> (body, attributes): receive with the service's own SDK",
+    "restart": "() -> None: stop the server and start it again with its data",
+    "pause": "() -> context manager: the server does not answer inside",
+    "proxy": "(queue) -> (url, proxy): the queue behind a TCP proxy that can be cut",
+    "deny": "(permission) -> context manager: the permission is taken away inside",
+}
+"""Methods that a harness may have. A case that needs one that is missing is skipped with its name."""
+
+
+class Harness:
+    """Subclass it for your backend; `base_url` is the one method that you must write.
+
+    Attributes:
+        virtual: Whether the backend's time comes wholly from the `Clock` that it is opened with, so that
+            the suite can run it on a virtual one, and cases about hours take milliseconds.
+        one_process: Whether the queue lives in this process, as memory does.
+        min_lease_s: The lease of cases that wait for its end: the shortest that is safe to time.
+        min_delay_s: The delay of cases that wait for it.
+        tolerance_s: How late the service may be.
+        lease_s: The lease of all other cases; longer than any of them takes.
+    """
+
+    virtual: bool = False
+    one_process: bool = False
+    min_lease_s: float = 2.0
+    min_delay_s: float = 1.0
+    tolerance_s: float = 1.0
+    lease_s: float = 30.0
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.clock: Clock = VirtualClock() if self.virtual else SystemClock()
+        self.opener = Opener(self.clock)
+        self._opened: list[Backend] = []
+        self._openers = [self.opener]
+
+    def base_url(self) -> str:
+        """The backend's URL without a queue, or with ``{name}`` where the queue's name goes."""
+        raise NotImplementedError
+
+    def url(self, queue: str) -> str:
+        """The whole URL of a queue. Override it to make the queue first, where queues are declared."""
+        base = self.base_url()
+        if "{name}" in base:
+            return base.replace("{name}", queue)
+        return fill_queue(QueueURL.parse(base), queue).reveal()
+
+    def unique_name(self) -> str:
+        """A queue name that no other case uses."""
+        return f"contract-{uuid.uuid4().hex[:12]}"
+
+    def open(self, queue: str, *, opener: Opener | None = None, **options: Any) -> Backend:
+        """Open a queue at the backend interface; closed by `cleanup`."""
+        backend = (opener or self.opener).open(QueueURL.parse(self.url(queue)), options)
+        self._opened.append(backend)
+        return backend
+
+    def dead_name(self, queue: str) -> str:
+        """The name of the queue where the dead letters of ``queue`` go, where the backend keeps them."""
+        return queue + DEAD_SUFFIX
+
+    def cleanup(self) -> None:
+        """Close what was opened. Override it to remove the queues of a real service too."""
+        for backend in self._opened:
+            backend.close()
+        for opener in self._openers:
+            opener.close()
+
+    def in_real_time(self) -> Self:
+        """The same harness on the real clock, for cases in which another process takes part."""
+        real = copy.copy(self)
+        real.virtual = False
+        real.clock = SystemClock()
+        real.opener = Opener(real.clock)
+        real.tolerance_s = max(self.tolerance_s, 2.0)
+        self._openers.append(real.opener)
+        return real
+
+    def crash_consumer(self, queue: str, *, lease_s: float) -> None:
+        """Let another process lease one message of the queue, and kill it before it can settle."""
+        command = [sys.executable, "-c", _CRASHING_CONSUMER, str(lease_s)]
+        ended = subprocess.run(command, input=self.url(queue), text=True, timeout=REAL_LIMIT_S, check=False)
+        assert ended.returncode == -signal.SIGKILL, "the consumer could not lease the message"
+
+    def hook(self, name: str) -> Callable[..., Any]:
+        """One of `HOOKS`; skips the case, and says so, where the harness has it not."""
+        found: Callable[..., Any] | None = getattr(self, name, None)
+        if found is None:
+            pytest.skip(f"the harness has no hook {name!r}: {HOOKS[name]}")
+        return found
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """What the backend declares after its probe, on a queue of its own."""
+        return self.open(self.unique_name()).probe()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass: moved at once on a virtual clock, waited for on the real one."""
+        if isinstance(self.clock, VirtualClock):
+            self.clock.advance(seconds)
+        else:
+            threading.Event().wait(seconds)
+
+    def start(self, call: Callable[[], T]) -> Running[T]:
+        """Run a call that may block on a thread of its own."""
+        return Running(call, self.clock)
+
+    def until_blocked(self, threads: int = 1) -> None:
+        """Return once that many threads wait on the virtual clock; on the real one, after a moment."""
+        if isinstance(self.clock, VirtualClock):
+            self.clock.wait_for_waiters(threads)
+        else:
+            threading.Event().wait(0.2)
+
+    def until(self, true: Callable[[], bool], *, within_s: float, what: str) -> None:
+        """Let time pass in steps until something is true; fails the case when it does not become so."""
+        end, real = self.clock.monotonic() + within_s, SystemClock()
+        patience = real.monotonic() + REAL_LIMIT_S
+        while not true():
+            on_time = self.clock.monotonic() < end or (self.virtual and within_s == 0)
+            if not on_time or real.monotonic() > patience:
+                pytest.fail(f"not within {within_s:g} s: {what}")
+            # Other threads need real time to act on what the virtual clock told them.
+            threading.Event().wait(0.002 if self.virtual else 0.02)
+            if self.virtual:
+                self.pass_time(within_s / 100)
+
+
+class Running(Generic[T]):
+    """A call on its own thread, with the time of its end on the harness's clock."""
+
+    def __init__(self, call: Callable[[], T], clock: Clock) -> None:
+        self._call = call
+        self._clock = clock
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+        self.started_at = clock.monotonic()
+        self.ended_at = self.started_at
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result.append(self._call())
+        except BaseException as error:  # noqa: BLE001  carried to the case's own thread
+            self._error = error
+        self.ended_at = self._clock.monotonic()
+
+    @property
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return not self._thread.is_alive()
+
+    @property
+    def took_s(self) -> float:
+        """How long the call took, on the harness's clock."""
+        return self.ended_at - self.started_at
+
+    def result(self, what: str = "the call") -> T:
+        """What the call returned or raised; fails the case when it does not end."""
+        self._thread.join(REAL_LIMIT_S)
+        if not self.done:
+            pytest.fail(f"{what} did not end within {REAL_LIMIT_S:g} s of real time")
+        if self._error is not None:
+            raise self._error
+        return self._result[0]

@@ -14,11 +14,23 @@ class Flow:
         max_bytes: Most bytes of them; one delivery is always allowed.
     """
 
-    __slots__ = ("_batch", "_largest", "_max_bytes", "_max_in_flight", "_prefetch", "bytes", "count", "taken")
+    __slots__ = (
+        "_batch",
+        "_full_prefetch",
+        "_largest",
+        "_max_bytes",
+        "_max_in_flight",
+        "_prefetch",
+        "_tightened_at",
+        "bytes",
+        "count",
+        "taken",
+    )
 
     def __init__(self, *, batch: int, prefetch: int, max_in_flight: int, max_bytes: int) -> None:
         self._batch = batch
-        self._prefetch = prefetch
+        self._prefetch = self._full_prefetch = prefetch
+        self._tightened_at = -float("inf")
         self._max_in_flight = max_in_flight
         self._max_bytes = max_bytes
         self._largest = 1
@@ -68,6 +80,12 @@ class Flow:
         self.count -= count
         self.bytes -= size
 
-    def halve_prefetch(self) -> None:
+    def tighten(self, now: float) -> None:
         """Waiting deliveries had to be released: fetch less ahead."""
         self._prefetch //= 2
+        self._tightened_at = now
+
+    def relax(self, now: float, after_s: float) -> None:
+        """Fetch ahead as before, once nothing had to be released for that long."""
+        if now - self._tightened_at >= after_s:
+            self._prefetch = self._full_prefetch

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends on behalf of callers that do not block: one thread gathers their messages into batches."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from queuekit._engine.batching import BatchLimits, SendBatcher
+from queuekit._engine.calls import Sender
+from queuekit._values.clock import Clock
+from queuekit._values.errors import ClosedError
+from queuekit._values.outcome import SendOutcome
+from queuekit.backend import OutgoingMessage
+
+Answer = Callable[[SendOutcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message and the future that its outcome resolves: a thread's, or an event loop's."""
+
+    message: OutgoingMessage
+    future: Future[SendOutcome] | asyncio.Future[SendOutcome]
+
+
+class Outbox:
+    """Batches the messages of `asend` and `send_soon`, and resolves their futures.
+
+    The thread starts at the first message. One thread sends, so messages of one key stay in order.
+
+    Args:
+        sender: Sends one batch and answers for each message.
+        limits: Of one batch.
+        size: Bytes of a message, asked only where the limits have a size.
+        clock: Time.
+        linger_s: How long a batch may wait for more.
+        max_pending: Most messages that may be gathered; beyond that callers wait.
+        name: For the thread.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        limits: BatchLimits,
+        size: Callable[[OutgoingMessage], int],
+        clock: Clock,
+        *,
+        linger_s: float,
+        max_pending: int,
+        name: str,
+    ) -> None:
+        self._sender, self._clock, self._name = sender, clock, name
+        self._size = size if limits.size is not None else lambda _: 0
+        self._batcher: SendBatcher[Parcel] = SendBatcher(limits, linger_s=linger_s, max_pending=max_pending)
+        self._lock = threading.Lock()
+        self._wanted = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._room_callbacks: list[Callable[[], None]] = []
+        self._sending = 0
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def put(self, parcel: Parcel) -> None:
+        """Take a message, waiting while too many are pending.
+
+        Raises:
+            ClosedError: The outbox was closed.
+        """
+        with self._lock:
+            while not self._closing and not self._batcher.has_room():
+                self._clock.wait(self._room, None)
+            self._add(parcel)
+
+    def put_now(self, parcel: Parcel) -> bool:
+        """Take a message if there is room for it.
+
+        Raises:
+            ClosedError: The outbox was closed.
+        """
+        with self._lock:
+            if not self._closing and not self._batcher.has_room():
+                return False
+            self._add(parcel)
+            return True
+
+    def when_room(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called once, from any thread, when `put_now` is worth trying again."""
+        with self._lock:
+            full = not self._closing and not self._batcher.has_room()
+            if full:
+                self._room_callbacks.append(callback)
+        if not full:
+            callback()
+
+    def unsent(self) -> int:
+        """How many messages have no outcome yet."""
+        with self._lock:
+            return len(self._batcher) + self._sending
+
+    def close(self, timeout_s: float) -> int:
+        """Send what is gathered, take nothing more, and end the thread.
+
+        Returns:
+            How many messages had no outcome when the time was over. Idempotent.
+        """
+        with self._lock:
+            self._closing = True
+            self._batcher.flush()
+            self._wanted.notify_all()
+            self._room.notify_all()
+            callbacks, self._room_callbacks = self._room_callbacks, []
+        for callback in callbacks:
+            callback()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        return self.unsent()
+
+    def _add(self, parcel: Parcel) -> None:
+        if self._closing:
+            msg = "the producer is closed; open a new one"
+            raise ClosedError(msg, operation="send")
+        message = parcel.message
+        self._batcher.add(parcel, size=self._size(message), key=message.ordering_key, now=self._clock.monotonic())
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._send_forever, name=f"queuekit-send-{self._name}", daemon=True
+            )
+            self._thread.start()
+        if not self._sending:
+            self._wanted.notify()
+
+    def _send_forever(self) -> None:
+        while batch := self._next_batch():
+            outcomes = self._sender.send([parcel.message for parcel in batch])
+            with self._lock:
+                self._sending = 0
+            _resolve(batch, outcomes)
+
+    def _next_batch(self) -> list[Parcel] | None:
+        with self._lock:
+            while True:
+                now = self._clock.monotonic()
+                batch = self._batcher.take(now)
+                if batch is not None:
+                    self._sending = len(batch)
+                    self._room.notify_all()
+                    callbacks, self._room_callbacks = self._room_callbacks, []
+                    break
+                if self._closing:
+                    return None
+                due = self._batcher.due_at()
+                self._clock.wait(self._wanted, None if due is None else max(0.0, due - now))
+        for callback in callbacks:
+            callback()
+        return batch
+
+
+def _resolve(batch: Sequence[Parcel], outcomes: Sequence[SendOutcome]) -> None:
+    """Resolve threads' futures here, and those of each event loop in one call on that loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[SendOutcome], SendOutcome]]] = {}
+    for parcel, outcome in zip(batch, outcomes, strict=True):
+        future = parcel.future
+        if isinstance(future, Future):
+            if future.set_running_or_notify_cancel():
+                future.set_result(outcome)
+        else:
+            by_loop.setdefault(future.get_loop(), []).append((future, outcome))
+    for loop, answers in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_set_results, answers)
+
+
+def _set_results(answers: list[tuple[asyncio.Future[SendOutcome], SendOutcome]]) -> None:
+    for future, outcome in answers:
+        if not future.done():
+            future.set_result(outcome)

@@ -107,7 +107,7 @@ def _read_bool(text: str) -> bool:
 
 
 def _read_int(text: str) -> int:
-    if not text.isascii() or not text.lstrip("-").isdigit():
+    if not text.isascii() or not text.removeprefix("-").isdigit():
         msg = "expected a whole number"
         raise ValueError(msg)
     return int(text)

@@ -214,8 +214,8 @@ class MemoryBackend:
             found = None if self._closed else look(queue)
             if found or wait_s <= 0 or self._closed:
                 return found
-            deadline = self._clock.monotonic() + wait_s
-            while not found and (left_s := deadline - self._clock.monotonic()) > 0:
+            deadline = queue.clock.monotonic() + wait_s
+            while not found and (left_s := deadline - queue.clock.monotonic()) > 0:
                 queue.wait(left_s)
                 if queue.gone or self._interrupts != interrupts:
                     return None

@@ -23,9 +23,10 @@ from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.lease import Lease
 from queuekit.testing.contract.produce import Produce
 from queuekit.testing.contract.settle import Settle
+from queuekit.testing.contract.urls import Urls
 
 __all__ = ["HOOKS", "BackendContract", "Harness"]
 
 
-class BackendContract(Produce, Consume, Settle, Lease, Delay, Encoding):
+class BackendContract(Produce, Consume, Settle, Lease, Delay, Encoding, Urls):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

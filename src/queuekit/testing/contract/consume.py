@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from queuekit.backend import Interruptible
+from queuekit.backend import IncomingMessage, Interruptible
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
@@ -131,7 +131,7 @@ class Consume(Group):
         one = Queue(harness)
         two = one.again()
         sent = one.put(*[b"%d" % index for index in range(20)])
-        got = []
+        got: list[IncomingMessage] = []
         while len(got) < 20:
             more = [*one.receive(3 if one.capabilities.max_receive >= 3 else 1), *two.take_up_to(1)]
             assert more, f"only {len(got)} of 20 came"

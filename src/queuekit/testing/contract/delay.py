@@ -41,6 +41,18 @@ class Delay(Group):
         assert queue.take()[0].body == b"x"
 
     @requires("delay")
+    def test_DEL_07_delay_above_native_limit(self, harness: Harness) -> None:
+        """The longest delay is kept to its end, and is no shorter one in disguise."""
+        queue = Queue(harness)
+        longest = queue.capabilities.max_delay_s
+        queue.put(b"x", delay_s=longest)
+        harness.pass_time(0.999 * longest if harness.virtual else min(2 * harness.min_delay_s, 0.5 * longest))
+        queue.expect_nothing("its delay has not ended")
+        if harness.virtual:
+            harness.pass_time(0.001 * longest)
+            assert queue.take()[0].body == b"x"
+
+    @requires("delay")
     def test_DEL_10_equal_delay_keeps_each_message(self, harness: Harness) -> None:
         """Two messages with the same body and the same due time both arrive."""
         queue, delay = Queue(harness), harness.min_delay_s

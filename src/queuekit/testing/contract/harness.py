@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -60,6 +60,8 @@ class Harness:
         min_delay_s: The delay of cases that wait for it.
         tolerance_s: How late the service may be.
         lease_s: The lease of all other cases; longer than any of them takes.
+        url_table: Whole URLs to the queue and the options that each stands for; every form that the
+            backend's page documents belongs here.
     """
 
     virtual: bool = False
@@ -68,6 +70,7 @@ class Harness:
     min_delay_s: float = 1.0
     tolerance_s: float = 1.0
     lease_s: float = 30.0
+    url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -69,6 +69,7 @@ class Lease(Group):
         assert outcome.lease_until is not None, "EXTEND must report lease_until"
         assert outcome.lease_until <= now + harness.min_lease_s + harness.tolerance_s
         left = outcome.lease_until - harness.clock.monotonic()
+        assert left > 0, "the reported lease has ended already"
         harness.pass_time(0.8 * left)
         queue.expect_nothing("the lease still runs")
         harness.pass_time(0.2 * left)

@@ -77,6 +77,23 @@ class Settle(Group):
         (again,) = queue.take()
         assert again.message_id == got.message_id
 
+    def test_ACK_06_retry_delay_above_max_refused(self, harness: Harness) -> None:
+        """A RETRY beyond the longest delay is refused or kept in full, and never shortened in silence."""
+        queue = Queue(harness)
+        queue.put(b"x")
+        (got,) = queue.take()
+        longest = queue.capabilities.max_retry_delay_s
+        outcome = queue.retry(got, longest + 60.0)
+        if isinstance(outcome, Unsupported):
+            queue.expect_nothing("it is still leased: a refused settlement does nothing")
+            assert isinstance(queue.ack(got)[0], Settled)
+            return
+        assert isinstance(outcome, Settled)
+        assert outcome.applied_delay_s is not None, "the delay is beyond the limit: say what is applied"
+        assert outcome.applied_delay_s >= longest + 60.0
+        harness.pass_time(longest + 30.0 if harness.virtual else harness.min_delay_s)
+        queue.expect_nothing("its delay has not ended")
+
     def test_ACK_07_release_redelivers_without_attempt(self, harness: Harness) -> None:
         """RELEASE brings it back, and costs an attempt only where the backend says so."""
         queue = Queue(harness)

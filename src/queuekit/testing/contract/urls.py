@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: N802  the IDs of the cases are written as the contract writes them
+"""URL: what a URL means, what is refused, and that opening touches nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from queuekit._engine.guard import Guard
+from queuekit._values.errors import (
+    BackendMissingError,
+    InvalidURLError,
+    QueueNotFoundError,
+    SetupError,
+    UnknownSchemeError,
+)
+from queuekit._values.options import read_options
+from queuekit._values.url import Host, QueueURL
+from queuekit._wiring import registry
+from queuekit._wiring.opening import fill_queue, has_queue, queue_name
+from queuekit.backend import BackendSpec
+from queuekit.testing.contract.gates import requires
+from queuekit.testing.contract.group import Group
+from queuekit.testing.contract.harness import Harness
+from queuekit.testing.contract.option_values import examples
+from queuekit.testing.contract.spi import Queue
+
+SECRET = "p@ss/0?#% :&=+"  # noqa: S105  the point of the case
+SDKS = ("boto3", "botocore", "redis", "google", "grpc", "pytest", "hypothesis", "typer")
+
+
+class Urls(Group):
+    """One strict URL, read the same way for every backend."""
+
+    def test_URL_01_open_by_scheme_table(self, harness: Harness) -> None:
+        """Every URL form in the harness's table opens, with the queue and the options that it stands for."""
+        name = harness.unique_name()
+        table = {harness.url(name): (name, {}), **harness.url_table}
+        for text, (queue, options) in table.items():
+            url = QueueURL.parse(text)
+            spec = registry.find_spec(url.scheme)
+            assert queue_name(url, spec) == queue
+            read = _read(spec, url)
+            assert {key: getattr(read, key) for key in options} == options
+        spec = _spec(harness)
+        scheme = QueueURL.parse(harness.url(name)).scheme
+        assert spec.forms
+        assert all(form.startswith(scheme) and "QUEUE" in form for form in spec.forms)
+
+    def test_URL_02_unknown_scheme_lists_known(self, harness: Harness) -> None:
+        """An unknown scheme is refused with the nearest known one, or with all of them."""
+        scheme = QueueURL.parse(harness.url("q")).scheme
+        with pytest.raises(UnknownSchemeError, match=scheme):
+            harness.opener.open(QueueURL.parse(f"{scheme}x://q"))
+        with pytest.raises(UnknownSchemeError, match=r"memory.*sqlite"):
+            harness.opener.open(QueueURL.parse("zzzzzz://q"))
+
+    def test_URL_03_missing_dependency_hint(self, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A backend whose packages are missing names the install command; queuekit itself needs none of them."""
+        ghost = registry.BuiltIn("queuekit_ghost_sdk:SPEC", "ghost")
+        monkeypatch.setattr(registry, "BUILT_INS", MappingProxyType({**registry.BUILT_INS, "ghost": ghost}))
+        with pytest.raises(BackendMissingError, match=r"pip install 'queuekit\[ghost\]'"):
+            harness.opener.open(QueueURL.parse("ghost://q"))
+        script = f"import sys, queuekit; print([name for name in {SDKS!r} if name in sys.modules])"
+        ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        assert ran.stdout.strip() == "[]", f"import queuekit brought in {ran.stdout}"
+
+    def test_URL_04_unknown_option_refused(self, harness: Harness) -> None:
+        """A misspelt option is refused, in the URL and as a keyword, and the right name is offered."""
+        names = [each.name for each in dataclasses.fields(_spec(harness).options)]
+        url = QueueURL.parse(harness.url(harness.unique_name()))
+        for name in names:
+            typo = name + "x"
+            with pytest.raises(InvalidURLError, match=f"no option '{typo}'.*'{name}"):
+                harness.opener.open(url.with_option(typo, "1"))
+            with pytest.raises(InvalidURLError, match=f"no option '{typo}'.*'{name}"):
+                harness.opener.open(url, {typo: "1"})
+
+    def test_URL_05_bad_value_refused(self, harness: Harness) -> None:
+        """A value of the wrong type, unit or range is refused, and the option is named but not its value."""
+        url = QueueURL.parse(harness.url(harness.unique_name()))
+        for name, values in examples(_spec(harness).options).items():
+            for bad in values.bad:
+                with pytest.raises(InvalidURLError, match=name) as caught:
+                    harness.opener.open(url.with_option(name, bad))
+                assert len(bad) < 5 or bad not in str(caught.value)
+
+    def test_URL_06_precedence(self, harness: Harness) -> None:
+        """An option in the URL and as a keyword must agree: equal is fine, different is refused."""
+        url = QueueURL.parse(harness.url(harness.unique_name()))
+        for name, values in examples(_spec(harness).options).items():
+            (one_text, one), (_other_text, other) = values.good
+            if name in url.options:
+                continue
+            harness.opener.open(url.with_option(name, one_text), {name: one}).close()
+            with pytest.raises(InvalidURLError, match=name):
+                harness.opener.open(url.with_option(name, one_text), {name: other})
+
+    def test_URL_07_secrets_redacted(self, harness: Harness) -> None:
+        """A password, a token or a signature is in no str, repr, format, pickle or error."""
+        hidden = "s3cr3t-word"
+        own = QueueURL.parse(harness.url(harness.unique_name()))
+        guarded = own.replace(user="u", password=hidden).with_option("token", hidden)
+        nested = own.with_option("target", f"https://user:{hidden}@host/?sig={hidden}")
+        for url in (guarded, nested, own.replace(user=hidden)):
+            shown = (str(url), repr(url), f"{url}", repr(Host("h")), repr({"url": url}), repr(pickle.dumps(url)))
+            assert hidden not in "".join(shown)
+            assert hidden in set(url.secrets())
+            with pytest.raises(SetupError) as caught:
+                harness.opener.open(url.with_option("no-such-option", hidden))
+            assert hidden not in f"{caught.value!r} {caught.value} {caught.value.queue}"
+        with pytest.raises(InvalidURLError) as torn:
+            QueueURL.parse(f"redis://user:{hidden}#@host/0")
+        assert hidden not in repr(torn.value)
+
+    def test_URL_08_percent_encoding(self, harness: Harness) -> None:
+        """Passwords and queue names with dots, slashes, signs and Unicode survive percent-encoding."""
+        url = QueueURL.parse(f"redis://user:{quote(SECRET, safe='')}@host/0?queue=a%2Fb.c%26d")
+        assert (url.password, url.options["queue"]) == (SECRET, "a/b.c&d")
+        assert QueueURL.parse(url.reveal()) == url
+        start = harness.unique_name()
+        for name in (f"{start}.x", f"{start}-\u00fc\u65e5", f"{start}%2F", f"{start}/y", f"{start}+&=z"):
+            if (queue := _open_if_legal(harness, name)) is not None:
+                queue.put(name.encode())
+                assert Queue(harness, name).take()[0].body == name.encode()
+
+    def test_URL_09_open_makes_no_network(self, harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Opening connects to nothing and writes nothing."""
+        url = harness.url(harness.unique_name())
+
+        def refuse(*_args: Any, **_kwargs: Any) -> None:
+            pytest.fail("opening a queue made a connection")
+
+        before = _files(harness.directory)
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+        backend = harness.opener.open(QueueURL.parse(url))
+        assert backend.capabilities.max_message_bytes > 0
+        assert _files(harness.directory) == before, "opening a queue wrote a file"
+        backend.close()
+
+    @requires("declared")
+    def test_URL_10_nonexistent_queue_fails_on_first_use(self, harness: Harness) -> None:
+        """A queue that does not exist is QueueNotFoundError at its first use, with the queue named."""
+        name = harness.unique_name()
+        guard = Guard(harness.opener.open(fill_queue(QueueURL.parse(harness.base_url()), name)), name)
+        with pytest.raises(QueueNotFoundError, match=name):
+            guard.receive(max_messages=1, wait_s=0.0, lease_s=harness.lease_s)
+
+    def test_URL_13_entry_point_registration(
+        self, harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A third party's backend is found when its scheme is asked for; two of one scheme are refused; a
+        broken plug-in breaks only its own scheme."""
+        scheme = QueueURL.parse(harness.url("q")).scheme
+        _install(tmp_path, "one", {"third": "third_backend:SPEC", "broken": "broken_backend:SPEC", "two": "a:SPEC"})
+        _install(tmp_path, "two", {"two": "b:SPEC"})
+        source = f"from queuekit._wiring.registry import find_spec\nSPEC = find_spec({scheme!r})\n"
+        (tmp_path / "third_backend.py").write_text(source, encoding="utf-8")
+        (tmp_path / "broken_backend.py").write_text("import queuekit_no_such_sdk\n", encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        assert {"third", "broken", "two", scheme} <= set(registry.known_schemes())
+        assert "third_backend" not in sys.modules, "a plug-in is imported only when its scheme is opened"
+        assert registry.find_spec("third") is _spec(harness)
+        with pytest.raises(SetupError, match=r"a:SPEC.*b:SPEC"):
+            registry.find_spec("two")
+        with pytest.raises(SetupError, match="broken_backend"):
+            registry.find_spec("broken")
+        assert registry.find_spec(scheme) is _spec(harness)
+        monkeypatch.delitem(sys.modules, "third_backend")
+
+    def test_URL_14_registry_is_read_only(self, harness: Harness) -> None:
+        """What is registered cannot be changed behind everybody's back."""
+        with pytest.raises(TypeError):
+            registry.BUILT_INS["memory"] = registry.BuiltIn("evil:SPEC")  # type: ignore[index]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            _spec(harness).slot = "path"  # type: ignore[misc]
+
+    def test_URL_15_url_round_trip(self, harness: Harness) -> None:
+        """Reading what was written gives the same URL, whatever stands in it."""
+        pytest.importorskip("hypothesis")
+        from hypothesis import given, settings
+        from hypothesis import strategies as st
+
+        text = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20)
+        own = QueueURL.parse(harness.url(harness.unique_name()))
+        names = st.text("abcxyz_", min_size=1, max_size=8)
+
+        @settings(max_examples=60, database=None, deadline=None)
+        @given(user=text, password=text, path=text, options=st.dictionaries(names, text, max_size=3))
+        def stable(user: str, password: str, path: str, options: dict[str, str]) -> None:
+            url = own.replace(user=user, password=password, path="/" + path, options=options)
+            again = QueueURL.parse(url.reveal())
+            assert again == url
+            assert again.reveal() == url.reveal()
+            assert QueueURL.parse(str(url)).scheme == url.scheme
+
+        stable()
+
+
+def _spec(harness: Harness) -> BackendSpec:
+    return registry.find_spec(QueueURL.parse(harness.url("q")).scheme)
+
+
+def _read(spec: BackendSpec, url: QueueURL) -> Any:
+    texts = {name: text for name, text in url.options.items() if spec.slot != "option" or name != "queue"}
+    return read_options(spec.options, texts, {}, scheme=url.scheme)
+
+
+def _open_if_legal(harness: Harness, name: str) -> Queue | None:
+    """The queue, or None where the service has no such names and the backend says so."""
+    try:
+        url = QueueURL.parse(harness.url(name))
+        assert has_queue(url)
+        if queue_name(url, registry.find_spec(url.scheme)) != name:
+            pytest.fail(f"the queue {name!r} became another one in {url}")
+        return Queue(harness, name)
+    except InvalidURLError:
+        return None
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.rglob("*"))
+
+
+def _install(directory: Path, package: str, entries: dict[str, str]) -> None:
+    """Make a distribution that registers backends."""
+    info = directory / f"queuekit_{package}-1.0.dist-info"
+    info.mkdir()
+    lines: Iterator[str] = (f"{name} = {target}" for name, target in entries.items())
+    group = f"[{registry.ENTRY_POINT_GROUP}]\n" + "\n".join(lines) + "\n"
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: queuekit-{package}\nVersion: 1.0\n", "utf-8")
+    (info / "entry_points.txt").write_text(group, encoding="utf-8")

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backends with one flaw each: the case that is named must fail, else the contract is decoration."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queuekit.backend import (
+    Accepted,
+    Action,
+    Backend,
+    IncomingMessage,
+    LeaseLost,
+    OutgoingMessage,
+    Settled,
+    Settlement,
+)
+from queuekit.testing import reset_memory
+from queuekit.testing.contract import BackendContract, Harness
+from queuekit.testing.faults import Answers, Call, FaultyOpener, Proceed, Script
+
+Flaw = Callable[[Script], object]
+
+
+class FlawedHarness(Harness):
+    """Memory with a flaw between it and the suite."""
+
+    virtual = True
+    one_process = True
+    min_lease_s = 10.0
+    min_delay_s = 5.0
+    tolerance_s = 0.0
+    script: Script
+
+    def base_url(self) -> str:
+        return "memory://"
+
+    def open(self, queue: str, *, opener: Any = None, **options: Any) -> Backend:
+        return super().open(queue, opener=FaultyOpener(opener or self.opener, self.script), **options)
+
+
+def test_no_fencing_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _no_fencing, "LEA-09", "LEA-10", "LEA-11")
+
+
+def test_ack_by_message_id_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _handle_is_the_message_id, "LEA-14", "LEA-09", "PRO-08")
+
+
+def test_early_delivery_is_caught(tmp_path: Path) -> None:
+    def halve(call: Call, proceed: Proceed) -> Answers:
+        return proceed([each._replace(delay_s=each.delay_s / 2) for each in call.batch])
+
+    def flaw(script: Script) -> None:
+        script.always("send", halve).always("settle", halve)
+
+    _expect_caught(tmp_path, flaw, "DEL-01", "DEL-07", "ACK-05")
+
+
+def test_dropping_the_tail_of_a_batch_is_caught(tmp_path: Path) -> None:
+    def drop(call: Call, proceed: Proceed) -> Answers:
+        kept = proceed(call.batch[:2])
+        return [*kept, *(Accepted(each.message_id) for each in call.batch[2:])]
+
+    _expect_caught(tmp_path, lambda script: script.always("send", drop), "PRO-02", "CON-05", "CON-07")
+
+
+def test_one_answer_for_a_whole_batch_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, lambda script: script.always("send", lambda call, go: go(call.batch)[:1]), "PRO-02")
+
+
+def test_an_attempt_that_is_always_1_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _on_receive(lambda got: got._replace(attempt=1)), "ACK-04", "LEA-02", "LEA-18")
+
+
+def test_an_error_for_a_whole_settle_batch_is_caught(tmp_path: Path) -> None:
+    def whole(call: Call, proceed: Proceed) -> Answers:
+        answers = proceed(call.batch)
+        return [LeaseLost()] * len(answers) if LeaseLost() in answers else answers
+
+    _expect_caught(tmp_path, lambda script: script.always("settle", whole), "ACK-10")
+
+
+def test_a_silent_cap_on_delays_is_caught(tmp_path: Path) -> None:
+    def cap(script: Script) -> None:
+        script.always(
+            "send", lambda call, go: go([each._replace(delay_s=min(each.delay_s, 900)) for each in call.batch])
+        )
+        script.always(
+            "settle", lambda call, go: go([each._replace(delay_s=min(each.delay_s, 900)) for each in call.batch])
+        )
+
+    _expect_caught(tmp_path, cap, "DEL-07", "ACK-06")
+
+
+def test_an_ack_that_does_nothing_is_caught(tmp_path: Path) -> None:
+    def lie(call: Call, proceed: Proceed) -> Answers:
+        return [Settled() for _ in call.batch]
+
+    _expect_caught(tmp_path, lambda script: script.always("settle", lie), "ACK-01", "ACK-04", "ACK-15", "LEA-06")
+
+
+def test_a_release_that_counts_unasked_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _on_settle({Action.RELEASE: Action.RETRY}), "ACK-07")
+
+
+def test_a_retry_that_is_an_ack_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _on_settle({Action.RETRY: Action.ACK}), "ACK-04", "ACK-05", "ACK-12")
+
+
+def test_an_extension_that_does_nothing_is_caught(tmp_path: Path) -> None:
+    def ignore(call: Call, proceed: Proceed) -> Answers:
+        kept = [each for each in call.batch if each.action is not Action.EXTEND]
+        answers = iter(proceed(kept) if kept else ())
+        return [Settled(lease_until=0.0) if each.action is Action.EXTEND else next(answers) for each in call.batch]
+
+    _expect_caught(tmp_path, lambda script: script.always("settle", ignore), "LEA-04", "LEA-05", "LEA-06", "ACK-12")
+
+
+def test_more_than_asked_for_is_caught(tmp_path: Path) -> None:
+    def twice(call: Call, proceed: Proceed) -> Answers:
+        return [*proceed(()), *proceed(())]
+
+    _expect_caught(tmp_path, lambda script: script.always("receive", twice), "CON-04")
+
+
+def test_deduplication_by_content_is_caught(tmp_path: Path) -> None:
+    seen: set[bytes] = set()
+
+    def fold(call: Call, proceed: Proceed) -> Answers:
+        fresh = [each for each in call.batch if each.body not in seen and not seen.add(each.body)]
+        if fresh:
+            proceed(fresh)
+        return [Accepted(each.message_id) for each in call.batch]
+
+    _expect_caught(tmp_path, lambda script: script.always("send", fold), "PRO-06", "DEL-10")
+
+
+def test_a_guess_at_base64_is_caught(tmp_path: Path) -> None:
+    def guess(got: IncomingMessage) -> IncomingMessage:
+        try:
+            return got._replace(body=base64.b64decode(got.body, validate=True))
+        except binascii.Error:
+            return got
+
+    _expect_caught(tmp_path, _on_receive(guess), "ENC-05")
+
+
+def test_text_that_is_cleaned_is_caught(tmp_path: Path) -> None:
+    def clean(sent: OutgoingMessage) -> OutgoingMessage:
+        return sent._replace(body=sent.body.replace(b"\r\n", b"\n"))
+
+    _expect_caught(tmp_path, _on_send(clean), "ENC-01", "ENC-03")
+
+
+def test_attributes_that_are_trimmed_are_caught(tmp_path: Path) -> None:
+    def trim(sent: OutgoingMessage) -> OutgoingMessage:
+        return sent._replace(attributes={name: value.strip() for name, value in sent.attributes.items()})
+
+    _expect_caught(tmp_path, _on_send(trim), "ENC-09")
+
+
+def test_attributes_beyond_ten_that_are_lost_are_caught(tmp_path: Path) -> None:
+    def ten(sent: OutgoingMessage) -> OutgoingMessage:
+        return sent._replace(attributes=dict(list(sent.attributes.items())[:10]))
+
+    _expect_caught(tmp_path, _on_send(ten), "ENC-12", "ENC-09")
+
+
+def test_metadata_kept_among_the_attributes_is_caught(tmp_path: Path) -> None:
+    def mix(sent: OutgoingMessage) -> OutgoingMessage:
+        return sent._replace(attributes={**sent.attributes, **sent.metadata}, metadata={})
+
+    _expect_caught(tmp_path, _on_send(mix), "ENC-06", "CON-01")
+
+
+def test_a_handle_that_is_only_a_number_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _numbers_as_handles, "ACK-11")
+
+
+def _expect_caught(directory: Path, flaw: Flaw, *ids: str) -> None:
+    for each in ids:
+        harness = FlawedHarness(directory)
+        harness.script = Script()
+        flaw(harness.script)
+        try:
+            with pytest.raises((AssertionError, pytest.fail.Exception)):
+                _case(each)(BackendContract(), harness)
+        finally:
+            harness.cleanup()
+            reset_memory()
+
+
+def _case(case: str) -> Callable[..., None]:
+    start = f"test_{case.replace('-', '_')}_"
+    (name,) = [each for each in dir(BackendContract) if each.startswith(start)]
+    found: Callable[..., None] = getattr(BackendContract, name)
+    return found
+
+
+def _on_send(change: Callable[[OutgoingMessage], OutgoingMessage]) -> Flaw:
+    return lambda script: script.always("send", lambda call, go: go([change(each) for each in call.batch]))
+
+
+def _on_receive(change: Callable[[IncomingMessage], IncomingMessage]) -> Flaw:
+    return lambda script: script.always("receive", lambda call, go: [change(each) for each in go(())])
+
+
+def _on_settle(other: dict[Action, Action]) -> Flaw:
+    def swap(entry: Settlement) -> Settlement:
+        return entry._replace(action=other.get(entry.action, entry.action))
+
+    return lambda script: script.always("settle", lambda call, go: go([swap(each) for each in call.batch]))
+
+
+def _no_fencing(script: Script) -> None:
+    """Whoever ever held the message settles it."""
+    newest: dict[str, Any] = {}
+    owner: dict[Any, str] = {}
+
+    def remember(call: Call, proceed: Proceed) -> Answers:
+        got: Sequence[IncomingMessage] = proceed(())
+        for each in got:
+            newest[each.message_id] = each.handle
+            owner[each.handle] = each.message_id
+        return got
+
+    def settle(call: Call, proceed: Proceed) -> Answers:
+        return proceed([each._replace(handle=newest[owner[each.handle]]) for each in call.batch])
+
+    script.always("receive", remember)
+    script.always("settle", settle)
+
+
+def _handle_is_the_message_id(script: Script) -> None:
+    """The handle is the id, as in a table whose primary key is all that the worker keeps."""
+    newest: dict[Any, Any] = {}
+
+    def receive(call: Call, proceed: Proceed) -> Answers:
+        got: Sequence[IncomingMessage] = proceed(())
+        newest.update((each.message_id, each.handle) for each in got)
+        return [each._replace(handle=each.message_id) for each in got]
+
+    script.always("receive", receive)
+    script.always(
+        "settle", lambda call, go: go([each._replace(handle=newest.get(each.handle)) for each in call.batch])
+    )
+
+
+def _numbers_as_handles(script: Script) -> None:
+    """Handles count from 1 in each queue, and say nothing of the queue."""
+    handles: dict[tuple[str, int], Any] = {}
+    counts: dict[str, int] = {}
+
+    def receive(call: Call, proceed: Proceed) -> Answers:
+        made = []
+        for each in proceed(()):
+            counts[call.queue] = number = counts.get(call.queue, 0) + 1
+            handles[call.queue, number] = each.handle
+            made.append(each._replace(handle=number))
+        return made
+
+    def settle(call: Call, proceed: Proceed) -> Answers:
+        return proceed([each._replace(handle=handles.get((call.queue, each.handle))) for each in call.batch])
+
+    script.always("receive", receive)
+    script.always("settle", settle)

@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
+from queuekit._portable.link import BackendOpener
 from queuekit._values.clock import Clock
 from queuekit._values.url import QueueURL
-from queuekit._wiring.opening import Opener
 from queuekit.backend import (
     Admin,
     Backend,
@@ -132,6 +132,11 @@ def unavailable(*, sent: Literal["no", "maybe"] = "maybe") -> ErrorClass:
 def refused() -> ErrorClass:
     """The service declined this entry for good."""
     return ErrorClass(ErrorCode.REFUSED, sent="no")
+
+
+def as_is(call: Call, proceed: Proceed) -> Answers:
+    """A step that does no harm, for a call before the one that is to fail."""
+    return proceed(call.batch)
 
 
 def raise_before(what: ErrorClass) -> Step:
@@ -339,15 +344,11 @@ class FaultyOpener:
         **limits: Capabilities to declare lower than they are, such as ``max_send_batch=10``.
     """
 
-    def __init__(self, opener: Opener, script: Script | None = None, **limits: Any) -> None:
+    def __init__(self, opener: BackendOpener, script: Script | None = None, **limits: Any) -> None:
         self.script = Script() if script is None else script
+        self.clock: Clock = opener.clock
         self._opener = opener
         self._limits = limits
-
-    @property
-    def clock(self) -> Clock:
-        """The inner opener's."""
-        return self._opener.clock
 
     def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
         """Open the queue and put it behind the script."""

@@ -16,6 +16,7 @@ class TestMine(BackendContract):
 
 from __future__ import annotations
 
+from queuekit.testing.contract.batch_failure import BatchFailure
 from queuekit.testing.contract.consume import Consume
 from queuekit.testing.contract.delay import Delay
 from queuekit.testing.contract.encoding import Encoding
@@ -28,5 +29,5 @@ from queuekit.testing.contract.urls import Urls
 __all__ = ["HOOKS", "BackendContract", "Harness"]
 
 
-class BackendContract(Produce, Consume, Settle, Lease, Delay, Encoding, Urls):
+class BackendContract(Produce, Consume, Settle, Lease, Delay, BatchFailure, Encoding, Urls):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

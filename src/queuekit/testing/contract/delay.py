@@ -4,11 +4,20 @@
 
 from __future__ import annotations
 
-from queuekit.backend import Cancellable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from queuekit._portable.producer import Producer
+from queuekit._values.errors import UnsupportedError, UsageError
+from queuekit._values.message import Message
+from queuekit.backend import Cancellable, ErrorCode, Rejected
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.faults import FaultyOpener
 
 
 class Delay(Group):
@@ -40,9 +49,38 @@ class Delay(Group):
         queue.put(b"x", delay_s=0.0)
         assert queue.take()[0].body == b"x"
 
+    def test_DEL_04_negative_delay_refused(self, harness: Harness, face: Face) -> None:
+        """A negative delay is the caller's error, before any call to the service."""
+        opener = FaultyOpener(harness.opener)
+        producer = face.producer(harness.unique_name(), opener=opener)
+        with pytest.raises(UsageError):
+            face.send(producer, b"x", delay=timedelta(seconds=-1))
+        (outcome,) = face.send_many(producer, [Message(b"x", delay=timedelta(microseconds=-1))])
+        assert isinstance(outcome, Rejected)
+        with pytest.raises(UsageError):
+            face.send(producer, b"x", delay=5)
+        assert opener.script.calls("send") == []
+
+    def test_DEL_05_past_schedule_is_now(self, harness: Harness, face: Face) -> None:
+        """An instant in the past is now."""
+        queue = Queue(harness)
+        past = datetime.fromtimestamp(harness.clock.time() - 3600, UTC)
+        face.send(face.producer(queue), b"x", not_before=past)
+        assert queue.take()[0].body == b"x"
+
+    def test_DEL_06_naive_datetime_refused(self, harness: Harness, face: Face) -> None:
+        """An instant without a time zone is refused, as it names a different moment on every host."""
+        opener = FaultyOpener(harness.opener)
+        producer = face.producer(harness.unique_name(), opener=opener)
+        with pytest.raises(UsageError, match="aware"):
+            face.send(producer, b"x", not_before=datetime(2030, 1, 1))  # noqa: DTZ001  the point of the case
+        with pytest.raises(UsageError):
+            face.send(producer, b"x", not_before=datetime(2030, 1, 1, tzinfo=UTC), delay=timedelta(seconds=1))
+        assert opener.script.calls("send") == []
+
     @requires("delay")
     def test_DEL_07_delay_above_native_limit(self, harness: Harness) -> None:
-        """The longest delay is kept to its end, and is no shorter one in disguise."""
+        """The longest delay is kept to its end; a longer one is refused or bridged, and never shortened."""
         queue = Queue(harness)
         longest = queue.capabilities.max_delay_s
         queue.put(b"x", delay_s=longest)
@@ -51,6 +89,37 @@ class Delay(Group):
         if harness.virtual:
             harness.pass_time(0.001 * longest)
             assert queue.take()[0].body == b"x"
+        lowered = FaultyOpener(harness.opener, max_delay_s=harness.min_delay_s)
+        with Producer(harness.url(queue.name), _opener=lowered) as producer:
+            producer.send(b"limit", delay=timedelta(seconds=harness.min_delay_s))
+            try:
+                producer.send(b"over", delay=timedelta(seconds=2 * harness.min_delay_s))
+            except UnsupportedError:
+                assert [call.batch[0].body for call in lowered.script.calls("send")] == [b"limit"]
+        harness.pass_time(harness.min_delay_s)
+        assert queue.take(within_s=harness.tolerance_s)[0].body == b"limit"
+        queue.expect_nothing("the longer delay was refused, or still runs")
+
+    def test_DEL_08_delay_not_declared_is_refused(self, harness: Harness, face: Face) -> None:
+        """Where a queue has no delays a delayed send is refused, and nothing is sent."""
+        queue = Queue(harness)
+        opener = FaultyOpener(harness.opener, max_delay_s=0.0)
+        producer = face.producer(queue, opener=opener)
+        with pytest.raises(UnsupportedError, match="delay"):
+            face.send(producer, b"x", delay=timedelta(seconds=1))
+        (outcome,) = face.send_many(producer, [Message(b"x", delay=timedelta(seconds=1))])
+        assert isinstance(outcome, Rejected)
+        assert outcome.error.code is ErrorCode.UNSUPPORTED
+        assert opener.script.calls("send") == []
+
+    @requires("delay_refused_with_ordering")
+    def test_DEL_09_delay_on_fifo_refused(self, harness: Harness, face: Face) -> None:
+        """Where an ordered message cannot be delayed, asking for both is refused, and nothing is sent."""
+        queue = Queue(harness)
+        producer = face.producer(queue)
+        with pytest.raises(UnsupportedError, match="ordering key"):
+            face.send(producer, b"x", delay=timedelta(seconds=1), ordering_key="k")
+        queue.expect_nothing("the send was refused")
 
     @requires("delay")
     def test_DEL_10_equal_delay_keeps_each_message(self, harness: Harness) -> None:

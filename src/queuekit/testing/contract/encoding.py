@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
-from queuekit.backend import Accepted, IncomingMessage, OutgoingMessage
+import pytest
+
+from queuekit._portable.producer import Producer
+from queuekit._values.errors import EncodeError, InvalidMessageError, MessageTooLargeError
+from queuekit._values.message import Message
+from queuekit.backend import Accepted, ErrorCode, IncomingMessage, OutgoingMessage, Rejected
 from queuekit.testing.contract import corpus
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue, message
+from queuekit.testing.faults import FaultyOpener
 
 
 class Encoding(Group):
@@ -33,6 +40,18 @@ class Encoding(Group):
         sent = sorted(text.encode() for text in corpus.TEXTS.values())
         queue.put(*sent)
         assert _bodies(queue.take(len(sent))) == sent
+
+    def test_ENC_04_lone_surrogate_str_refused(self, harness: Harness, face: Face) -> None:
+        """Half a character is refused at the API, before the service is called."""
+        opener = FaultyOpener(harness.opener)
+        producer = face.producer(harness.unique_name(), opener=opener, payload=str)
+        for text in corpus.LONE_SURROGATES:
+            with pytest.raises((InvalidMessageError, EncodeError)):
+                face.send(producer, text)
+            for options in ({"attributes": {"a": text}}, {"attributes": {text: "a"}}, {"ordering_key": text}):
+                with pytest.raises(InvalidMessageError):
+                    face.send(producer, "x", **options)
+        assert opener.script.calls("send") == []
 
     def test_ENC_05_looks_like_base64(self, harness: Harness) -> None:
         """A body that could be base64 is not decoded."""
@@ -78,6 +97,25 @@ class Encoding(Group):
         got = {int(each.body): dict(each.attributes) for each in queue.take(len(sets))}
         assert [got[index] for index in range(len(sets))] == sets
 
+        _expect_refused(harness, [{"a": text} for text in corpus.CONTROLS])
+        _expect_refused(harness, [{f"a{text}b": "value"} for text in corpus.CONTROLS])
+
+    def test_ENC_10_header_case_and_duplicates(self, harness: Harness) -> None:
+        """Attribute names that differ in case alone are refused up front; case itself is kept."""
+        _expect_refused(harness, [{"Color": "1", "color": "2"}, {"STRASSE": "1", "strasse": "2", "x": "3"}])
+        queue = Queue(harness)
+        queue.put(b"x", attributes={"CamelCase": "Value", "lower": "UPPER"})
+        assert dict(queue.take()[0].attributes) == {"CamelCase": "Value", "lower": "UPPER"}
+
+    def test_ENC_11_header_reserved_prefix_refused(self, harness: Harness) -> None:
+        """Users cannot set queuekit's own names; names that a service reserves are carried or refused."""
+        _expect_refused(harness, [{name: "value"} for name in corpus.RESERVED_NAMES])
+        queue = Queue(harness)
+        sent = [message(b"%d" % index, attributes={name: "v"}) for index, name in enumerate(corpus.PROVIDER_NAMES)]
+        accepted = [each for each in queue.send(*sent) if isinstance(each, Accepted)]
+        for got in queue.take(len(accepted)):
+            assert dict(got.attributes) == {corpus.PROVIDER_NAMES[int(got.body)]: "v"}
+
     def test_ENC_12_header_count_over_native(self, harness: Harness) -> None:
         """Fifteen attributes survive beside the metadata, also where the service has fewer slots."""
         queue = Queue(harness)
@@ -86,6 +124,16 @@ class Encoding(Group):
         (got,) = queue.take()
         assert dict(got.attributes) == many
         assert dict(got.metadata) == {"traceparent": "00-1-2-3", "type": "t"}
+
+    def test_ENC_13_header_total_size_limit(self, harness: Harness, face: Face) -> None:
+        """Attributes count: over the limit they are too large, and the error names size and limit."""
+        opener = FaultyOpener(harness.opener, max_message_bytes=2000)
+        producer = face.producer(harness.unique_name(), opener=opener)
+        with pytest.raises(MessageTooLargeError, match="2000") as caught:
+            face.send(producer, b"", attributes={f"name-{index}": "x" * 100 for index in range(20)})
+        assert caught.value.limit == 2000
+        assert caught.value.size > 2000
+        assert opener.script.calls("send") == []
 
     def test_ENC_14_size_at_limit(self, harness: Harness) -> None:
         """The largest legal message is accepted and arrives whole."""
@@ -96,19 +144,76 @@ class Encoding(Group):
         (got,) = queue.take(within_s=max(harness.tolerance_s, 10.0))
         assert got.body == largest.body, "the largest body arrived changed"
 
+    def test_ENC_15_size_limit_plus_one(self, harness: Harness, face: Face) -> None:
+        """One byte more than fits is refused before any call, with its size and the limit."""
+        queue = Queue(harness)
+        opener = FaultyOpener(harness.opener, max_message_bytes=4000)
+        producer = face.producer(queue, opener=opener)
+        fits = _longest_accepted(face, producer, b"x")
+        assert face.send(producer, b"x" * fits).message_id
+        calls = len(opener.script.calls("send"))
+        with pytest.raises(MessageTooLargeError) as caught:
+            face.send(producer, b"x" * (fits + 1))
+        assert (caught.value.limit, caught.value.size) == (4000, 4001)
+        assert len(opener.script.calls("send")) == calls
 
-def largest_message(queue: Queue, **fields: str) -> OutgoingMessage:
+    def test_ENC_16_size_counts_encoding_overhead(self, harness: Harness) -> None:
+        """The size of a body that needs an encoding is that of its encoded form: what fits is accepted."""
+        queue = Queue(harness)
+        limit = queue.capabilities.max_message_bytes
+        largest = largest_message(queue, fill=b"\xff")
+        assert queue.backend.size(largest) <= limit
+        assert queue.backend.size(largest._replace(body=largest.body + b"\xff")) > limit
+        assert isinstance(queue.send(largest)[0], Accepted), "size() said that it fits"
+        assert queue.take(within_s=max(harness.tolerance_s, 10.0))[0].body == largest.body
+
+    def test_ENC_17_oversized_in_batch(self, harness: Harness, face: Face) -> None:
+        """Of a batch only the message that is too large is rejected; the rest is sent."""
+        queue = Queue(harness)
+        opener = FaultyOpener(harness.opener, max_message_bytes=2000)
+        report = face.send_many(face.producer(queue, opener=opener), [b"1", b"x" * 3000, b"3"])
+        assert [type(each) for each in report] == [Accepted, Rejected, Accepted]
+        (rejected,) = report.failed
+        assert isinstance(rejected, Rejected)
+        assert rejected.error.code is ErrorCode.TOO_LARGE
+        assert _bodies(queue.take(2)) == [b"1", b"3"]
+        queue.expect_nothing("the third was too large")
+
+
+def _longest_accepted(face: Face, producer: Producer[bytes], fill: bytes) -> int:
+    """How long a body may be: the refusal itself tells by how much it is over."""
+    with pytest.raises(MessageTooLargeError) as caught:
+        face.send(producer, fill * 5000)
+    return 5000 - (caught.value.size - caught.value.limit)
+
+
+def _expect_refused(harness: Harness, attribute_sets: list[dict[str, str]]) -> None:
+    """Each set of attributes is refused as invalid, by send and by send_many, before any call."""
+    opener = FaultyOpener(harness.opener)
+    with Producer(harness.url(harness.unique_name()), _opener=opener) as producer:
+        for attributes in attribute_sets:
+            with pytest.raises(InvalidMessageError):
+                producer.send(b"x", attributes=attributes)
+        report = producer.send_many([Message(b"x", attributes=each) for each in attribute_sets])
+    assert all(isinstance(each, Rejected) for each in report), report.outcomes
+    assert opener.script.calls("send") == []
+
+
+def largest_message(queue: Queue, *, fill: bytes = b"x") -> OutgoingMessage:
     """A message whose size is the limit, or as near below it as the encoding allows."""
     limit = queue.capabilities.max_message_bytes
-    size, short = queue.backend.size, message(b"", **fields)
-    low, high = 0, limit
+    size, short = queue.backend.size, message(b"")
+    low, high = max(0, limit - size(short)), limit
+    if size(short._replace(body=fill * low)) <= limit < size(short._replace(body=fill * (low + 1))):
+        return short._replace(body=fill * low)
+    low = 0
     while low < high:
         middle = (low + high + 1) // 2
-        if size(short._replace(body=bytes(middle))) <= limit:
+        if size(short._replace(body=fill * middle)) <= limit:
             low = middle
         else:
             high = middle - 1
-    return short._replace(body=b"x" * low)
+    return short._replace(body=fill * low)
 
 
 def _bodies(deliveries: list[IncomingMessage]) -> list[bytes]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.ids import all_ids
 
@@ -42,3 +43,10 @@ class Group:
         harness = self.harness_class(tmp_path)
         yield harness
         harness.cleanup()
+
+    @pytest.fixture(params=["sync", "async"])
+    def face(self, request: pytest.FixtureRequest, harness: Harness) -> Iterator[Face]:
+        """The public API in either face."""
+        face = Face(harness, awaits=request.param == "async")
+        yield face
+        face.cleanup()

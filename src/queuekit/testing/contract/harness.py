@@ -16,6 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 
 import pytest
 
+from queuekit._portable.link import BackendOpener
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.url import QueueURL
@@ -94,7 +95,7 @@ class Harness:
         """A queue name that no other case uses."""
         return f"contract-{uuid.uuid4().hex[:12]}"
 
-    def open(self, queue: str, *, opener: Opener | None = None, **options: Any) -> Backend:
+    def open(self, queue: str, *, opener: BackendOpener | None = None, **options: Any) -> Backend:
         """Open a queue at the backend interface; closed by `cleanup`."""
         backend = (opener or self.opener).open(QueueURL.parse(self.url(queue)), options)
         self._opened.append(backend)
@@ -170,6 +171,13 @@ class Harness:
             if self.virtual:
                 self.pass_time(within_s / 100)
 
+    def let(self, call: Callable[[], T], *, within_s: float = 60.0) -> T:
+        """Run a call that may wait, and let time pass until it has ended."""
+        running = self.start(call)
+        running.join(0.02)
+        self.until(lambda: running.done, within_s=within_s, what="the call ends")
+        return running.result()
+
 
 class Running(Generic[T]):
     """A call on its own thread, with the time of its end on the harness's clock."""
@@ -195,6 +203,10 @@ class Running(Generic[T]):
     def done(self) -> bool:
         """Whether the call has ended."""
         return not self._thread.is_alive()
+
+    def join(self, real_s: float) -> None:
+        """Give the call some real time."""
+        self._thread.join(real_s)
 
     @property
     def took_s(self) -> float:

@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import pytest
+
 from queuekit._engine.guard import Guard
-from queuekit.backend import Accepted, ErrorCode, NotAttempted, Rejected
+from queuekit._values.errors import UnavailableError
+from queuekit._values.message import Message
+from queuekit.backend import Accepted, ErrorCode, NotAttempted, Rejected, Unknown
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import CALL_S, Queue, message
+from queuekit.testing.faults import FaultyOpener, InjectedFault, raise_after, unavailable
 
 
 class Produce(Group):
@@ -34,6 +42,40 @@ class Produce(Group):
         assert [each.message_id for each in outcomes] == [each.message_id for each in batch]
         assert {each.body for each in queue.take(count)} == {each.body for each in batch}
 
+    def test_PRO_03_send_zero_messages_is_noop(self, harness: Harness, face: Face) -> None:
+        """An empty list makes no call to the service and gives an empty report."""
+        opener = FaultyOpener(harness.opener)
+        producer = face.producer(harness.unique_name(), opener=opener)
+        report = face.send_many(producer, [])
+        assert (len(report), report.ok, report.outcomes) == (0, True, ())
+        report.raise_for_failures()
+        assert opener.script.calls() == []
+
+    def test_PRO_04_send_over_batch_limit_is_chunked(self, harness: Harness, face: Face) -> None:
+        """Ten times the limit and one more all arrive, and no call is over the limit."""
+        queue = Queue(harness)
+        limit = min(queue.capabilities.max_send_batch, 7)
+        opener = FaultyOpener(harness.opener, max_send_batch=limit)
+        payloads = [b"%d" % index for index in range(10 * limit + 1)]
+        report = face.send_many(face.producer(queue, opener=opener), payloads)
+        assert report.ok
+        assert len(report) == len(payloads)
+        assert {each.body for each in queue.take(len(payloads))} == set(payloads)
+        assert all(0 < len(call.batch) <= limit for call in opener.script.calls("send"))
+
+    def test_PRO_05_send_over_byte_limit_is_chunked(self, harness: Harness, face: Face) -> None:
+        """Messages that are legal alone and too big together are split by bytes, overhead included."""
+        queue = Queue(harness)
+        size = queue.backend.size
+        limit = 3 * size(message(b"x" * 400)) + 200
+        opener = FaultyOpener(harness.opener, max_send_batch_bytes=limit)
+        payloads = [b"%03d" % index + b"x" * 397 for index in range(20)]
+        assert face.send_many(face.producer(queue, opener=opener), payloads).ok
+        assert {each.body for each in queue.take(20)} == set(payloads)
+        calls = opener.script.calls("send")
+        assert len(calls) > 1
+        assert all(sum(size(each) for each in call.batch) <= limit for call in calls)
+
     def test_PRO_06_same_payload_twice_is_two_messages(self, harness: Harness) -> None:
         """Identical bodies and attributes are two deliveries unless a dedup id was given."""
         queue = Queue(harness)
@@ -56,6 +98,37 @@ class Produce(Group):
         (got,) = queue.take()
         assert got.message_id == "order-4711:retry/1"
         assert got.handle != got.message_id
+
+    def test_PRO_09_headers_are_not_mutated(self, harness: Harness, face: Face) -> None:
+        """What is passed to send is unchanged after it, can be sent again, and can be changed then."""
+        queue = Queue(harness)
+        producer = face.producer(queue)
+        attributes = {"Color": "red", "b": "2"}
+        sent = Message(b"x", attributes=attributes)
+        face.send(producer, sent)
+        face.send_many(producer, [sent, sent])
+        assert attributes == {"Color": "red", "b": "2"}
+        assert sent == Message(b"x", attributes={"Color": "red", "b": "2"})
+        attributes["Color"] = "changed too late"
+        got = queue.take(3)
+        assert [dict(each.attributes) for each in got] == [{"Color": "red", "b": "2"}] * 3
+        assert len({each.message_id for each in got}) == 3, "each send is a message with an id of its own"
+
+    def test_PRO_10_send_waits_for_broker_confirm(self, harness: Harness, face: Face) -> None:
+        """Without the service's confirmation a send is Unknown or an error, and never Accepted."""
+        queue = Queue(harness)
+        opener = FaultyOpener(harness.opener)
+        producer = face.producer(queue, opener=opener, timeout=timedelta(seconds=2))
+        opener.script.always("send", raise_after(unavailable()))
+        report = face.send_many(producer, [b"1", b"2"])
+        assert [type(each) for each in report.outcomes] == [Unknown, Unknown]
+        assert len(report.unknown) == 2
+        with pytest.raises(UnavailableError) as caught:
+            face.send(producer, b"3")
+        assert isinstance(caught.value.__cause__, InjectedFault)
+        opener.script.always("send", None)
+        assert isinstance(face.send(producer, b"4"), Accepted)
+        assert {each.body for each in queue.take_up_to(100)} == {b"1", b"2", b"3", b"4"}
 
     @requires("declared")
     def test_PRO_11_unroutable_is_rejected(self, harness: Harness) -> None:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public API as the cases use it: the same calls in the blocking face and in the async one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from queuekit._portable.link import BackendOpener, CheckReport
+from queuekit._portable.producer import Producer
+from queuekit._portable.report import SendReport
+from queuekit._values.outcome import Accepted, Duplicate
+from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
+from queuekit.testing.contract.spi import Queue
+
+T = TypeVar("T")
+
+
+class Face:
+    """Opens producers and consumers on the harness's clock, and calls one twin or the other.
+
+    Args:
+        harness: Where queues and time come from.
+        awaits: Whether the async names are called, on an event loop that runs on a thread of its own.
+    """
+
+    def __init__(self, harness: Harness, *, awaits: bool) -> None:
+        self.harness = harness
+        self._awaits = awaits
+        self._opened: list[Any] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def producer(self, queue: str | Queue, *, opener: BackendOpener | None = None, **arguments: Any) -> Producer[Any]:
+        """Open a producer; closed when the case ends."""
+        name = queue if isinstance(queue, str) else queue.name
+        made: Producer[Any] = Producer(self.harness.url(name), _opener=opener or self.harness.opener, **arguments)
+        self._opened.append(made)
+        return made
+
+    def send(self, producer: Producer[Any], payload: Any, **options: Any) -> Accepted | Duplicate:
+        """One message, its answer awaited while time passes."""
+        if self._awaits:
+            return self._patiently(producer.asend(payload, **options))
+        return self.harness.let(lambda: producer.send(payload, **options))
+
+    def send_many(self, producer: Producer[Any], payloads: Iterable[Any]) -> SendReport:
+        """Many messages, the report awaited while time passes."""
+        if self._awaits:
+            return self._patiently(producer.asend_many(payloads))
+        return self.harness.let(lambda: producer.send_many(payloads))
+
+    def check(self, opened: Producer[Any]) -> CheckReport:
+        """Everything that the service says."""
+        return self._patiently(opened.acheck()) if self._awaits else opened.check()
+
+    def close(self, opened: Any) -> None:
+        """Close a producer or a consumer."""
+        if self._awaits:
+            self.run(opened.aclose())
+        else:
+            opened.close()
+
+    def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop."""
+        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(REAL_LIMIT_S)
+
+    def _patiently(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        return self.harness.let(lambda: self.run(awaitable))
+
+    def cleanup(self) -> None:
+        """Close what is still open, and the loop."""
+        for opened in self._opened:
+            opened.close()
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(REAL_LIMIT_S)
+        self._loop.close()

@@ -141,10 +141,17 @@ class Control:
         if self._settler.flush():
             self._settle_wanted.notify()
 
-    def track(self, group: Sequence[Held], now: float) -> None:
+    def track(self, group: list[Held], now: float) -> None:
         """Keep the leases of deliveries that just arrived. Lock held."""
         self._keeper.track(group, now)
         self._beat_wanted.notify()
+
+    def release_running(self) -> None:
+        """Record a release for everything that was taken and is unsettled. Lock held."""
+        for held in self._keeper.in_flight:
+            if held.state is State.RUNNING:
+                self._record(held, Action.RELEASE, 0.0, None)
+        self.flush()
 
     def unsent(self) -> bool:
         """Whether a settlement has no outcome yet. Lock held."""
@@ -291,6 +298,7 @@ class Control:
                 held.state = State.DONE
                 size += weight(held.message)
             self._settler.settled(len(batch))
+            self._keeper.forget(batch)
             self._finished(len(batch), size)
             if self._waiting_for_answers:
                 self._answered.notify_all()
@@ -357,24 +365,21 @@ class Control:
 
     def _lose(self, batch: Sequence[Held]) -> None:
         """Mark deliveries as not ours any more. A settlement that is on its way gets its own answer."""
-        running: list[Held] = []
-        size = lost = 0
+        size = 0
         with self._lock:
-            for held in batch:
-                if held.state >= State.RECORDED:
-                    continue
-                if held.state is State.RUNNING:
-                    running.append(held)
+            gone = [held for held in batch if held.state < State.RECORDED]
+            running = [held for held in gone if held.state is State.RUNNING]
+            for held in gone:
                 held.lease_lost = True
                 held.state = State.DONE
                 held.outcome = LEASE_LOST
                 size += weight(held.message)
-                lost += 1
             self.running -= len(running)
-            self._finished(lost, size)
+            self._keeper.forget(gone)
+            self._finished(len(gone), size)
             self._answered.notify_all()
-        if lost:
-            self._journal.note("lease.lost", "the message may be delivered again", count=lost)
+        if gone:
+            self._journal.note("lease.lost", "the message may be delivered again", count=len(gone))
         for held in running:
             self._lost(held)
 

@@ -30,14 +30,15 @@ class Held:
     """
 
     __slots__ = (
-        "action", "dead", "delay_s", "lease_lost", "lease_until", "message", "outcome", "received_at", "state",
-        "tries", "unknown",
+        "action", "dead", "delay_s", "lease_lost", "lease_until", "message", "outcome", "received_at",
+        "renew_at", "state", "tries", "unknown",
     )  # fmt: skip
 
     def __init__(self, message: IncomingMessage, lease_until: float, received_at: float) -> None:
         self.message = message
         self.lease_until = lease_until
         self.received_at = received_at
+        self.renew_at = lease_until
         self.state = State.WAITING
         self.lease_lost = False
         self.action: Action | None = None

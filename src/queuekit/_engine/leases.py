@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import count
 
 from queuekit._engine.held import Held, State
 from queuekit._values.clock import Random
 
 _RENEW_AT = 0.5
 _JITTER = 0.1
+_TOGETHER = 0.1
 _STARTS_WITHIN_LEASES = 3.0
+_SOONEST_S = 0.02
 
 
 @dataclass(slots=True)
@@ -36,8 +37,9 @@ class Beat:
 class LeaseKeeper:
     """Keeps the leases of what is in flight, waiting and running deliveries alike.
 
-    Deliveries of one poll share one end of lease, so they are kept as one group: nothing per message
-    happens until half of the lease has passed, and most messages are settled by then.
+    Nothing per message happens until half of a lease has passed, and most messages are settled by then. A
+    beat looks at everything in flight, which flow control bounds, and takes along what is due a little
+    later, so that beats are at least a tenth of a lease apart.
 
     Args:
         lease_s: The length to ask for.
@@ -54,65 +56,76 @@ class LeaseKeeper:
         self._max_total_s = max_total_s
         self._keep = keep
         self._random = random
-        self._groups: list[tuple[float, int, Sequence[Held]]] = []
-        self._order = count()
+        self._next_at = math.inf
+        self.in_flight: set[Held] = set()
 
-    def track(self, group: Sequence[Held], now: float) -> None:
-        """Keep deliveries whose leases end together."""
-        if not group:
-            return
-        until = group[0].lease_until
-        left_s = until - now
-        short = left_s < self.lease_s * (1 - _RENEW_AT)
-        at = (
-            now if short and self._keep else now + left_s * _RENEW_AT * self._random.uniform(1 - _JITTER, 1 + _JITTER)
-        )
-        self._push(at if self._keep else until, group)
+    def track(self, group: Iterable[Held], now: float) -> None:
+        """Keep deliveries that just arrived, or whose leases were just extended."""
+        self.in_flight.update(group)
+        spread = self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        for held in group:
+            left_s = held.lease_until - now
+            if not self._keep:
+                held.renew_at = held.lease_until
+            elif left_s < self.lease_s * (1 - _RENEW_AT):
+                held.renew_at = now  # shorter than was asked for: the service may cap it, so ask at once
+            else:
+                held.renew_at = now + left_s * _RENEW_AT * spread
+            self._next_at = min(self._next_at, held.renew_at)
+
+    def extended(self, group: Iterable[Held], now: float) -> None:
+        """The service gave these a new end of lease, set in each."""
+        for held in group:
+            left_s = held.lease_until - now
+            held.renew_at = now + max(left_s * _RENEW_AT, _SOONEST_S)
+            self._next_at = min(self._next_at, held.renew_at)
+
+    def failed(self, group: Iterable[Held], now: float) -> None:
+        """The service could not be asked; ask again soon, as often as fits before the end."""
+        for held in group:
+            left_s = held.lease_until - now
+            held.renew_at = now + max(left_s / 4, min(left_s, _SOONEST_S))
+            self._next_at = min(self._next_at, held.renew_at)
+
+    def forget(self, group: Iterable[Held]) -> None:
+        """These are settled or lost."""
+        self.in_flight.difference_update(group)
 
     def next_at(self) -> float | None:
         """When `beat` has something to do; None while nothing is tracked."""
-        return self._groups[0][0] if self._groups else None
+        return None if self._next_at == math.inf else self._next_at
 
     def beat(self, now: float, starts_in_s: Callable[[Held], float]) -> Beat:
-        """Decide for every group that is due.
+        """Decide for everything that is due now or within a tenth of a lease.
 
         Args:
             now: Monotonic seconds.
             starts_in_s: How long until a waiting delivery is probably taken.
         """
         beat = Beat()
-        while self._groups and self._groups[0][0] <= now:
-            for held in heapq.heappop(self._groups)[2]:
-                if held.state <= State.RUNNING:
-                    self._decide(held, now, starts_in_s, beat)
+        soon = now + self.lease_s * _TOGETHER if self._keep else now
+        for held in self.in_flight:
+            if held.state <= State.RUNNING and held.renew_at <= soon:
+                self._decide(held, now, starts_in_s, beat)
+        self._next_at = min(
+            (held.renew_at for held in self.in_flight if held.state <= State.RUNNING), default=math.inf
+        )
         return beat
-
-    def extended(self, group: Sequence[Held], now: float) -> None:
-        """The service gave these a new end of lease, set in each; keep them on."""
-        by_end: dict[float, list[Held]] = {}
-        for held in group:
-            by_end.setdefault(held.lease_until, []).append(held)
-        for part in by_end.values():
-            self.track(part, now)
-
-    def failed(self, group: Sequence[Held], now: float) -> None:
-        """The service could not be asked; ask again soon, as often as fits before the end."""
-        for held in group:
-            left_s = held.lease_until - now
-            self._push(now + max(left_s / 4, min(left_s, 0.05)), [held])
 
     def _decide(self, held: Held, now: float, starts_in_s: Callable[[Held], float], beat: Beat) -> None:
         if now >= held.lease_until:
+            held.renew_at = math.inf
             beat.lost.append(held)
         elif not self._keep:
-            self._push(held.lease_until, [held])
+            held.renew_at = held.lease_until
         elif now - held.received_at + self.lease_s > self._max_total_s:
-            beat.at_limit.append(held)
-            self._push(held.lease_until, [held])
+            if held.renew_at != held.lease_until:
+                beat.at_limit.append(held)
+            held.renew_at = held.lease_until
         elif held.state is State.WAITING and starts_in_s(held) > _STARTS_WITHIN_LEASES * self.lease_s:
+            held.renew_at = math.inf
             beat.release.append(held)
         else:
+            # Until the answer is here it is not due again; the answer sets the next time.
+            held.renew_at = math.inf
             beat.extend.append(held)
-
-    def _push(self, at: float, group: Sequence[Held]) -> None:
-        heapq.heappush(self._groups, (at, next(self._order), group))

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 from queuekit._engine.batching import BatchLimits, SendBatcher
@@ -144,6 +145,7 @@ class Outbox:
             _resolve(batch, outcomes)
 
     def _next_batch(self) -> list[Parcel] | None:
+        callbacks: list[Callable[[], None]] = []
         with self._lock:
             while True:
                 now = self._clock.monotonic()
@@ -173,7 +175,8 @@ def _resolve(batch: Sequence[Parcel], outcomes: Sequence[SendOutcome]) -> None:
         else:
             by_loop.setdefault(future.get_loop(), []).append((future, outcome))
     for loop, answers in by_loop.items():
-        if not loop.is_closed():
+        # A loop that was closed meanwhile has nobody left who waits for the answer.
+        with suppress(RuntimeError):
             loop.call_soon_threadsafe(_set_results, answers)
 
 

@@ -384,6 +384,11 @@ class Receiver:
             self._journal.note("delivery.released", count=len(waiting))
         return len(waiting)
 
+    def release_running(self) -> None:
+        """Give back everything that was taken and is unsettled."""
+        with self._lock:
+            self.control.release_running()
+
     def standing(self) -> Standing:
         """What is still open."""
         with self._lock:

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receiving side, for those who want to hold deliveries themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Generic, Self
+
+from typing_extensions import TypeVar
+
+from queuekit._engine.codec import codec_for
+from queuekit._engine.held import Held
+from queuekit._engine.receiving import Receiver, ReceiverSettings
+from queuekit._engine.shutdown import ShutdownPlan, Step
+from queuekit._portable.dead_letters import CopyRoute, LetterWriter
+from queuekit._portable.delivery import DeadLetterMode, Delivery, Desk
+from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds, timeout_seconds
+from queuekit._values.capability import Support
+from queuekit._values.clock import Clock, SystemClock
+from queuekit._values.errors import ClosedError, UnsupportedError, UsageError
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import DEAD_SUFFIX, Opener, queue_name
+from queuekit._wiring.registry import find_spec
+
+T = TypeVar("T", default=bytes)
+
+_FLUSH_S = 10.0
+_CALL_S = 30.0
+
+
+class Intake:
+    """One queue being received from: the engine's receiver, and where its settlements go.
+
+    Args:
+        link: The open queue.
+        settings: How the receiver works.
+        dead_letter: The user's choice: None, ``discard``, or a queue.
+        opener: Opens the dead-letter queue, where one is named.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        settings: ReceiverSettings,
+        *,
+        dead_letter: str | QueueURL | None,
+        opener: BackendOpener,
+        lost: Any = lambda _: None,
+    ) -> None:
+        _check_lease(link, settings)
+        self.link = link
+        mode, self._route = _dead_letter_mode(link, dead_letter, opener)
+        letters = link if self._route is None else self._route.link
+        self.receiver = Receiver(
+            backend=link.backend,
+            guard=link.guard,
+            clock=link.clock,
+            journal=link.journal,
+            settings=settings,
+            dead_letters=self._route,
+            lost=lost,
+        )
+        self.desk = Desk(
+            control=self.receiver.control,
+            can=link.capabilities,
+            clock=link.clock,
+            journal=link.journal,
+            writer=LetterWriter(
+                source=link.shown,
+                worker=f"{socket.gethostname()}:{os.getpid()}",
+                clock=link.clock,
+                limit=letters.capabilities.max_message_bytes,
+                size=letters.backend.size,
+            ),
+            dead_letters=mode,
+            queue=link.shown,
+        )
+
+    def stop(self, *, flush_s: float) -> None:
+        """Stop in the order that loses nothing: no more polls, release what is unsettled, flush, close.
+
+        Args:
+            flush_s: How long settlements may still be sent.
+        """
+        receiver, clock = self.receiver, self.link.clock
+        receiver.stop_polling()
+        plan = ShutdownPlan(now=clock.monotonic(), drain_s=0.0, flush_s=flush_s)
+        while (step := plan.next(clock.monotonic(), receiver.standing())) is not Step.CLOSE:
+            if step is Step.RELEASE_WAITING:
+                receiver.release_waiting()
+            elif step is Step.CANCEL_RUNNING:
+                receiver.release_running()
+            elif step is Step.AWAIT_POLL:
+                receiver.await_change(plan.close_at)
+            else:
+                receiver.control.wait_until_sent(plan.close_at)
+        receiver.close(timeout_s=flush_s)
+        self.link.backend.close()
+        if self._route is not None:
+            self._route.close()
+
+
+class Consumer(Generic[T]):
+    """Receives messages of one queue, a few ahead, and keeps their leases until you settle them.
+
+    Args:
+        url: The queue's URL; by default ``QUEUEKIT_URL``, else a SQLite file in the current folder.
+        payload: The type of the payloads: ``bytes``, ``str``, or anything that pydantic describes.
+        queue: The queue's name, where the URL leaves it out.
+        lease: How long a message is ours alone before it comes back by itself; 60 s bounds the wait
+            after a crash, and leases are extended while you work.
+        keep_leases: Whether the engine extends leases.
+        max_lease: How long one delivery may be kept in all. 12 h is the longest that SQS allows.
+        prefetch: How many deliveries may wait here beyond those asked for; by default one poll's worth,
+            and none where giving them back would cost them an attempt.
+        max_in_flight: Most deliveries leased and unsettled.
+        max_in_flight_bytes: Most bytes of them.
+        poll_wait: Longest wait of one poll of the service.
+        dead_letter: Where `Delivery.dead_letter` sends: a queue's URL, or ``"discard"``. By default the
+            store's own dead-letter queue.
+        require: Features that the queue must have.
+        clock: Time and chance; a virtual one for tests.
+        **options: URL options of the backend, under the same names.
+
+    Raises:
+        SetupError: The URL, an option or the backend's installation is wrong, or a required feature is
+            missing. Nothing was connected to.
+        UsageError: A length is out of the queue's range.
+
+    Concurrency:
+        Safe from any thread and any event loop; several threads may receive at once.
+
+    Examples:
+        ```python
+        with Consumer("memory://emails", payload=str) as consumer:
+            for delivery in consumer:
+                print(delivery.payload)
+                delivery.ack()
+        ```
+    """
+
+    def __init__(
+        self,
+        url: str | QueueURL | None = None,
+        *,
+        payload: type[T] | Any = bytes,
+        queue: str | None = None,
+        lease: timedelta = timedelta(seconds=60),
+        keep_leases: bool = True,
+        max_lease: timedelta = timedelta(hours=12),
+        prefetch: int | None = None,
+        max_in_flight: int = 1000,
+        max_in_flight_bytes: int = 256 << 20,
+        poll_wait: timedelta = timedelta(seconds=20),
+        dead_letter: str | QueueURL | None = None,
+        require: Require = (),
+        clock: Clock | None = None,
+        _opener: BackendOpener | None = None,
+        **options: Any,
+    ) -> None:
+        self._owns_opener = _opener is None
+        self._opener: BackendOpener = _opener or Opener(clock or SystemClock())
+        link = open_link(url, queue, options, opener=self._opener, require=require)
+        self._codec = codec_for(payload)
+        can = link.backend.capabilities
+        settings = ReceiverSettings(
+            lease_s=seconds("lease", lease, least=0.001),
+            max_lease_s=seconds("max_lease", max_lease, least=0.001),
+            keep_leases=keep_leases,
+            prefetch=_count("prefetch", prefetch, least=0, default=0 if can.release_counts else can.max_receive),
+            max_in_flight=_count("max_in_flight", max_in_flight, least=1),
+            max_bytes=_count("max_in_flight_bytes", max_in_flight_bytes, least=1),
+            poll_s=seconds("poll_wait", poll_wait),
+        )
+        self._intake = Intake(link, settings, dead_letter=dead_letter, opener=self._opener)
+        self._link, self._receiver, self._desk = link, self._intake.receiver, self._intake.desk
+        self._closed = False
+
+    @property
+    def queue(self) -> str:
+        """The queue's URL, redacted."""
+        return self._link.shown
+
+    def receive(self, *, timeout: timedelta | float | None = None) -> Delivery[T] | None:
+        """The next delivery, or None when there was none in time.
+
+        Args:
+            timeout: A timedelta or seconds; None waits for as long as it takes.
+
+        Raises:
+            ClosedError: The consumer was closed, also while this call waited.
+            UnavailableError: The service could not be reached, up to the end of the wait.
+            AccessDeniedError: The credentials do not allow it.
+            QueueNotFoundError: The queue does not exist.
+
+        Concurrency:
+            Safe from any thread; each delivery goes to one caller.
+        """
+        self._ready("receive()", "areceive()")
+        held = self._receiver.take(timeout_seconds(timeout))
+        return None if held is None else self._hand_out(held)
+
+    async def areceive(self, *, timeout: timedelta | float | None = None) -> Delivery[T] | None:
+        """As `receive`, suspending. Cancelling loses no message."""
+        self._ready()
+        limit_s = timeout_seconds(timeout)
+        loop = asyncio.get_running_loop()
+        deadline = None if limit_s is None else loop.time() + limit_s
+        while (held := self._receiver.take_now()) is None:
+            left_s = None if deadline is None else deadline - loop.time()
+            if left_s is not None and left_s <= 0:
+                return None
+            await self._await_arrival(loop, left_s)
+        return self._hand_out(held)
+
+    def __iter__(self) -> Iterator[Delivery[T]]:
+        """Deliveries until the consumer is closed; leaving the loop does not close it."""
+        self._ready("iterating", "async for")
+        take, desk, codec = self._receiver.take, self._desk, self._codec
+        while True:
+            try:
+                held = take(None)
+            except ClosedError:
+                return
+            if held is not None:
+                yield Delivery(held, desk, codec)
+
+    async def __aiter__(self) -> AsyncIterator[Delivery[T]]:
+        """As iterating, suspending."""
+        while True:
+            try:
+                delivery = await self.areceive()
+            except ClosedError:
+                return
+            if delivery is not None:
+                yield delivery
+
+    def check(self) -> CheckReport:
+        """Ask the service whether the queue can be reached and does what was required."""
+        self._ready("check()", "acheck()")
+        return self._link.check()
+
+    async def acheck(self) -> CheckReport:
+        """As `check`, suspending."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.check)
+
+    def counts(self) -> dict[str, int]:
+        """How often each thing happened so far, by the names that the log uses."""
+        return self._link.journal.counts()
+
+    def close(self) -> None:
+        """Send every recorded settlement, release what is unsettled, and give everything back.
+
+        Idempotent; wakes blocked calls, which then raise `ClosedError`. Takes at most 10 s; what could not
+        be released by then comes back when its lease ends.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._intake.stop(flush_s=_FLUSH_S)
+        if self._owns_opener:
+            self._opener.close()
+
+    async def aclose(self) -> None:
+        """As `close`, suspending."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def __enter__(self) -> Self:
+        self._ready()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        if self._link.require:
+            await asyncio.get_running_loop().run_in_executor(None, self._ready)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"Consumer({self._link.shown!r})"
+
+    def _ready(self, blocking: str = "", twin: str = "") -> None:
+        if self._closed:
+            msg = "the consumer is closed; open a new one"
+            raise ClosedError(msg, queue=self._link.shown, operation="receive")
+        if blocking:
+            self._link.warn_in_loop(blocking, twin)
+        self._link.ensure()
+
+    def _hand_out(self, held: Held) -> Delivery[T]:
+        return Delivery(held, self._desk, self._codec)
+
+    async def _await_arrival(self, loop: asyncio.AbstractEventLoop, timeout_s: float | None) -> None:
+        arrived = asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(arrived.set)
+
+        self._receiver.when_ready(wake)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await arrived.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._receiver.forget(wake)
+
+
+def _count(name: str, value: int | None, *, least: int, default: int = 0) -> int:
+    if value is None:
+        return default
+    if type(value) is not int or value < least:
+        msg = f"{name} must be a whole number of at least {least} and is {value!r}"
+        raise UsageError(msg)
+    return value
+
+
+def _check_lease(link: Link, settings: ReceiverSettings) -> None:
+    can = link.capabilities
+    if not can.receives:
+        msg = f"{link.shown} cannot be received from; it pushes its messages to a web address"
+        raise UnsupportedError(msg, queue=link.shown, operation="open")
+    if can.lease == "timed" and not can.min_lease_s <= settings.lease_s <= can.max_lease_s:
+        msg = f"lease must lie between {can.min_lease_s:g} s and {can.max_lease_s:g} s and is {settings.lease_s:g} s"
+        raise UsageError(msg, queue=link.shown, operation="open")
+
+
+def _dead_letter_mode(
+    link: Link, choice: str | QueueURL | None, opener: BackendOpener
+) -> tuple[DeadLetterMode, CopyRoute | None]:
+    if choice == "discard":
+        return "discard", None
+    if choice is not None:
+        target = open_link(choice, None, {}, opener=opener)
+        if target.url == link.url:
+            msg = f"dead_letter= names the queue itself, {link.shown}; name another queue"
+            raise UsageError(msg, queue=link.shown, operation="open")
+        return "copy", CopyRoute(target)
+    if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
+        return "missing", None
+    return ("native", None) if link.capabilities.dead_letters is Support.NATIVE else ("missing", None)

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters: how one is made, where it goes, and how it comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from queuekit._engine import metadata as meta
+from queuekit._portable.link import BackendOpener, Link, open_link
+from queuekit._values.clock import Clock, SystemClock
+from queuekit._values.errors import UnsupportedError
+from queuekit._values.outcome import LeaseLost, SendOutcome, Settled, Unsupported
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import DEAD_SUFFIX, Opener, dead_letter_url, queue_name
+from queuekit._wiring.registry import find_spec
+from queuekit.backend import IncomingMessage, OutgoingMessage, Peekable, Redrivable, StoredMessage
+
+_LONGEST_TRACEBACK = 8_000
+_LONGEST_TEXT = 1_000
+_TRIM_ORDER = (meta.DEAD_TRACEBACK, meta.DEAD_ERROR, meta.DEAD_WORKER, meta.DEAD_FIRST, meta.DEAD_REASON)
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a message is dead.
+
+    Attributes:
+        reason: One sentence, or a short name such as ``no_handler``.
+        error: The exception that the last attempt ended with, if any.
+    """
+
+    reason: str
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LetterWriter:
+    """Makes complete dead letters for one source queue.
+
+    Attributes:
+        source: The source queue's redacted URL.
+        worker: Names this process and host.
+        clock: For the time of death.
+        limit: Most bytes of a letter.
+        size: Bytes that a letter has.
+    """
+
+    source: str
+    worker: str
+    clock: Clock
+    limit: int
+    size: Callable[[OutgoingMessage], int]
+
+    def write(self, message: IncomingMessage, cause: Cause) -> OutgoingMessage:
+        """The dead letter of a message: the same body, attributes, id and key, and why it died.
+
+        What makes it too large for its queue is left out in a fixed order, and ``dead-trimmed`` says what.
+        """
+        now = meta.write_instant(self.clock.time())
+        kept = {name: text for name, text in message.metadata.items() if name != meta.EXPIRES}
+        attempts = meta.read(message.metadata).base + (message.attempt or 0)
+        kept |= {
+            meta.V: meta.VERSION,
+            meta.DEAD_REASON: _shorten(cause.reason, _LONGEST_TEXT),
+            meta.DEAD_ATTEMPTS: str(attempts),
+            meta.DEAD_FIRST: now if message.enqueued_at is None else meta.write_instant(message.enqueued_at),
+            meta.DEAD_LAST: now,
+            meta.DEAD_SOURCE: self.source,
+            meta.DEAD_WORKER: self.worker,
+        }
+        if cause.error is not None:
+            kept[meta.DEAD_ERROR] = _shorten(_describe(cause.error), _LONGEST_TEXT)
+            kept[meta.DEAD_TRACEBACK] = _shorten_left(_traceback(cause.error), _LONGEST_TRACEBACK)
+        return self._fit(
+            OutgoingMessage(
+                message.message_id,
+                message.body,
+                message.attributes,
+                kept,
+                0.0,
+                message.ordering_key,
+                None,
+                message.priority,
+            )
+        )
+
+    def _fit(self, letter: OutgoingMessage) -> OutgoingMessage:
+        trimmed: list[str] = []
+        for name in _TRIM_ORDER:
+            if self.size(letter) <= self.limit:
+                break
+            if name in letter.metadata:
+                trimmed.append(name)
+                left = {each: text for each, text in letter.metadata.items() if each != name}
+                letter = letter._replace(metadata=left | {meta.TRIMMED: " ".join(trimmed)})
+        return letter
+
+
+def step_id(message: IncomingMessage, purpose: str) -> str:
+    """The dedup id of one copy step: the same when the step is repeated, another for every new step."""
+    known = meta.read(message.metadata)
+    text = f"{message.message_id}\0{purpose}\0{known.base + (message.attempt or 0)}\0{known.redriven}"
+    return "qk-" + hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+class CopyRoute:
+    """Sends dead letters to a queue that the user named.
+
+    Args:
+        link: The open destination.
+
+    Concurrency:
+        Called from one control thread; never waits for another try.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._dedup = link.backend.capabilities.dedup_window_s > 0
+        # The settle thread must not sleep: a copy that fails makes the message retry instead.
+        self._most = link.backend.capabilities.max_send_batch
+
+    def copy(self, letters: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
+        """Send the letters; one outcome each."""
+        outcomes: list[SendOutcome] = []
+        for start in range(0, len(letters), self._most):
+            part = [self._prepared(letter) for letter in letters[start : start + self._most]]
+            outcomes.extend(self.link.guard.send(part, timeout_s=5.0))
+        return outcomes
+
+    def _prepared(self, letter: OutgoingMessage) -> OutgoingMessage:
+        can = self.link.backend.capabilities
+        return letter._replace(
+            dedup_id=letter.dedup_id if self._dedup else None,
+            ordering_key=letter.ordering_key if can.ordering != "none" else None,
+            priority=letter.priority if can.priority_levels else 0,
+        )
+
+    def close(self) -> None:
+        """Close the destination."""
+        self.link.backend.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadMessage:
+    """A dead letter as it can be studied.
+
+    Attributes:
+        message_id: The message's id; unchanged since it was sent.
+        reason: Why it is dead.
+        error: The type and text of the last exception, where there was one.
+        traceback: The last part of its traceback.
+        attempts: How many attempts it had.
+        first: When the queue first had it.
+        last: When it died.
+        source: The queue that it died on, redacted.
+        worker: The process that gave it up.
+        type: The message's type.
+        ordering_key: The message's ordering key.
+        body: The user's bytes.
+        attributes: The user's attributes.
+        trimmed: What had to be left out for size.
+    """
+
+    message_id: str
+    reason: str
+    error: str | None
+    traceback: str | None
+    attempts: int
+    first: datetime | None
+    last: datetime | None
+    source: str | None
+    worker: str | None
+    type: str | None
+    ordering_key: str | None
+    body: bytes
+    attributes: Mapping[str, str]
+    trimmed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveReport:
+    """What a redrive did.
+
+    Attributes:
+        moved: The ids that are back in their source queue.
+        skipped: The ids that somebody else took, moved or removed meanwhile.
+        failed: Id to the reason, for those that the store refused.
+    """
+
+    moved: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+class DeadLetters:
+    """The dead-letter queue of a queue: look, and send back.
+
+    Args:
+        url: The URL of the source queue, or of the dead-letter queue itself.
+        queue: The queue's name, where the URL leaves it out.
+        clock: Time and chance.
+        **options: URL options of the backend, under the same names.
+
+    Raises:
+        SetupError: The URL is wrong, or this backend's dead letters cannot be looked at.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    def __init__(
+        self,
+        url: str | QueueURL | None = None,
+        *,
+        queue: str | None = None,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        self._opener: BackendOpener = Opener(clock or SystemClock())
+        source = open_link(url, queue, options, opener=self._opener).url
+        name = queue_name(source, find_spec(source.scheme))
+        whole = source if name.endswith(DEAD_SUFFIX) else dead_letter_url(source)
+        self._link = open_link(whole, None, options, opener=self._opener)
+        if not isinstance(self._link.backend, Peekable):
+            msg = f"dead letters of {self._link.shown} cannot be looked at; receive them with a Consumer"
+            raise UnsupportedError(msg, queue=self._link.shown, operation="open")
+        self._peekable: Peekable = self._link.backend
+
+    @property
+    def queue(self) -> str:
+        """The dead-letter queue's URL, redacted."""
+        return self._link.shown
+
+    def letters(self, *, limit: int | None = None) -> Iterator[DeadMessage]:
+        """Dead letters, the oldest first, read page by page.
+
+        Args:
+            limit: The most to return; None for all.
+
+        Raises:
+            QueueKitError: The service could not be asked.
+        """
+        for index, stored in enumerate(self._stored()):
+            if limit is not None and index >= limit:
+                return
+            yield _dead_message(stored)
+
+    def show(self, message_id: str) -> DeadMessage | None:
+        """One dead letter, or None when there is none of that id. Raises as `letters` does."""
+        return next((each for each in self.letters() if each.message_id == message_id), None)
+
+    def redrive(
+        self,
+        *,
+        message_ids: Sequence[str] | None = None,
+        where: Callable[[DeadMessage], bool] | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+    ) -> RedriveReport:
+        """Send dead letters back to their source queue, with fresh attempts and a note of their lineage.
+
+        Each moves in one step, so stopping midway loses nothing and a second run finishes the rest.
+
+        Args:
+            message_ids: Only these; None for all.
+            where: Only those for which this is true.
+            limit: Move at most so many.
+            dry_run: Only say what would be moved.
+
+        Raises:
+            UnsupportedError: This backend cannot move dead letters back.
+            QueueKitError: The service could not be asked.
+        """
+        if not isinstance(self._link.backend, Redrivable):
+            msg = f"{self._link.shown} cannot move dead letters back; receive them and send them again"
+            raise UnsupportedError(msg, queue=self._link.shown, operation="redrive")
+        chosen = self._choose(None if message_ids is None else set(message_ids), where, limit)
+        if dry_run:
+            return RedriveReport(moved=tuple(each.message_id for each in chosen))
+        report = RedriveReport()
+        for start in range(0, len(chosen), _PAGE):
+            report = self._redrive_page(self._link.backend, chosen[start : start + _PAGE], report)
+        return report
+
+    def close(self) -> None:
+        """Give everything back. Idempotent."""
+        self._link.backend.close()
+        self._opener.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stored(self) -> Iterator[StoredMessage]:
+        cursor = ""
+        while page := self._page(cursor):
+            yield from page
+            cursor = page[-1].cursor
+
+    def _page(self, cursor: str) -> Sequence[StoredMessage]:
+        return self._link.guard.call("peek", lambda: self._peekable.peek(limit=_PAGE, after=cursor))
+
+    def _choose(
+        self, ids: set[str] | None, where: Callable[[DeadMessage], bool] | None, limit: int | None
+    ) -> list[StoredMessage]:
+        chosen: list[StoredMessage] = []
+        for stored in self._stored():
+            if limit is not None and len(chosen) >= limit:
+                break
+            if (ids is None or stored.message_id in ids) and (where is None or where(_dead_message(stored))):
+                chosen.append(stored)
+        return chosen
+
+    def _redrive_page(
+        self, backend: Redrivable, page: Sequence[StoredMessage], so_far: RedriveReport
+    ) -> RedriveReport:
+        batch = [_revived(stored) for stored in page]
+        outcomes = self._link.guard.call("redrive", lambda: backend.redrive(batch, timeout_s=30.0))
+        moved, skipped, failed = [], [], []
+        for message, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Settled):
+                moved.append(message.message_id)
+            elif isinstance(outcome, LeaseLost):
+                skipped.append(message.message_id)
+            else:
+                why = outcome.detail if isinstance(outcome, Unsupported) else outcome.error.detail
+                failed.append((message.message_id, why))
+        return RedriveReport((*so_far.moved, *moved), (*so_far.skipped, *skipped), (*so_far.failed, *failed))
+
+
+def _revived(stored: StoredMessage) -> OutgoingMessage:
+    """The message as it goes back: without its death, with one more redrive, and with fresh attempts."""
+    kept = {
+        name: text
+        for name, text in stored.metadata.items()
+        if not name.startswith(meta.DEAD_PREFIX) and name != meta.BASE
+    }
+    kept[meta.REDRIVEN] = str(meta.read(stored.metadata).redriven + 1)
+    return OutgoingMessage(
+        stored.message_id, stored.body, stored.attributes, kept, 0.0, stored.ordering_key, None, stored.priority
+    )
+
+
+def _dead_message(stored: StoredMessage) -> DeadMessage:
+    known = stored.metadata
+    return DeadMessage(
+        message_id=stored.message_id,
+        reason=known.get(meta.DEAD_REASON, ""),
+        error=known.get(meta.DEAD_ERROR),
+        traceback=known.get(meta.DEAD_TRACEBACK),
+        attempts=int(known.get(meta.DEAD_ATTEMPTS, "0")) if known.get(meta.DEAD_ATTEMPTS, "0").isdigit() else 0,
+        first=_instant(known.get(meta.DEAD_FIRST)),
+        last=_instant(known.get(meta.DEAD_LAST)),
+        source=known.get(meta.DEAD_SOURCE),
+        worker=known.get(meta.DEAD_WORKER),
+        type=known.get(meta.TYPE),
+        ordering_key=stored.ordering_key,
+        body=stored.body,
+        attributes=stored.attributes,
+        trimmed=tuple(known.get(meta.TRIMMED, "").split()),
+    )
+
+
+def _instant(text: str | None) -> datetime | None:
+    seconds = meta.read_instant(text)
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__qualname__}: {error}"
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _shorten(text: str, most: int) -> str:
+    clean = _clean(text)
+    return clean if len(clean) <= most else clean[: most - 1] + "…"
+
+
+def _shorten_left(text: str, most: int) -> str:
+    # The end of a traceback tells most.
+    clean = _clean(text)
+    return clean if len(clean) <= most else "…" + clean[1 - most :]
+
+
+def _clean(text: str) -> str:
+    """Text that every store can carry: a lone surrogate, as in odd file names, is replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a producer, a consumer and a worker open alike: one queue, with its backend and its guard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+from queuekit._engine.guard import Guard
+from queuekit._engine.journal import Journal
+from queuekit._values.capability import Capabilities
+from queuekit._values.clock import Clock
+from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
+from queuekit._values.url import QueueURL
+from queuekit._wiring.defaults import default_url
+from queuekit._wiring.opening import dead_letter_url, fill_queue, has_queue
+from queuekit.backend import Backend
+
+logger = logging.getLogger("queuekit")
+
+Require = Iterable[str] | Mapping[str, Any]
+
+
+class BackendOpener(Protocol):
+    """Opens backends that share a clock and clients; see `queuekit._wiring.opening.Opener`."""
+
+    clock: Clock
+
+    def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+        """Open the queue that a whole URL names; no I/O."""
+        ...
+
+    def close(self) -> None:
+        """Close what the backends shared."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check()` found.
+
+    Attributes:
+        queue: The queue's redacted URL.
+        capabilities: What the queue can do, as its service says; static where it did not answer.
+        problems: One sentence per thing that is wrong; empty when all is well.
+        error: Why the service could not be asked, if so.
+    """
+
+    queue: str
+    capabilities: Capabilities
+    problems: tuple[str, ...] = ()
+    error: QueueKitError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def raise_for_problems(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            QueueKitError: The service's own error, where there was one.
+            UnsupportedError: Something else is wrong; the message lists all.
+        """
+        if self.error is not None:
+            error = self.error
+            raise error
+        if self.problems:
+            raise UnsupportedError("; ".join(self.problems), queue=self.queue, operation="check")
+
+
+@dataclass(slots=True)
+class Link:
+    """One open queue.
+
+    Attributes:
+        url: The queue's whole URL.
+        shown: The same, redacted.
+        backend: The open backend.
+        guard: The way to it.
+        journal: Where to count and log.
+        clock: Time and chance.
+        require: The features that the user demanded.
+    """
+
+    url: QueueURL
+    shown: str
+    backend: Backend
+    guard: Guard
+    journal: Journal
+    clock: Clock
+    require: Require = ()
+    probed: Capabilities | None = None
+    _warned: bool = field(default=False)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the probe found, or what the URL tells as long as there was none."""
+        return self.probed or self.backend.capabilities
+
+    def ensure(self) -> None:
+        """Probe once if something is required, and hold it against what was found.
+
+        Raises:
+            UnsupportedError: A required feature is missing; the message lists all that are.
+            QueueKitError: The service could not be asked.
+        """
+        if self.require and self.probed is None:
+            self.probed = self.guard.probe()
+            _check_required(self.probed, self.require, self.shown)
+
+    def check(self) -> CheckReport:
+        """Ask the service everything at once."""
+        try:
+            self.probed = self.guard.probe()
+        except QueueKitError as error:
+            return CheckReport(self.shown, self.backend.capabilities, (str(error),), error)
+        missing = self.probed.missing(self.require)
+        return CheckReport(self.shown, self.probed, tuple(f"the queue lacks {each}" for each in missing))
+
+    def warn_in_loop(self, blocking: str, twin: str) -> None:
+        """Log once that a blocking call was made inside a running event loop."""
+        if not self._warned and in_loop():
+            self._warned = True
+            logger.warning(
+                "%s blocks the running event loop; use await %s instead",
+                blocking,
+                twin,
+                extra={"action": "setup.blocking_in_loop"},
+            )
+
+
+def in_loop() -> bool:
+    """Whether this thread runs an event loop now."""
+    return asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and a third of the cost of raising
+
+
+def open_link(
+    url: str | QueueURL | None,
+    queue: str | None,
+    options: Mapping[str, Any],
+    *,
+    opener: BackendOpener,
+    require: Require = (),
+) -> Link:
+    """Open one queue; no I/O.
+
+    Args:
+        url: The queue's URL, or None for the default one.
+        queue: The queue's name, where the URL leaves it out.
+        options: URL options given as keywords.
+        opener: Opens backends.
+        require: Features that the queue must have.
+
+    Raises:
+        SetupError: The URL, its options or its backend are wrong, or a required feature is missing.
+    """
+    whole = resolve_url(url, queue)
+    backend = opener.open(whole, options)
+    shown = str(whole)
+    require = require if isinstance(require, Mapping) else tuple(require)
+    _check_required(backend.capabilities, require, shown)
+    return Link(whole, shown, backend, Guard(backend, shown), Journal(shown), opener.clock, require)
+
+
+def resolve_url(url: str | QueueURL | None, queue: str | None) -> QueueURL:
+    """The whole URL of a queue from what a user gave.
+
+    Raises:
+        UsageError: There is no queue in it.
+        SetupError: The URL is wrong.
+    """
+    whole = default_url(os.environ) if url is None else url if isinstance(url, QueueURL) else QueueURL.parse(url)
+    if queue is not None:
+        return fill_queue(whole, queue)
+    if not has_queue(whole):
+        msg = f"{whole} names no queue; put it into the URL or pass queue="
+        raise UsageError(msg, operation="open")
+    return whole
+
+
+def own_dead_letters(link: Link) -> QueueURL:
+    """The URL of the queue's own dead-letter queue."""
+    return dead_letter_url(link.url)
+
+
+def seconds(name: str, length: timedelta, *, least: float = 0.0) -> float:
+    """A user's length in seconds.
+
+    Raises:
+        UsageError: It is no timedelta, or shorter than ``least``.
+    """
+    if not isinstance(length, timedelta):
+        msg = f"{name} must be a timedelta and is {type(length).__name__}; write timedelta(seconds=…)"
+        raise UsageError(msg)
+    value = length.total_seconds()
+    if value < least:
+        msg = f"{name} must be at least {least:g} s and is {value:g} s"
+        raise UsageError(msg)
+    return value
+
+
+def timeout_seconds(timeout: timedelta | float | None) -> float | None:
+    """A user's timeout in seconds: a timedelta, a number of seconds, or None for no limit.
+
+    Raises:
+        UsageError: It is negative or something else.
+    """
+    if timeout is None:
+        return None
+    value = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        msg = f"timeout must be a timedelta or a number of seconds, not negative, and is {timeout!r}"
+        raise UsageError(msg)
+    return float(value)
+
+
+def _check_required(can: Capabilities, require: Require, shown: str) -> None:
+    try:
+        missing = can.missing(require)
+    except ValueError as error:
+        raise UsageError(str(error), operation="open") from None
+    if missing:
+        msg = f"{shown} lacks what is required: {', '.join(missing)}; use another queue or require less"
+        raise UnsupportedError(msg, queue=shown, operation="open")

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sending side."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Iterable
+from concurrent.futures import Future
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Generic, Self
+
+from typing_extensions import TypeVar, Unpack
+
+from queuekit._engine.batching import BatchLimits, split
+from queuekit._engine.calls import Sender
+from queuekit._engine.codec import codec_for
+from queuekit._engine.composing import Composer
+from queuekit._engine.outbox import Outbox, Parcel
+from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds
+from queuekit._portable.report import SendReport, raise_for
+from queuekit._values.clock import Clock, SystemClock
+from queuekit._values.errors import ClosedError, InvalidURLError, UsageError
+from queuekit._values.message import Message, SendOptions
+from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, ErrorCode, NotAttempted, SendOutcome
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import DEAD_SUFFIX, Opener, queue_name
+from queuekit._wiring.registry import find_spec
+from queuekit.backend import OutgoingMessage
+
+T = TypeVar("T", default=bytes)
+
+_EXIT_FLUSH_S = 2.0
+_CLOSE_FLUSH_S = 30.0
+
+
+class Producer(Generic[T]):
+    """Sends messages to one queue.
+
+    `send` and `send_many` run on the caller's own thread and have the service's answer when they return.
+    `asend` and `send_soon` hand the message to one engine thread, which gathers what comes in meanwhile
+    into batches.
+
+    Args:
+        url: The queue's URL; by default ``QUEUEKIT_URL``, else a SQLite file in the current folder.
+        payload: The type of the payloads: ``bytes``, ``str``, or anything that pydantic describes.
+        queue: The queue's name, where the URL leaves it out.
+        message_type: The type that messages carry unless they name one; picks the handler.
+        timeout: Time budget of one send, tries and waits together. 30 s outlasts a failover.
+        linger: How long `asend` and `send_soon` may hold a message back to fill a batch. 0 never waits.
+        max_pending: Most messages that may wait in `asend` and `send_soon`; beyond that they block.
+        require: Features that the queue must have, from `queuekit.backend.Capabilities.missing`.
+        clock: Time and chance; a virtual one for tests.
+        **options: URL options of the backend, under the same names.
+
+    Raises:
+        SetupError: The URL, an option or the backend's installation is wrong, or a required feature is
+            missing. Nothing was connected to.
+        EncodeError: Values of the payload type cannot be sent, as they hold a secret.
+
+    Concurrency:
+        Safe from any thread and any event loop. After a fork, the child opens afresh at its first call.
+
+    Examples:
+        ```python
+        with Producer("memory://emails", payload=str) as emails:
+            emails.send("hello", ordering_key="ada")
+        ```
+    """
+
+    def __init__(
+        self,
+        url: str | QueueURL | None = None,
+        *,
+        payload: type[T] | Any = bytes,
+        queue: str | None = None,
+        message_type: str | None = None,
+        timeout: timedelta = timedelta(seconds=30),
+        linger: timedelta = timedelta(0),
+        max_pending: int = 10_000,
+        require: Require = (),
+        clock: Clock | None = None,
+        _opener: BackendOpener | None = None,
+        **options: Any,
+    ) -> None:
+        self._owns_opener = _opener is None
+        self._opener: BackendOpener = _opener or Opener(clock or SystemClock())
+        self._link: Link = open_link(url, queue, options, opener=self._opener, require=require)
+        _refuse_dead_letter_queue(self._link)
+        self._arguments = (options, require)
+        self._codec = codec_for(payload)
+        self._message_type = message_type
+        self._budget_s = seconds("timeout", timeout, least=0.001)
+        self._linger_s = seconds("linger", linger)
+        self._max_pending = max_pending
+        self._closed = False
+        self._build()
+
+    def _build(self) -> None:
+        link = self._link
+        self._pid = os.getpid()
+        self._composer: Composer[T] = Composer(
+            self._codec, link.backend, link.clock, default_type=self._message_type, queue=link.shown
+        )
+        self._limits = BatchLimits.of(link.backend.capabilities)
+        self._sender = Sender(link.guard, link.clock, budget_s=self._budget_s)
+        self._outbox = Outbox(
+            self._sender,
+            self._limits,
+            link.backend.size,
+            link.clock,
+            linger_s=self._linger_s,
+            max_pending=self._max_pending,
+            name=link.shown,
+        )
+        # At the end of the interpreter, and when the producer was dropped without close.
+        self._finalizer = weakref.finalize(self, _flush_at_exit, self._outbox, link, self._pid)
+
+    @property
+    def queue(self) -> str:
+        """The queue's URL, redacted."""
+        return self._link.shown
+
+    def send(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Accepted | Duplicate:
+        """Send one message and wait until the queue has it.
+
+        Args:
+            payload: A value of the payload type, or a `Message` with options of its own.
+            **options: As in `Message`; not together with a `Message`.
+
+        Raises:
+            InvalidMessageError: An option that no queue can carry. Correct it.
+            MessageTooLargeError: Too many bytes. Send a reference to the data.
+            EncodeError: The payload is not of the declared type.
+            UnsupportedError: An option that this queue has not; the message names the remedy.
+            UnavailableError: The service did not answer within the budget. The message may have been sent
+                (``code`` and the cause tell); sending again may duplicate it.
+            ThrottledError: The service was still too busy at the end of the budget. Send later.
+            QueueFullError: The queue has no room. Drain it, then send again.
+            AccessDeniedError: The credentials do not allow it.
+            QueueNotFoundError: The queue does not exist.
+            ClosedError: The producer was closed.
+
+        Concurrency:
+            Safe from any thread; blocks the calling one.
+        """
+        self._ready("send()", "asend()")
+        outcome = self._sender.send([self._composer.compose(_message(payload, options))])[0]
+        return _accepted(outcome, self._link.shown)
+
+    def send_many(self, payloads: Iterable[T | Message[T]]) -> SendReport:
+        """Send many messages, in as few calls as the service allows, and report on each.
+
+        What cannot be sent is answered for by name, and does not stop the rest. When a message with an
+        ordering key fails, later ones of that key are not attempted, so that none overtakes it.
+
+        Args:
+            payloads: Values of the payload type, `Message` objects, or both.
+
+        Returns:
+            One outcome per input, in order. `SendReport.raise_for_failures` turns failures into an error.
+
+        Raises:
+            ClosedError: The producer was closed.
+
+        Concurrency:
+            Safe from any thread; blocks the calling one.
+        """
+        self._ready("send_many()", "asend_many()")
+        given = payloads if isinstance(payloads, list) else list(payloads)
+        composed = self._composer.compose_many(given)
+        outcomes = self._send_in_calls(composed.messages)
+        if composed.positions is not None:
+            whole: list[SendOutcome] = [composed.rejected.get(index, _NEVER) for index in range(len(given))]
+            for position, outcome in zip(composed.positions, outcomes, strict=True):
+                whole[position] = outcome
+            outcomes = whole
+        return SendReport(tuple(outcomes), given, self._link.shown)
+
+    async def asend(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Accepted | Duplicate:
+        """As `send`, suspending instead of blocking; concurrent calls share batches.
+
+        Raises:
+            QueueKitError: As `send` does.
+
+        Concurrency:
+            Safe from any event loop. Cancelling stops the wait, not the send.
+        """
+        self._ready()
+        message = self._composer.compose(_message(payload, options))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[SendOutcome] = loop.create_future()
+        parcel = Parcel(message, future)
+        while not self._outbox.put_now(parcel):
+            await self._await_room(loop)
+        return _accepted(await future, self._link.shown)
+
+    async def asend_many(self, payloads: Iterable[T | Message[T]]) -> SendReport:
+        """As `send_many`, on a thread of the loop's executor.
+
+        Raises:
+            ClosedError: The producer was closed.
+        """
+        self._ready()
+        given = list(payloads)
+        return await asyncio.get_running_loop().run_in_executor(None, self.send_many, given)
+
+    def send_soon(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Future[SendOutcome]:
+        """Hand one message over and go on; it has been accepted when the future says so.
+
+        Blocks while ``max_pending`` messages wait; it never drops one. `close` waits for all of them.
+
+        Returns:
+            A future of the message's outcome; it never raises for a failed send.
+
+        Raises:
+            QueueKitError: As `send` does for what can be known before any I/O.
+        """
+        self._ready("send_soon()", "asend()")
+        message = self._composer.compose(_message(payload, options))
+        future: Future[SendOutcome] = Future()
+        self._outbox.put(Parcel(message, future))
+        return future
+
+    def check(self) -> CheckReport:
+        """Ask the service whether the queue can be reached and does what was required."""
+        self._ready("check()", "acheck()")
+        return self._link.check()
+
+    async def acheck(self) -> CheckReport:
+        """As `check`, suspending."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.check)
+
+    def close(self) -> None:
+        """Send what `asend` and `send_soon` still hold, then give everything back.
+
+        Idempotent. What has no outcome after 30 s is reported as unknown and counted in one log line.
+        """
+        if self._closed or self._pid != os.getpid():
+            self._closed = True
+            return
+        self._closed = True
+        left = self._outbox.close(_CLOSE_FLUSH_S)
+        if left:
+            self._link.journal.note("send.unflushed", f"{left} messages had no outcome at close", count=left)
+        self._finalizer.detach()
+        self._sender.close()
+        self._link.backend.close()
+        if self._owns_opener:
+            self._opener.close()
+
+    async def aclose(self) -> None:
+        """As `close`, suspending."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def __enter__(self) -> Self:
+        self._ready()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        if self._link.require:
+            await asyncio.get_running_loop().run_in_executor(None, self._ready)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"Producer({self._link.shown!r})"
+
+    def _ready(self, blocking: str = "", twin: str = "") -> None:
+        if self._closed:
+            msg = "the producer is closed; open a new one"
+            raise ClosedError(msg, queue=self._link.shown, operation="send")
+        if self._pid != os.getpid():
+            self._reopen()
+        if blocking:
+            self._link.warn_in_loop(blocking, twin)
+        if self._link.require and self._link.probed is None:
+            self._link.ensure()
+            self._composer.use(self._link.capabilities)
+
+    def _reopen(self) -> None:
+        """In a forked child: threads, sockets and locks are the parent's, so nothing of them is used."""
+        options, require = self._arguments
+        if self._owns_opener:
+            self._opener = Opener(self._opener.clock)
+        self._finalizer.detach()
+        self._link = open_link(self._link.url, None, options, opener=self._opener, require=require)
+        self._build()
+
+    def _send_in_calls(self, messages: list[OutgoingMessage]) -> list[SendOutcome]:
+        if len(messages) <= self._limits.count and self._limits.size is None and not self._limits.one_key_per_call:
+            return list(self._sender.send(messages)) if messages else []
+        outcomes: list[SendOutcome] = [_NEVER] * len(messages)
+        failed_keys: set[str] = set()
+        for positions in split(messages, self._limits, self._link.backend.size):
+            self._send_call(messages, list(positions), outcomes, failed_keys)
+        return outcomes
+
+    def _send_call(
+        self,
+        messages: list[OutgoingMessage],
+        positions: list[int],
+        outcomes: list[SendOutcome],
+        failed_keys: set[str],
+    ) -> None:
+        if failed_keys:
+            for position in positions:
+                if messages[position].ordering_key in failed_keys:
+                    outcomes[position] = NotAttempted(_KEY_PAUSED, messages[position].message_id)
+            positions = [each for each in positions if messages[each].ordering_key not in failed_keys]
+        if not positions:
+            return
+        for position, outcome in zip(positions, self._sender.send([messages[p] for p in positions]), strict=True):
+            outcomes[position] = outcome
+            key = messages[position].ordering_key
+            if key is not None and not isinstance(outcome, (Accepted, Duplicate)):
+                failed_keys.add(key)
+
+    async def _await_room(self, loop: asyncio.AbstractEventLoop) -> None:
+        room = asyncio.Event()
+        self._outbox.when_room(lambda: _set_in(loop, room))
+        await room.wait()
+
+
+_OPTION_NAMES = frozenset(SendOptions.__annotations__)
+_NEVER = NotAttempted(ErrorClass(ErrorCode.CLOSED, sent="no", detail="not attempted"))
+_KEY_PAUSED = ErrorClass(
+    ErrorCode.REFUSED,
+    retryable=True,
+    scope="key",
+    sent="no",
+    detail="an earlier message of this ordering key failed; send both again in order",
+)
+
+
+def _message(payload: Any, options: SendOptions) -> Message[Any]:
+    if not isinstance(payload, Message):
+        unknown = options.keys() - _OPTION_NAMES
+        if unknown:
+            msg = f"no send option {min(unknown)!r}; known are {', '.join(sorted(_OPTION_NAMES))}"
+            raise UsageError(msg, operation="send")
+        return Message(payload, **options)
+    if options:
+        msg = "options are given beside a Message; put them into the Message"
+        raise UsageError(msg, operation="send")
+    return payload
+
+
+def _set_in(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(event.set)
+
+
+def _accepted(outcome: SendOutcome, queue: str) -> Accepted | Duplicate:
+    if isinstance(outcome, (Accepted, Duplicate)):
+        return outcome
+    error = raise_for(outcome, queue)
+    if error is None:
+        msg = "an outcome that is neither accepted nor an error"
+        raise RuntimeError(msg)
+    raise error
+
+
+def _flush_at_exit(outbox: Outbox, link: Link, pid: int) -> None:
+    if pid == os.getpid() and outbox.unsent():
+        left = outbox.close(_EXIT_FLUSH_S)
+        if left:
+            link.journal.note("send.unflushed", f"{left} messages had no outcome at exit; call close()", count=left)
+
+
+def _refuse_dead_letter_queue(link: Link) -> None:
+    if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
+        msg = f"{link.shown} is a dead-letter queue; only queuekit sends to it. Name a queue without {DEAD_SUFFIX!r}"
+        raise InvalidURLError(msg, queue=link.shown, operation="open")

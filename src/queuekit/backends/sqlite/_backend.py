@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SQLite backend itself: each method is one transaction, and a word to whoever waits."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from queuekit.backend import (
+    Accepted,
+    Action,
+    BackendSpec,
+    Capabilities,
+    Duplicate,
+    ErrorClass,
+    ErrorCode,
+    IncomingMessage,
+    Opening,
+    OutgoingMessage,
+    QueueStats,
+    Rejected,
+    SendOutcome,
+    Settlement,
+    SettleOutcome,
+    StoredMessage,
+    Support,
+    Unsupported,
+)
+from queuekit.backends.sqlite import _claiming, _errors, _managing, _places
+from queuekit.backends.sqlite._claiming import Moment, Outlook
+from queuekit.backends.sqlite._database import MAX_LEASE_S, Database
+from queuekit.backends.sqlite._options import FORMS, SQLiteOptions, file_of
+from queuekit.backends.sqlite._places import DEAD_SUFFIX, Queue
+from queuekit.backends.sqlite._settling import Settler
+
+MAX_BATCH = 500
+"""Measured: beyond a few hundred messages a batch gains little, and it holds the write lock for longer."""
+
+_YEAR_S = 365 * 86_400.0
+_FULL = ErrorClass(ErrorCode.QUEUE_FULL, retryable=True, scope="queue", sent="no", detail="max_messages is reached")
+_NO_DEAD_OF_DEAD = Unsupported("a dead-letter queue has no dead-letter queue of its own")
+_NOT_DEAD = Unsupported(f"only a dead-letter queue, whose name ends in {DEAD_SUFFIX}, can be redriven")
+
+
+class _QueueFullError(Exception):
+    """The batch does not fit."""
+
+
+class SQLiteBackend:
+    """One queue in one file.
+
+    Concurrency:
+        Safe from any thread, and after a fork.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self._queue: str = opening.queue
+        self._options: SQLiteOptions = opening.options
+        self._clock = opening.clock
+        self._timeout_s = opening.call_timeout_s
+        path = file_of(opening.url)
+        self._database = opening.clients.get(
+            ("sqlite", path, self._options.durability, self._options.max_size),
+            lambda: Database(path, self._options, opening.clock),
+            Database.close,
+        )
+        self._database.retain()
+        self._is_dead = self._queue.endswith(DEAD_SUFFIX)
+        self._window_s = self._options.dedup_window.total_seconds()
+        self._interrupts = 0
+        self._closed = False
+        self._capabilities = Capabilities(
+            queues="implicit",
+            durability="disk",
+            max_message_bytes=16 << 20,
+            max_send_batch=MAX_BATCH,
+            max_send_batch_bytes=64 << 20,
+            atomic_send=True,
+            max_receive=MAX_BATCH,
+            max_settle_batch=MAX_BATCH,
+            mixed_settles=True,
+            min_lease_s=0.001,
+            max_lease_s=MAX_LEASE_S,
+            extend="absolute",
+            fencing="strict",
+            late_ack_safe=True,
+            attempts="exact",
+            release_counts=False,
+            max_delay_s=_YEAR_S,
+            max_retry_delay_s=_YEAR_S,
+            ordering="per_key",
+            delay_with_ordering=True,
+            dedup_window_s=self._window_s,
+            dead_letters=Support.NATIVE,
+            redrive=Support.NATIVE,
+            priority_levels=_places.RANKS,
+            long_poll=True,
+            peek=True,
+            purge=True,
+            depth="exact",
+            cancel=True,
+            server=f"SQLite {sqlite3.sqlite_version}",
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Backend.capabilities`."""
+        return self._capabilities
+
+    def probe(self) -> Capabilities:
+        """Open the file, making it if need be. See `Backend.probe`."""
+        with self._database.reading(self._timeout_s):
+            return self._capabilities
+
+    def size(self, message: OutgoingMessage) -> int:
+        """See `Backend.size`."""
+        size = len(message.body)
+        for mapping in (message.attributes, message.metadata):
+            for name, value in mapping.items():
+                size += len(name.encode(errors="surrogatepass")) + len(value.encode(errors="surrogatepass"))
+        return size
+
+    def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SendOutcome]:
+        """Store a batch in one transaction. See `Backend.send`."""
+        try:
+            with self._database.writing(timeout_s, growing=True) as connection:
+                firsts = self._store(connection, batch)
+        except _QueueFullError:  # raised in the transaction, so that it is rolled back
+            return [Rejected(_FULL, message.message_id) for message in batch]
+        self._database.changed(self._queue)
+        if not firsts:
+            return [Accepted(message.message_id) for message in batch]
+        return [
+            Duplicate(message.message_id, firsts[index]) if index in firsts else Accepted(message.message_id)
+            for index, message in enumerate(batch)
+        ]
+
+    def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
+        """Lease messages, waiting for the first. See `Backend.receive`."""
+        outlook = self._look()
+        if outlook.ready and (messages := self._claim(max_messages, lease_s)):
+            return messages
+        if wait_s <= 0:
+            return []
+        until = self._clock.monotonic() + wait_s
+        while self._wait(until):
+            if messages := self._claim(max_messages, lease_s):
+                return messages
+        return []
+
+    def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
+        """Carry out a batch in one transaction. See `Backend.settle`."""
+        if self._is_dead and any(each.action is Action.DEAD for each in batch):
+            return self._settle_without_dead(batch, timeout_s)
+        with self._database.writing(timeout_s) as connection:
+            queue = _places.find_queue(connection, self._queue) or Queue(-1, self._queue, 0, 0)
+            settler = Settler(connection, queue, self._now())
+            outcomes = settler.settle(batch)
+        if settler.changed:
+            self._database.changed(self._queue)
+        if settler.buried:
+            self._database.changed(self._queue + DEAD_SUFFIX)
+        return outcomes
+
+    def classify(self, error: BaseException) -> ErrorClass:
+        """See `Backend.classify`."""
+        return _errors.classify(error)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        if not self._closed:
+            self._closed = True
+            self._database.signal(self._queue).set()
+            self._database.release()
+
+    def interrupt(self) -> None:
+        """See `Interruptible.interrupt`."""
+        self._interrupts += 1
+        self._database.signal(self._queue).set()
+
+    def wait_for_change(self, timeout_s: float) -> bool:
+        """See `Waitable.wait_for_change`."""
+        return self._look().ready or self._wait(self._clock.monotonic() + timeout_s)
+
+    def create(self) -> None:
+        """See `Admin.create`."""
+        with self._database.writing(self._timeout_s) as connection:
+            _places.make_queue(connection, self._queue)
+
+    def delete(self) -> None:
+        """See `Admin.delete`."""
+        with self._database.writing(self._timeout_s) as connection:
+            _managing.delete(connection, self._queue)
+            if not self._is_dead:
+                _managing.delete(connection, self._queue + DEAD_SUFFIX)
+
+    def exists(self) -> bool:
+        """See `Admin.exists`."""
+        with self._database.reading(self._timeout_s) as connection:
+            return _places.find_queue(connection, self._queue) is not None
+
+    def purge(self) -> int:
+        """See `Admin.purge`."""
+        with self._database.writing(self._timeout_s) as connection:
+            queue = _places.find_queue(connection, self._queue)
+            return 0 if queue is None else _managing.purge(connection, queue, self._now())
+
+    def stats(self) -> QueueStats:
+        """See `Admin.stats`."""
+        with self._database.reading(self._timeout_s) as connection:
+            return _managing.count(connection, self._queue, self._now())
+
+    def peek(self, *, limit: int, after: str = "") -> Sequence[StoredMessage]:
+        """See `Peekable.peek`."""
+        with self._database.reading(self._timeout_s) as connection:
+            queue = _places.find_queue(connection, self._queue)
+            if queue is None:
+                return []
+            return _managing.peek(connection, queue, limit=limit, after=int(after or 0), now=self._now())
+
+    def cancel(self, message_id: str) -> bool:
+        """Remove every copy of the message that was never leased. See `Cancellable.cancel`."""
+        with self._database.reading(self._timeout_s) as connection:
+            queue = _places.find_queue(connection, self._queue)
+            candidates = [] if queue is None else _managing.find_candidates(connection, queue, message_id)
+        if not candidates:
+            return False
+        with self._database.writing(self._timeout_s) as connection:
+            queue = _places.find_queue(connection, self._queue)
+            if queue is None:
+                return False
+            removed = _managing.cancel(connection, queue, candidates, message_id, self._now())
+        self._database.changed(self._queue)
+        return removed
+
+    def redrive(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SettleOutcome]:
+        """See `Redrivable.redrive`."""
+        if not self._is_dead:
+            return [_NOT_DEAD] * len(batch)
+        with self._database.writing(timeout_s) as connection:
+            outcomes = _managing.redrive(connection, self._queue, batch, self._now())
+        self._database.changed(self._queue, self._queue.removesuffix(DEAD_SUFFIX))
+        return outcomes
+
+    def _now(self) -> Moment:
+        return Moment(self._clock.time(), self._clock.monotonic())
+
+    def _look(self) -> Outlook:
+        with self._database.reading(self._timeout_s) as connection:
+            return _claiming.look(connection, self._queue, self._now())
+
+    def _claim(self, max_messages: int, lease_s: float) -> list[IncomingMessage]:
+        lease = int.from_bytes(self._clock.token_bytes(8)) >> 1
+        with self._database.writing(self._timeout_s) as connection:
+            now = self._now()
+            queue = _places.find_queue(connection, self._queue)
+            if queue is None:
+                return []
+            messages = _claiming.claim(
+                connection, queue, limit=max_messages, now=now, until=now.monotonic + lease_s, lease=lease
+            )
+        if messages:
+            # A consumer that waits must know that this lease may end before anything else happens.
+            self._database.signal(self._queue).set()
+        return messages
+
+    def _wait(self, until: float) -> bool:
+        """Wait until something may be claimed; False when the time is over, or the wait was interrupted."""
+        interrupts = self._interrupts
+        signal = self._database.signal(self._queue)
+        with self._database.listening():
+            while not self._closed and interrupts == self._interrupts:
+                seen = signal.count
+                outlook = self._look()
+                if outlook.ready:
+                    return True
+                left = until - self._clock.monotonic()
+                if left <= 0:
+                    return False
+                signal.wait(self._clock, seen, left if outlook.wait_s is None else min(left, outlook.wait_s))
+        return False
+
+    def _store(self, connection: sqlite3.Connection, batch: Sequence[OutgoingMessage]) -> dict[int, str]:
+        """Store what is no duplicate; return which entries are, each with the id of the first.
+
+        Raises:
+            _QueueFullError: The queue would hold more than it may.
+        """
+        now = self._clock.time()
+        queue = _places.make_queue(connection, self._queue)
+        firsts: dict[int, str] = {}
+        if self._window_s and any(message.dedup_id is not None for message in batch):
+            firsts = self._recall(connection, queue, batch, now)
+            batch = [message for index, message in enumerate(batch) if index not in firsts]
+        limit = self._options.max_messages
+        if limit is not None and batch and queue.held + len(batch) > limit:
+            raise _QueueFullError
+        if batch:
+            _places.add(connection, queue, batch, now)
+        return firsts
+
+    def _recall(
+        self, connection: sqlite3.Connection, queue: Queue, batch: Sequence[OutgoingMessage], now: float
+    ) -> dict[int, str]:
+        """Remember the batch's dedup ids; return which entries are duplicates, with the id of the first."""
+        connection.execute("DELETE FROM dedup WHERE queue = ? AND until <= ?", (queue.id, now))
+        firsts: dict[int, str] = {}
+        for index, message in enumerate(batch):
+            if message.dedup_id is None:
+                continue
+            found = connection.execute(
+                "SELECT message_id FROM dedup WHERE queue = ? AND dedup_id = ?", (queue.id, message.dedup_id)
+            ).fetchone()
+            if found is not None:
+                firsts[index] = found[0]
+                continue
+            connection.execute(
+                "INSERT INTO dedup VALUES (?, ?, ?, ?)",
+                (queue.id, message.dedup_id, now + self._window_s, message.message_id),
+            )
+        return firsts
+
+    def _settle_without_dead(self, batch: Sequence[Settlement], timeout_s: float) -> list[SettleOutcome]:
+        rest = [each for each in batch if each.action is not Action.DEAD]
+        settled = iter(self.settle(rest, timeout_s=timeout_s) if rest else ())
+        return [_NO_DEAD_OF_DEAD if each.action is Action.DEAD else next(settled) for each in batch]
+
+
+SPEC = BackendSpec(open=SQLiteBackend, options=SQLiteOptions, slot="option", forms=FORMS)

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leasing messages: what is there, what comes next, and taking it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from queuekit.backend import IncomingMessage
+from queuekit.backends.sqlite._places import Queue, Share, end_leases, pack_lease
+
+MAX_CLAIM_BYTES = 64 << 20
+"""A claim ends once its bodies have this many bytes, so that large messages cannot fill the memory."""
+
+_EMPTY: Mapping[str, str] = MappingProxyType({})
+_CACHED_TEXT = 1024
+
+_OUTLOOK = """
+    SELECT EXISTS (SELECT 1 FROM ready WHERE queue = q.id),
+           (SELECT min(due) FROM delayed WHERE queue = q.id),
+           (SELECT min(until) FROM lease WHERE queue = q.id)
+    FROM queue q WHERE name = ?
+"""
+# The joins run in the order of `ready`'s key, best run first, and stop at the limit: the number of rows read
+# is the number of messages taken, however many wait behind them or are leased.
+_BEST = """
+    SELECT r.first, r.last, r.rank, r.attempt,
+           m.seq, m.id, m.enqueued, m.priority, m.key, m.attributes, m.metadata, m.body
+    FROM ready r CROSS JOIN message m ON m.seq BETWEEN r.first AND r.last
+    WHERE r.queue = ? ORDER BY r.rank, r.first, m.seq LIMIT ?
+"""
+
+
+class Moment(NamedTuple):
+    """One reading of both clocks."""
+
+    utc: float
+    monotonic: float
+
+
+class Outlook(NamedTuple):
+    """Whether something can be claimed now; else the seconds until it may be, None if only a send can."""
+
+    ready: bool
+    wait_s: float | None
+
+
+def look(connection: sqlite3.Connection, name: str, now: Moment) -> Outlook:
+    """What a queue has to offer, without a write lock."""
+    row = connection.execute(_OUTLOOK, (name,)).fetchone()
+    if row is None:
+        return Outlook(ready=False, wait_s=None)
+    ready, due, until = row
+    waits = []
+    if due is not None:
+        # The UTC clock may be set while we wait, so a wait for it is cut into seconds.
+        waits.append(min(due - now.utc, 1.0))
+    if until is not None:
+        waits.append(until - now.monotonic)
+    if ready or any(wait <= 0 for wait in waits):
+        return Outlook(ready=True, wait_s=0.0)
+    return Outlook(ready=False, wait_s=min(waits, default=None))
+
+
+def claim(
+    connection: sqlite3.Connection, queue: Queue, *, limit: int, now: Moment, until: float, lease: int
+) -> list[IncomingMessage]:
+    """Lease the best messages of a queue. Runs in a write transaction.
+
+    Args:
+        connection: In a write transaction.
+        queue: Whose messages.
+        limit: At most this many.
+        now: Decides what is due and which leases have ended.
+        until: The end of the new lease, monotonic.
+        lease: Its id, never used before: the handles' fencing token.
+    """
+    _refill(connection, queue, now)
+    messages: list[IncomingMessage] = []
+    shares: list[tuple[int, Share]] = []
+    make, new, read = IncomingMessage, tuple.__new__, _read_mapping
+    size = 0
+    row: Any = None
+    cursor = connection.execute(_BEST, (queue.id, limit))
+    for row in cursor:
+        _, _, rank, attempt, seq, message_id, enqueued, priority, key, attributes, metadata, body = row
+        messages.append(
+            new(
+                make,
+                (
+                    (lease, seq),
+                    message_id,
+                    body,
+                    read(attributes) if attributes else _EMPTY,
+                    read(metadata) if metadata else _EMPTY,
+                    attempt + 1,
+                    enqueued,
+                    until,
+                    key,
+                    priority,
+                ),
+            )
+        )
+        shares.append((seq, (rank, attempt + 1, 0 if key is None else 1)))
+        size += len(body)
+        if size > MAX_CLAIM_BYTES:
+            break
+    cursor.close()
+    if messages:
+        _consume(connection, queue, row)
+        shares.sort()
+        connection.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?)", (lease, until, queue.id, *pack_lease(shares)))
+    return messages
+
+
+def _refill(connection: sqlite3.Connection, queue: Queue, now: Moment) -> None:
+    """Make ready what is due and whatever a lease held too long."""
+    end_leases(connection, "queue = ? AND until <= ?", (queue.id, now.monotonic))
+    due = (queue.id, now.utc)
+    if connection.execute("SELECT 1 FROM delayed WHERE queue = ? AND due <= ? LIMIT 1", due).fetchone():
+        connection.execute(
+            "INSERT INTO ready SELECT queue, rank, first, last, attempt FROM delayed WHERE queue = ? AND due <= ?",
+            due,
+        )
+        connection.execute("DELETE FROM delayed WHERE queue = ? AND due <= ?", due)
+
+
+def _consume(connection: sqlite3.Connection, queue: Queue, row: Any) -> None:
+    """Take the claimed messages, of which ``row`` is the last, out of ``ready``."""
+    first, last, rank, attempt, seq = row[:5]
+    connection.execute("DELETE FROM ready WHERE queue = ? AND rank < ?", (queue.id, rank))
+    connection.execute("DELETE FROM ready WHERE queue = ? AND rank = ? AND first <= ?", (queue.id, rank, first))
+    if seq < last:
+        connection.execute("INSERT INTO ready VALUES (?, ?, ?, ?, ?)", (queue.id, rank, seq + 1, last, attempt))
+
+
+def _read_mapping(text: str) -> Mapping[str, str]:
+    return _read_short(text) if len(text) <= _CACHED_TEXT else MappingProxyType(json.loads(text))
+
+
+@lru_cache(maxsize=512)
+def _read_short(text: str) -> Mapping[str, str]:
+    # Many messages share one text, and so they share one mapping, which nobody can change.
+    return MappingProxyType(json.loads(text))
+
+
+def read_mapping(text: str) -> Mapping[str, str]:
+    """The mapping that `_places.add` wrote."""
+    return _read_mapping(text) if text else _EMPTY

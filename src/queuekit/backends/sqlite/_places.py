@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moving messages between the four places that `_schema` describes. Every function runs in a write transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from queuekit.backend import OutgoingMessage
+from queuekit.backends.sqlite._schema import SEQUENCE_BITS
+
+MAX_RUN = 1000
+"""Longest run, so that the run that holds a message can be found near it."""
+
+DEAD_SUFFIX = ".dead"
+RANKS = 10
+
+K = TypeVar("K")
+Spot = tuple[int, float, int]
+"""Where an unleased message is to go: rank (0 for the highest priority), due, attempt."""
+Share = tuple[int, int, int]
+"""What a lease knows of a message: rank, attempt, and whether it has an ordering key (0 or 1)."""
+
+
+class Queue(NamedTuple):
+    """A queue's row."""
+
+    id: int
+    name: str
+    next: int
+    held: int
+
+    @property
+    def low(self) -> int:
+        """The row id that the queue's messages count from."""
+        return self.id << SEQUENCE_BITS
+
+    @property
+    def high(self) -> int:
+        """The greatest row id that a message of the queue can have."""
+        return self.low | ((1 << SEQUENCE_BITS) - 1)
+
+
+def find_queue(connection: sqlite3.Connection, name: str) -> Queue | None:
+    """The queue, if it exists. Never kept over a transaction: another process may delete it and reuse its id."""
+    row = connection.execute("SELECT id, name, next, held FROM queue WHERE name = ?", (name,)).fetchone()
+    return None if row is None else Queue(*row)
+
+
+def make_queue(connection: sqlite3.Connection, name: str) -> Queue:
+    """The queue, made if it does not exist."""
+    queue = find_queue(connection, name)
+    if queue is not None:
+        return queue
+    made = connection.execute("INSERT INTO queue (name) VALUES (?)", (name,)).lastrowid
+    return Queue(made or 0, name, 1, 0)
+
+
+def coalesce(fates: Iterable[tuple[int, K]]) -> list[tuple[int, int, K]]:
+    """Join ascending sequence numbers that share their fate into runs (first, last, fate)."""
+    runs: list[tuple[int, int, K]] = []
+    first = last = limit = -2
+    fate: Any = None
+    for seq, each in fates:
+        if seq == last + 1 and seq < limit and (each is fate or each == fate):
+            last = seq
+            continue
+        if last >= 0:
+            runs.append((first, last, fate))
+        first = last = seq
+        limit = seq + MAX_RUN
+        fate = each
+    if last >= 0:
+        runs.append((first, last, fate))
+    return runs
+
+
+def place(connection: sqlite3.Connection, queue_id: int, fates: Iterable[tuple[int, Spot]], now: float) -> None:
+    """Put messages, in ascending order, where they can be claimed: at once, or when they are due."""
+    ready, delayed = [], []
+    for first, last, (rank, due, attempt) in coalesce(fates):
+        if due > now:
+            delayed.append((first, last, queue_id, due, rank, attempt))
+        else:
+            ready.append((queue_id, rank, first, last, attempt))
+    if ready:
+        connection.executemany("INSERT INTO ready VALUES (?, ?, ?, ?, ?)", ready)
+    if delayed:
+        connection.executemany("INSERT INTO delayed VALUES (?, ?, ?, ?, ?, ?)", delayed)
+
+
+def pack_lease(fates: Iterable[tuple[int, Share]]) -> tuple[int, str]:
+    """How many messages a lease holds, and its runs as text. ``fates`` ascend."""
+    runs = coalesce(fates)
+    held = sum(last - first + 1 for first, last, _ in runs)
+    return held, json.dumps([(first, last, *share) for first, last, share in runs], separators=(",", ":"))
+
+
+def unpack_lease(runs: str) -> dict[int, Share]:
+    """Every message of a lease, by sequence number."""
+    held: dict[int, Share] = {}
+    for first, last, rank, attempt, keyed in json.loads(runs):
+        share = (rank, attempt, keyed)
+        for seq in range(first, last + 1):
+            held[seq] = share
+    return held
+
+
+def end_leases(connection: sqlite3.Connection, where: str, values: Sequence[Any]) -> None:
+    """Make the messages of some leases ready again; their attempts stay counted."""
+    rows = connection.execute(f"SELECT queue, runs FROM lease WHERE {where}", values).fetchall()  # noqa: S608 - our own text
+    if not rows:
+        return
+    ready = [
+        (queue_id, rank, first, last, attempt)
+        for queue_id, runs in rows
+        for first, last, rank, attempt, _ in json.loads(runs)
+    ]
+    connection.executemany("INSERT INTO ready VALUES (?, ?, ?, ?, ?)", ready)
+    connection.execute(f"DELETE FROM lease WHERE {where}", values)  # noqa: S608 - our own text
+
+
+def add(connection: sqlite3.Connection, queue: Queue, messages: Sequence[OutgoingMessage], now: float) -> None:
+    """Store messages behind all others of the queue; dedup ids are not looked at."""
+    rows: list[tuple[Any, ...]] = []
+    fates: list[tuple[int, Spot]] = []
+    texts: dict[int, str] = {}  # by identity: many messages share one mapping
+    keys: set[str] = set()
+    dead = queue.name.endswith(DEAD_SUFFIX)
+    seq = queue.low + queue.next
+    spot: Spot = (RANKS - 1, 0.0, 0)
+    for message_id, body, attributes, metadata, delay_s, key, _, priority in messages:
+        due = now + delay_s if delay_s else 0.0
+        attributes_text = texts.get(id(attributes))
+        if attributes_text is None:
+            attributes_text = texts[id(attributes)] = _dump(attributes)
+        metadata_text = texts.get(id(metadata))
+        if metadata_text is None:
+            metadata_text = texts[id(metadata)] = _dump(metadata)
+        findable = 1 if dead or due else 0
+        rows.append((seq, message_id, now, priority, due, findable, key, attributes_text, metadata_text, body))
+        if due or priority != RANKS - 1 - spot[0] or spot[1]:
+            spot = (RANKS - 1 - priority, due, 0)
+        if key is None or (key not in keys and next_of_key(connection, queue, key) is None):
+            fates.append((seq, spot))
+        if key is not None:
+            keys.add(key)
+        seq += 1
+    connection.executemany("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    place(connection, queue.id, fates, now)
+    connection.execute(
+        "UPDATE queue SET next = next + ?, held = held + ? WHERE id = ?", (len(rows), len(rows), queue.id)
+    )
+
+
+def _dump(mapping: Any) -> str:
+    return json.dumps(dict(mapping), separators=(",", ":")) if mapping else ""
+
+
+def next_of_key(connection: sqlite3.Connection, queue: Queue, key: str) -> tuple[int, int, float] | None:
+    """Sequence number, priority and due time of the oldest message with an ordering key."""
+    row: tuple[int, int, float] | None = connection.execute(
+        "SELECT seq, priority, due FROM message INDEXED BY message_key"
+        " WHERE key = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT 1",
+        (key, queue.low, queue.high),
+    ).fetchone()
+    return row
+
+
+def remove(connection: sqlite3.Connection, queue: Queue, fates: Iterable[tuple[int, bool]], now: float) -> bool:
+    """Delete messages that stand in no place any more, and let the next of each ordering key take its turn.
+
+    Args:
+        connection: In a write transaction.
+        queue: Whose messages they are.
+        fates: Ascending sequence numbers, each with whether the message is the head of its ordering key.
+        now: UTC.
+
+    Returns:
+        Whether another message may have become ready.
+    """
+    runs = coalesce(fates)
+    keys: list[str] = []
+    for first, last, keyed in runs:
+        if keyed:
+            found = connection.execute("SELECT key FROM message WHERE seq BETWEEN ? AND ?", (first, last))
+            keys.extend(key for (key,) in found)
+    connection.executemany("DELETE FROM message WHERE seq BETWEEN ? AND ?", [run[:2] for run in runs])
+    removed = sum(last - first + 1 for first, last, _ in runs)
+    if removed:
+        connection.execute("UPDATE queue SET held = held - ? WHERE id = ?", (removed, queue.id))
+    heads = [head for key in keys if (head := next_of_key(connection, queue, key)) is not None]
+    heads.sort()
+    place(connection, queue.id, [(seq, (RANKS - 1 - priority, due, 0)) for seq, priority, due in heads], now)
+    return bool(heads)
+
+
+class Run(NamedTuple):
+    """The run in ``ready``, or with a due time in ``delayed``, that holds a message."""
+
+    first: int
+    last: int
+    attempt: int
+    due: float
+
+
+def find_run(connection: sqlite3.Connection, queue: Queue, seq: int, rank: int) -> Run | None:
+    """Where a message of this rank waits; None when it is leased or held behind its key."""
+    near = (seq - MAX_RUN, seq, seq)
+    row = connection.execute(
+        "SELECT first, last, attempt, 0.0 FROM ready"
+        " WHERE queue = ? AND rank = ? AND first BETWEEN ? AND ? AND last >= ?",
+        (queue.id, rank, *near),
+    ).fetchone()
+    if row is None:
+        row = connection.execute(
+            "SELECT first, last, attempt, due FROM delayed WHERE first BETWEEN ? AND ? AND last >= ?", near
+        ).fetchone()
+    return None if row is None else Run(*row)
+
+
+def take_out(connection: sqlite3.Connection, queue: Queue, run: Run, seq: int, rank: int) -> None:
+    """Take one message out of its run, and leave the rest there."""
+    rest = [(low, high) for low, high in ((run.first, seq - 1), (seq + 1, run.last)) if low <= high]
+    if run.due:
+        connection.execute("DELETE FROM delayed WHERE first = ?", (run.first,))
+        rows = [(*each, queue.id, run.due, rank, run.attempt) for each in rest]
+        connection.executemany("INSERT INTO delayed VALUES (?, ?, ?, ?, ?, ?)", rows)
+        return
+    connection.execute("DELETE FROM ready WHERE queue = ? AND rank = ? AND first = ?", (queue.id, rank, run.first))
+    connection.executemany(
+        "INSERT INTO ready VALUES (?, ?, ?, ?, ?)", [(queue.id, rank, *each, run.attempt) for each in rest]
+    )

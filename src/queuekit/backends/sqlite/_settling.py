@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carrying out settlements. Everything here runs in one write transaction per batch."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import TypeGuard
+
+from queuekit.backend import (
+    LEASE_LOST,
+    SETTLED,
+    Action,
+    ErrorClass,
+    ErrorCode,
+    Failed,
+    Handle,
+    OutgoingMessage,
+    Settled,
+    Settlement,
+    SettleOutcome,
+)
+from queuekit.backends.sqlite._claiming import Moment
+from queuekit.backends.sqlite._places import (
+    DEAD_SUFFIX,
+    Queue,
+    Share,
+    Spot,
+    add,
+    make_queue,
+    pack_lease,
+    place,
+    remove,
+    unpack_lease,
+)
+
+_NO_LETTER = Failed(
+    ErrorClass(ErrorCode.INVALID_MESSAGE, sent="no", detail="a DEAD settlement without a dead letter")
+)
+
+
+class _Lease:
+    """The live parts of one lease: the end of each, and what it holds."""
+
+    def __init__(self, connection: sqlite3.Connection, queue: Queue, lease: int, now: float) -> None:
+        self.id = lease
+        rows = connection.execute(
+            "SELECT until, runs FROM lease WHERE id = ? AND until > ? AND queue = ?", (lease, now, queue.id)
+        )
+        self.parts: dict[float, dict[int, Share]] = {until: unpack_lease(runs) for until, runs in rows}
+        self.touched: set[float] = set()
+        self._stored = frozenset(self.parts)
+
+    def take(self, seq: int) -> Share | None:
+        """What the lease knows of a message, which it then holds no more; None if it did not hold it."""
+        for until, part in self.parts.items():
+            if (share := part.pop(seq, None)) is not None:
+                self.touched.add(until)
+                return share
+        return None
+
+    def put(self, until: float, seq: int, share: Share) -> None:
+        """Hold a message until another time."""
+        self.parts.setdefault(until, {})[seq] = share
+        self.touched.add(until)
+
+    def save(self, connection: sqlite3.Connection, queue: Queue) -> None:
+        """Write what changed."""
+        for until in self.touched:
+            part = self.parts[until]
+            if not part:
+                connection.execute("DELETE FROM lease WHERE id = ? AND until = ?", (self.id, until))
+            elif until in self._stored:
+                connection.execute(
+                    "UPDATE lease SET held = ?, runs = ? WHERE id = ? AND until = ?",
+                    (*pack_lease(sorted(part.items())), self.id, until),
+                )
+            else:
+                connection.execute(
+                    "INSERT INTO lease VALUES (?, ?, ?, ?, ?)",
+                    (self.id, until, queue.id, *pack_lease(sorted(part.items()))),
+                )
+
+
+class Settler:
+    """One batch of settlements of one queue.
+
+    Args:
+        connection: In a write transaction.
+        queue: The queue that the settlements were given to.
+        now: One reading of both clocks, for the whole batch.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, queue: Queue, now: Moment) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._now = now
+        self._leases: dict[int, _Lease] = {}
+        self._gone: list[tuple[int, bool]] = []
+        self._back: list[tuple[int, Spot]] = []
+        self._letters: list[OutgoingMessage] = []
+        self.changed = False
+        """Whether something may be received earlier than a waiting consumer thinks."""
+
+    @property
+    def buried(self) -> bool:
+        """Whether a dead letter was stored."""
+        return bool(self._letters)
+
+    def settle(self, batch: Sequence[Settlement]) -> list[SettleOutcome]:
+        """Carry out a batch, entry by entry."""
+        outcomes = [self._settle(each) for each in batch]
+        for lease in self._leases.values():
+            lease.save(self._connection, self._queue)
+        if self._gone:
+            self._gone.sort()
+            self.changed |= remove(self._connection, self._queue, self._gone, self._now.utc)
+        if self._back:
+            self._back.sort()
+            place(self._connection, self._queue.id, self._back, self._now.utc)
+            self.changed = True
+        if self._letters:
+            dead = make_queue(self._connection, self._queue.name + DEAD_SUFFIX)
+            add(self._connection, dead, self._letters, self._now.utc)
+        return outcomes
+
+    def _settle(self, settlement: Settlement) -> SettleOutcome:
+        handle, action, delay_s, lease_s, dead = settlement
+        if not _is_ours(handle):
+            return LEASE_LOST
+        token, seq = handle
+        lease = self._leases.get(token)
+        if lease is None:
+            lease = self._leases[token] = _Lease(self._connection, self._queue, token, self._now.monotonic)
+        if action is Action.DEAD and dead is None:
+            return _NO_LETTER
+        share = lease.take(seq)
+        if share is None:
+            return LEASE_LOST
+        if action is Action.ACK:
+            self._gone.append((seq, share[2] == 1))
+            return SETTLED
+        if dead is not None and action is Action.DEAD:
+            self._gone.append((seq, share[2] == 1))
+            self._letters.append(dead)
+            return SETTLED
+        if action is Action.EXTEND:
+            return self._extend(lease, seq, share, lease_s)
+        return self._give_back(seq, share, delay_s, counted=action is Action.RETRY)
+
+    def _extend(self, lease: _Lease, seq: int, share: Share, lease_s: float) -> SettleOutcome:
+        until = self._now.monotonic + lease_s
+        lease.put(until, seq, share)
+        self.changed = True  # it may end earlier than before
+        return Settled(lease_until=until)
+
+    def _give_back(self, seq: int, share: Share, delay_s: float, *, counted: bool) -> SettleOutcome:
+        rank, attempt, _ = share
+        due = self._now.utc + delay_s if delay_s else 0.0
+        self._back.append((seq, (rank, due, attempt if counted else attempt - 1)))
+        return Settled(applied_delay_s=delay_s)
+
+
+def _is_ours(handle: Handle) -> TypeGuard[tuple[int, int]]:
+    """Whether a handle has the form of ours; whether it is live, only the lease tells."""
+    if type(handle) is not tuple or len(handle) != 2:
+        return False
+    return all(type(each) is int and 0 <= each < 1 << 63 for each in handle)

@@ -115,6 +115,11 @@ class Script:
         with self._lock:
             return [each for each in self._calls if verb in {None, each.verb}]
 
+    def forget_calls(self) -> None:
+        """Begin a new record."""
+        with self._lock:
+            self._calls.clear()
+
     def run(self, call: Call, proceed: Proceed) -> Answers:
         """Record one call and take it through its step."""
         with self._lock:

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from queuekit.backend import IncomingMessage, Interruptible
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.faults import FaultyOpener
 
 DAY_S = 86_400.0
 CLOCK_STEP_S = 0.005
@@ -149,3 +151,29 @@ class Consume(Group):
             each.expect_nothing("the subscription is new")
         one.put(b"1", b"2")
         assert {each.body for each in one.take(2)} == {each.body for each in two.take(2)} == {b"1", b"2"}
+
+    def test_CON_13_iterator_stops_on_close(self, harness: Harness, face: Face) -> None:
+        """Iterating a consumer ends, with no exception, when it is closed elsewhere."""
+        queue = Queue(harness)
+        queue.put(b"1", b"2")
+        opener = FaultyOpener(harness.opener)
+        consumer = face.consumer(queue, opener=opener)
+        loop = harness.start(lambda: face.iterate(consumer))
+        harness.until(lambda: consumed(opener, 2), within_s=60.0, what="both messages are acked")
+        assert not loop.done
+        face.close(consumer)
+        assert sorted(loop.result("the iteration")) == [b"1", b"2"]
+        queue.expect_nothing("both were acked")
+
+    def test_CON_14_get_one_times_out(self, harness: Harness, face: Face) -> None:
+        """Receiving with a timeout answers None when nothing came, and that is no error."""
+        queue = Queue(harness)
+        consumer = face.consumer(queue)
+        assert face.receive_now(consumer) is None
+        queue.put(b"x")
+        assert face.next(consumer).body == b"x"
+
+
+def consumed(opener: FaultyOpener, count: int) -> bool:
+    """Whether so many settlements have reached the service."""
+    return sum(len(call.batch) for call in opener.script.calls("settle")) >= count

@@ -6,8 +6,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable
+from datetime import timedelta
 from typing import Any, TypeVar
 
+from queuekit._portable.consumer import Consumer
+from queuekit._portable.delivery import Delivery
 from queuekit._portable.link import BackendOpener, CheckReport
 from queuekit._portable.producer import Producer
 from queuekit._portable.report import SendReport
@@ -16,6 +19,8 @@ from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import Queue
 
 T = TypeVar("T")
+
+_HOUR = timedelta(hours=1)
 
 
 class Face:
@@ -37,7 +42,18 @@ class Face:
     def producer(self, queue: str | Queue, *, opener: BackendOpener | None = None, **arguments: Any) -> Producer[Any]:
         """Open a producer; closed when the case ends."""
         name = queue if isinstance(queue, str) else queue.name
+        # Longer than any case: moving a virtual clock must not use up what is not in question.
+        arguments = {"timeout": _HOUR} | arguments
         made: Producer[Any] = Producer(self.harness.url(name), _opener=opener or self.harness.opener, **arguments)
+        self._opened.append(made)
+        return made
+
+    def consumer(self, queue: str | Queue, *, opener: BackendOpener | None = None, **arguments: Any) -> Consumer[Any]:
+        """Open a consumer; closed when the case ends. Its lease is an hour, or the longest there is."""
+        name = queue if isinstance(queue, str) else queue.name
+        longest = timedelta(seconds=self.harness.capabilities.max_lease_s)
+        arguments = {"lease": min(_HOUR, longest)} | arguments
+        made: Consumer[Any] = Consumer(self.harness.url(name), _opener=opener or self.harness.opener, **arguments)
         self._opened.append(made)
         return made
 
@@ -53,16 +69,55 @@ class Face:
             return self._patiently(producer.asend_many(payloads))
         return self.harness.let(lambda: producer.send_many(payloads))
 
-    def check(self, opened: Producer[Any]) -> CheckReport:
+    def next(self, consumer: Consumer[Any], *, within_s: float = 60.0) -> Delivery[Any]:
+        """The next delivery, which must come while this much time passes."""
+        if self._awaits:
+            got = self.harness.let(lambda: self.run(consumer.areceive()), within_s=within_s)
+        else:
+            got = self.harness.let(consumer.receive, within_s=within_s)
+        assert got is not None, "receive() without a timeout returned None"
+        return got
+
+    def receive_now(self, consumer: Consumer[Any]) -> Delivery[Any] | None:
+        """A delivery, or None when there is none in a very short time."""
+        if self._awaits:
+            return self.harness.let(lambda: self.run(consumer.areceive(timeout=0.05)))
+        return self.harness.let(lambda: consumer.receive(timeout=timedelta(seconds=0.05)))
+
+    def settled(self, delivery: Delivery[Any]) -> None:
+        """Wait for the answer to a delivery's settlement while time passes; raises what it raises."""
+        if self._awaits:
+            self._patiently(delivery.asettled())
+        else:
+            self.harness.let(delivery.settled)
+
+    def extend(self, delivery: Delivery[Any], *, by_s: float) -> None:
+        """Extend a delivery's lease."""
+        if self._awaits:
+            self.run(delivery.aextend(by=timedelta(seconds=by_s)))
+        else:
+            delivery.extend(by=timedelta(seconds=by_s))
+
+    def iterate(self, consumer: Consumer[Any]) -> list[bytes]:
+        """Take, note and ack deliveries until the iteration ends by itself."""
+        if not self._awaits:
+            return [_acked(delivery) for delivery in consumer]
+
+        async def collect() -> list[bytes]:
+            return [_acked(delivery) async for delivery in consumer]
+
+        return self.run(collect())
+
+    def check(self, opened: Producer[Any] | Consumer[Any]) -> CheckReport:
         """Everything that the service says."""
         return self._patiently(opened.acheck()) if self._awaits else opened.check()
 
     def close(self, opened: Any) -> None:
         """Close a producer or a consumer."""
         if self._awaits:
-            self.run(opened.aclose())
+            self._patiently(opened.aclose())
         else:
-            opened.close()
+            self.harness.let(opened.close)
 
     def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop."""
@@ -74,8 +129,13 @@ class Face:
     def cleanup(self) -> None:
         """Close what is still open, and the loop."""
         for opened in self._opened:
-            opened.close()
+            self.harness.let(opened.close)
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(REAL_LIMIT_S)
         self._loop.close()
+
+
+def _acked(delivery: Delivery[Any]) -> bytes:
+    delivery.ack()
+    return delivery.body

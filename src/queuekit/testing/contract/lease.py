@@ -4,13 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from datetime import timedelta
+
 import pytest
 
+from queuekit._portable.delivery import Delivery
+from queuekit._values.errors import AlreadySettledError, LeaseLostError, UnsupportedError, UsageError
 from queuekit.backend import Action, IncomingMessage, LeaseLost, Settled, Settlement, SettleOutcome, Unsupported
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.faults import FaultyOpener
 
 
 class Lease(Group):
@@ -87,6 +95,40 @@ class Lease(Group):
         (again,) = queue.take()
         assert again.message_id == got.message_id
 
+    def test_LEA_07_extend_above_limit_refused(self, harness: Harness, face: Face) -> None:
+        """Asking for more than the longest lease is the caller's error, before any call."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener)
+        queue.put(b"x")
+        delivery = face.next(face.consumer(queue, opener=opener))
+        with pytest.raises((UsageError, UnsupportedError)):
+            face.extend(delivery, by_s=queue.capabilities.max_lease_s + 1)
+        with pytest.raises((UsageError, UnsupportedError)):
+            face.extend(delivery, by_s=-1.0)
+        assert opener.script.calls("settle") == []
+
+    @requires("extend", "lease")
+    def test_LEA_08_extend_total_cap_reported(self, harness: Harness, face: Face) -> None:
+        """At the most that a delivery may be kept in all, keeping stops, is counted, and the holder is told."""
+        queue, opener, lease = Queue(harness), FaultyOpener(harness.opener), harness.min_lease_s
+        queue.put(b"x")
+        consumer = face.consumer(
+            queue,
+            opener=opener,
+            lease=timedelta(seconds=lease),
+            max_lease=timedelta(seconds=2.5 * lease),
+        )
+        delivery = face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
+        for kept in (1, 2):
+            harness.pass_time(0.6 * lease)
+            _await_extensions(harness, opener, kept)
+        assert not delivery.lease_lost
+        harness.until(lambda: delivery.lease_lost, within_s=4 * lease, what="the holder is told")
+        assert consumer.counts()["lease.at_limit"] == 1
+        assert consumer.counts()["lease.lost"] == 1
+        queue.take(within_s=lease + harness.tolerance_s)
+        with pytest.raises(LeaseLostError):
+            face.extend(delivery, by_s=lease)
+
     def test_LEA_09_stale_ack_after_redelivery(self, harness: Harness) -> None:
         """An old holder's ACK cannot remove what another holds: LeaseLost under strict fencing."""
         queue, stale, holder = _superseded(harness)
@@ -129,6 +171,32 @@ class Lease(Group):
         else:
             assert queue.take()[0].message_id == got.message_id
 
+    @requires("lease")
+    def test_LEA_13_engine_guard_skips_known_expired(self, harness: Harness, face: Face) -> None:
+        """Once our own clock says that the lease ended, a RETRY, RELEASE or DEAD is LeaseLost without a call;
+        an ACK is sent where that is safe."""
+        queue, opener, lease = Queue(harness), FaultyOpener(harness.opener), harness.min_lease_s
+        consumer = face.consumer(queue, opener=opener, lease=timedelta(seconds=lease), keep_leases=False)
+        settles: list[Callable[[Delivery[bytes]], None]] = [
+            Delivery.retry,
+            Delivery.release,
+            lambda delivery: delivery.dead_letter("late"),
+        ]
+        for settle in settles:
+            queue.put(b"x")
+            delivery = face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
+            harness.pass_time(lease + harness.tolerance_s)
+            with contextlib.suppress(AlreadySettledError, LeaseLostError):
+                settle(delivery)
+            with pytest.raises((LeaseLostError, UsageError)):
+                face.settled(delivery)
+            assert opener.script.calls("settle") == [], "nothing is sent for a lease that is over"
+            again = face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
+            assert again.message_id == delivery.message_id, "it comes back"
+            again.ack()
+            face.settled(again)
+            opener.script.forget_calls()
+
     def test_LEA_14_receipt_is_unique_per_delivery(self, harness: Harness) -> None:
         """Two deliveries of one message have different handles."""
         queue = Queue(harness)
@@ -161,6 +229,38 @@ class Lease(Group):
         if isinstance(outcome, LeaseLost) and b"old" not in got:
             harness.pass_time(2 * harness.min_lease_s)
             assert fresh.take()[0].body == b"old"
+
+    @requires("extend", "lease")
+    def test_LEA_16_slow_handler_is_not_duplicated(self, harness: Harness, face: Face) -> None:
+        """What is held for five leases stays ours while the engine keeps it, and its ACK counts."""
+        queue, opener, lease = Queue(harness), FaultyOpener(harness.opener), harness.min_lease_s
+        queue.put(b"x")
+        consumer = face.consumer(queue, opener=opener, lease=timedelta(seconds=lease), prefetch=0)
+        delivery = face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
+        other = queue.again()
+        for kept in range(1, 10):
+            harness.pass_time(0.6 * lease)
+            _await_extensions(harness, opener, kept)
+            other.expect_nothing("the engine keeps the lease")
+        assert not delivery.lease_lost
+        delivery.ack()
+        face.settled(delivery)
+
+    @requires("lease")
+    def test_LEA_17_prefetched_not_started_is_released(self, harness: Harness, face: Face) -> None:
+        """What waits in a buffer and is not taken is given back, not extended for ever."""
+        queue, lease = Queue(harness), harness.min_lease_s
+        queue.put(*[b"%d" % index for index in range(5)])
+        consumer = face.consumer(queue, lease=timedelta(seconds=lease), prefetch=10)
+        face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
+        other, got = queue.again(), list[IncomingMessage]()
+
+        def all_back() -> bool:
+            got.extend(other.receive(1, lease_s=harness.lease_s))
+            return len(got) >= 4
+
+        harness.until(all_back, within_s=10 * lease, what="the four that wait are given back")
+        assert len({each.message_id for each in got}) == 4
 
     def test_LEA_18_attempt_is_monotone(self, harness: Harness) -> None:
         """The attempt of one message never falls, over RETRY, the end of a lease, and a new connection."""
@@ -195,6 +295,17 @@ class Lease(Group):
         (got,) = queue.take(within_s=lease_s + harness.tolerance_s)
         assert got.body == b"survivor"
         assert got.attempt in {2, None}
+
+
+def _await_extensions(harness: Harness, opener: FaultyOpener, count: int) -> None:
+    # On a virtual clock no time may pass here: it stands still until the engine's thread has acted.
+    limit = 0.0 if harness.virtual else 0.3 * harness.min_lease_s
+    harness.until(lambda: _extensions(opener) >= count, within_s=limit, what="the lease is kept")
+
+
+def _extensions(opener: FaultyOpener) -> int:
+    calls = opener.script.calls("settle")
+    return sum(entry.action is Action.EXTEND for call in calls for entry in call.batch)
 
 
 def _superseded(harness: Harness) -> tuple[Queue, IncomingMessage, IncomingMessage]:

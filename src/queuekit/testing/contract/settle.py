@@ -4,21 +4,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import pytest
+
+from queuekit._portable.consumer import Consumer
+from queuekit._portable.delivery import Delivery
+from queuekit._values.errors import AccessDeniedError, AlreadySettledError
 from queuekit.backend import (
     Action,
     Admin,
+    ErrorClass,
+    ErrorCode,
     Failed,
     LeaseLost,
     Settled,
     Settlement,
+    Support,
     Unsupported,
 )
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue, message
+from queuekit.testing.faults import FaultyOpener, raise_before
 
 GARBAGE: tuple[Any, ...] = ("", "no-such-handle", b"\x00\xff", 0, -1, None, (), ("a", 1), frozenset())
 
@@ -49,6 +62,30 @@ class Settle(Group):
         (after,) = queue.take()
         assert after.body == b"y"
         assert isinstance(queue.ack(after)[0], Settled)
+
+    def test_ACK_03_ack_then_retry_is_error(self, harness: Harness, face: Face) -> None:
+        """A second settlement of a delivery, the same or another, is refused before it reaches the service."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener)
+        consumer = face.consumer(queue, opener=opener)
+        first: list[Callable[[Delivery[bytes]], None]] = [
+            Delivery.ack,
+            Delivery.retry,
+            Delivery.release,
+            lambda delivery: delivery.dead_letter("why"),
+        ]
+        for settle in first:
+            queue.put(b"x")
+            delivery = face.next(consumer)
+            settle(delivery)
+            for again in first:
+                with pytest.raises(AlreadySettledError):
+                    again(delivery)
+            face.settled(delivery)
+            with pytest.raises(AlreadySettledError):
+                delivery.ack()
+            _drain(queue, face, consumer)
+        per_handle = Counter(entry.handle for call in opener.script.calls("settle") for entry in call.batch)
+        assert set(per_handle.values()) == {1}, "each delivery was settled at the service once"
 
     def test_ACK_04_retry_redelivers(self, harness: Harness) -> None:
         """RETRY without a delay makes it visible again promptly, with the attempt counted."""
@@ -87,12 +124,14 @@ class Settle(Group):
         if isinstance(outcome, Unsupported):
             queue.expect_nothing("it is still leased: a refused settlement does nothing")
             assert isinstance(queue.ack(got)[0], Settled)
-            return
-        assert isinstance(outcome, Settled)
-        assert outcome.applied_delay_s is not None, "the delay is beyond the limit: say what is applied"
-        assert outcome.applied_delay_s >= longest + 60.0
-        harness.pass_time(longest + 30.0 if harness.virtual else harness.min_delay_s)
-        queue.expect_nothing("its delay has not ended")
+        else:
+            assert isinstance(outcome, Settled)
+            assert outcome.applied_delay_s is not None, "the delay is beyond the limit: say what is applied"
+            assert outcome.applied_delay_s >= longest + 60.0
+            harness.pass_time(longest + 30.0 if harness.virtual else harness.min_delay_s)
+            queue.expect_nothing("its delay has not ended")
+
+        _expect_shortened_openly(harness)
 
     def test_ACK_07_release_redelivers_without_attempt(self, harness: Harness) -> None:
         """RELEASE brings it back, and costs an attempt only where the backend says so."""
@@ -118,6 +157,33 @@ class Settle(Group):
         assert (dict(letter.attributes), dict(letter.metadata)) == ({"a": "1"}, {"dead": "why"})
         harness.pass_time(2 * harness.min_lease_s)
         queue.expect_nothing("it is dead")
+
+    def test_ACK_09_dead_without_dlq(self, harness: Harness, face: Face) -> None:
+        """With nowhere to put it a dead letter is retried at a long wait, counted as missing; only
+        ``dead_letter="discard"`` drops it, counted too."""
+        queue = Queue(harness)
+        without = FaultyOpener(harness.opener, dead_letters=Support.BRIDGED)
+        queue.put(b"kept")
+        consumer = face.consumer(queue, opener=without)
+        delivery = face.next(consumer)
+        delivery.dead_letter("broken")
+        face.settled(delivery)
+        (entry,) = without.script.calls("settle")[-1].batch
+        assert entry.action is Action.RETRY
+        assert entry.delay_s == min(600.0, queue.capabilities.max_retry_delay_s)
+        assert consumer.counts()["dead_letter.missing"] == 1
+        face.close(consumer)
+        harness.pass_time(entry.delay_s if harness.virtual else 0.0)
+        if harness.virtual:
+            assert queue.ack(*queue.take()) == [Settled()]
+        queue.put(b"dropped")
+        discarding = face.consumer(queue, opener=without, dead_letter="discard")
+        dropped = face.next(discarding)
+        dropped.dead_letter("broken")
+        face.settled(dropped)
+        assert discarding.counts()["dead_letter.discarded"] == 1
+        face.close(discarding)
+        queue.expect_nothing("it was discarded by name")
 
     def test_ACK_10_settle_unknown_receipt(self, harness: Harness) -> None:
         """A handle that was never ours answers LeaseLost for its entry; the others are settled."""
@@ -163,6 +229,42 @@ class Settle(Group):
         if extends:
             queue.expect_nothing("one is acked, two are leased again, one was extended")
 
+    def test_ACK_13_settle_over_limit_is_chunked(self, harness: Harness, face: Face) -> None:
+        """Three times the settle limit is settled, in calls within it."""
+        queue = Queue(harness)
+        limit = min(queue.capabilities.max_settle_batch, 4)
+        opener = FaultyOpener(harness.opener, max_settle_batch=limit)
+        count = 3 * limit + 1
+        queue.put(*[b"%d" % index for index in range(count)])
+        consumer = face.consumer(queue, opener=opener)
+        deliveries = [face.next(consumer) for _ in range(count)]
+        for delivery in deliveries:
+            delivery.ack()
+        for delivery in deliveries:
+            face.settled(delivery)
+        calls = opener.script.calls("settle")
+        assert max(len(call.batch) for call in calls) <= limit
+        assert sum(len(call.batch) for call in calls) == count
+        face.close(consumer)
+        queue.expect_nothing("all were acked")
+
+    def test_ACK_14_ack_error_does_not_poison_receive(self, harness: Harness, face: Face) -> None:
+        """A settlement that fails for good surfaces on that delivery only; receiving goes on."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener)
+        consumer = face.consumer(queue, opener=opener)
+        opener.script.on("settle", raise_before(ErrorClass(ErrorCode.ACCESS_DENIED, sent="no")))
+        queue.put(b"1")
+        failed = face.next(consumer)
+        failed.ack()
+        with pytest.raises(AccessDeniedError):
+            face.settled(failed)
+        queue.put(b"2")
+        fine = face.next(consumer)
+        assert fine.body == b"2"
+        fine.ack()
+        face.settled(fine)
+        assert consumer.counts()["settle.failed"] == 1
+
     @requires("ack_confirmed")
     def test_ACK_15_ack_confirmed_when_declared(self, harness: Harness) -> None:
         """Settled means that the service has said so: nobody can receive it any more, whatever breaks next."""
@@ -174,3 +276,28 @@ class Settle(Group):
         later = queue.again()
         harness.pass_time(2 * harness.min_lease_s)
         later.expect_nothing("the service confirmed its ACK")
+
+
+def _drain(queue: Queue, face: Face, consumer: Consumer[bytes]) -> None:
+    """Ack whatever the consumer still gets, so that the next step begins with an empty queue."""
+    while (left := face.receive_now(consumer)) is not None:
+        left.ack()
+        face.settled(left)
+    queue.expect_nothing("it was drained")
+
+
+def _expect_shortened_openly(harness: Harness) -> None:
+    """Through the engine, a RETRY beyond the longest delay is kept in full or shortened with a count."""
+    queue, longest = Queue(harness), harness.min_delay_s
+    lowered = FaultyOpener(harness.opener, max_retry_delay_s=longest)
+    queue.put(b"x")
+    with Consumer(harness.url(queue.name), _opener=lowered) as consumer:
+        delivery = harness.let(consumer.receive)
+        assert delivery is not None
+        delivery.retry(delay=timedelta(seconds=4 * longest))
+        harness.let(delivery.settled)
+        (entry,) = lowered.script.calls("settle")[-1].batch
+        if entry.action is Action.RETRY:
+            assert entry.delay_s == longest, "the nearest possible wait"
+            assert consumer.counts()["retry.shortened"] == 1
+        harness.let(consumer.close)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from fractions import Fraction
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MICROSECONDS = {"ms": 1000, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6, "d": 86400 * 10**6}
 _SIZE_UNITS = {
     "B": 1,
     "KiB": 1 << 10,
@@ -16,7 +17,7 @@ _SIZE_UNITS = {
     "MB": 1000**2,
     "GB": 1000**3,
 }
-_NUMBER_AND_UNIT = re.compile(r"(\d+(?:\.\d+)?)([A-Za-z]+)", re.ASCII)
+_NUMBER_AND_UNIT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)([A-Za-z]+)", re.ASCII)
 
 
 def parse_duration(text: str) -> timedelta:
@@ -28,11 +29,15 @@ def parse_duration(text: str) -> timedelta:
         ValueError: The text is something else; the message names the form.
     """
     match = _NUMBER_AND_UNIT.fullmatch(text)
-    if match is None or match[2] not in _DURATION_UNITS:
+    if match is None or match[2] not in _MICROSECONDS:
         msg = "expected a number with a unit: ms, s, m, h or d, as in 30s"
         raise ValueError(msg)
+    microseconds = Fraction(match[1]) * _MICROSECONDS[match[2]]
+    if microseconds.denominator != 1:
+        msg = "expected a duration of whole microseconds"
+        raise ValueError(msg)
     try:
-        return timedelta(seconds=float(match[1]) * _DURATION_UNITS[match[2]])
+        return timedelta(microseconds=int(microseconds))
     except OverflowError:
         msg = "expected a shorter duration"
         raise ValueError(msg) from None
@@ -40,11 +45,12 @@ def parse_duration(text: str) -> timedelta:
 
 def format_duration(value: timedelta) -> str:
     """Write a duration so that `parse_duration` reads it back, in the largest unit that is exact."""
-    milliseconds = round(value / timedelta(milliseconds=1))
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds and milliseconds % size == 0:
-            return f"{milliseconds // size}{unit}"
-    return f"{milliseconds}ms"
+    microseconds = value // timedelta(microseconds=1)
+    for unit, size in reversed(_MICROSECONDS.items()):
+        if microseconds and microseconds % size == 0:
+            return f"{microseconds // size}{unit}"
+    whole, rest = divmod(microseconds, 1000)
+    return f"{whole}.{rest:03d}".rstrip("0") + "ms" if rest else f"{whole}ms"
 
 
 def parse_size(text: str) -> int:
@@ -57,7 +63,11 @@ def parse_size(text: str) -> int:
     if match is None or match[2] not in _SIZE_UNITS:
         msg = "expected a number with a unit: B, KiB, MiB, GiB, kB, MB or GB, as in 256KiB"
         raise ValueError(msg)
-    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+    size = Fraction(match[1]) * _SIZE_UNITS[match[2]]
+    if size.denominator != 1:
+        msg = "expected a whole number of bytes"
+        raise ValueError(msg)
+    return int(size)
 
 
 def format_size(value: int) -> str:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
@@ -17,6 +19,8 @@ T = TypeVar("T")
 Size = Annotated[int, "size"]
 """Marks an option that counts bytes, written as ``256KiB`` in a URL."""
 
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -43,7 +47,8 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
 
     Raises:
         InvalidURLError: An unknown name (the nearest known one is offered), a value of the wrong form or
-            out of range, or a keyword that contradicts the URL. Values of options are never quoted.
+            out of range, or a keyword of the wrong type or that contradicts the URL. Values are never
+            quoted.
     """
     types = _field_types(cast("Hashable", options))
     given = {name: value for name, value in keywords.items() if value is not None}
@@ -52,6 +57,9 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
             raise InvalidURLError(_unknown(name, types, scheme))
     values = {name: _read(name, text, types[name], scheme) for name, text in texts.items()}
     for name, value in given.items():
+        if not _fits(value, types[name]):
+            msg = f"the keyword {name!r} for {scheme} URLs is of the wrong type: {type(value).__name__}"
+            raise InvalidURLError(msg)
         if name in values and values[name] != value:
             msg = f"the option {name!r} is in the {scheme} URL and given as a keyword, and they differ; keep one"
             raise InvalidURLError(msg)
@@ -62,7 +70,7 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
 
 def _unknown(name: str, types: Mapping[str, Any], scheme: str) -> str:
     near = get_close_matches(name, types, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(types))}"
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(types)) or 'none'}"
     return f"no option {name!r} for {scheme} URLs; {hint}"
 
 
@@ -92,6 +100,17 @@ def _reader(kind: Any) -> Callable[[str], Any]:
     return _PLAIN_READERS[kind]
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    inner = [each for each in get_args(kind) if each not in {type(None), "size"}]
+    if inner:
+        return _fits(value, inner[0])
+    if kind is float:
+        return type(value) in {int, float} and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
 def _read_choice(text: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
         msg = f"expected one of {', '.join(choices)}"
@@ -107,18 +126,17 @@ def _read_bool(text: str) -> bool:
 
 
 def _read_int(text: str) -> int:
-    if not text.isascii() or not text.removeprefix("-").isdigit():
+    if not _WHOLE.fullmatch(text):
         msg = "expected a whole number"
         raise ValueError(msg)
     return int(text)
 
 
 def _read_float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
+    if not _NUMBER.fullmatch(text):
         msg = "expected a number"
-        raise ValueError(msg) from None
+        raise ValueError(msg)
+    return float(text)
 
 
 _PLAIN_READERS: Mapping[Any, Callable[[str], Any]] = {

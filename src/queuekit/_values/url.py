@@ -15,12 +15,16 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\#\ud800-\udfff]|\s")
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]+)(?::(?P<port>\d{1,5}))?")
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]+)(?::(?P<port>[0-9]{1,5}))?")
+_IPV6 = re.compile(r"(?=.*:)[0-9A-Fa-f:.]+")
 _SECRET_NAMES = re.compile(
     r"pass(word|wd|phrase)?|pwd|secret|token|key|credential|auth|sig(nature)?|sas", re.IGNORECASE
 )
 _NOT_SECRET = frozenset({"ordering_key"})
+_LOGIN = re.compile(r":[^/@]*@")
 _HIDDEN = "***"
+_LONGEST = 8192
+_DEEPEST = 8
 _SAFE_IN_PATH = "/-._~!$'()*,;:="
 _SAFE_IN_VALUE = "/-._~!$'()*,;:"
 
@@ -38,7 +42,7 @@ class Host:
     port: int | None = None
 
     def __str__(self) -> str:
-        name = f"[{self.name}]" if ":" in self.name else quote(self.name, safe="-._~!$'()*;=")
+        name = f"[{self.name}]" if _IPV6.fullmatch(self.name) else quote(self.name, safe="-._~!$'()*;=")
         return name if self.port is None else f"{name}:{self.port}"
 
 
@@ -109,7 +113,14 @@ class QueueURL:
         return format(str(self), spec)
 
     def __hash__(self) -> int:
-        return hash((self.scheme, self.hosts, self.user, self.password, self.path, *self.options.items()))
+        options = frozenset(self.options.items())  # equality does not ask for their order
+        return hash((self.scheme, self.hosts, self.user, self.password, self.path, options))
+
+    def __copy__(self) -> QueueURL:
+        return self
+
+    def __deepcopy__(self, memo: object) -> QueueURL:
+        return self  # by way of __reduce__ a copy would lose its credentials
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle is a way for a secret to leave the process: it carries the redacted form.
@@ -126,7 +137,8 @@ class QueueURL:
             login = ":" + _quote_secret(secret(self.password)) + "@"
         authority = login + ",".join(map(str, self.hosts))
         query = "&".join(
-            f"{name}={quote(option(name, value), safe=_SAFE_IN_VALUE)}" for name, value in self.options.items()
+            f"{quote(name, safe='')}={quote(option(name, value), safe=_SAFE_IN_VALUE)}"
+            for name, value in self.options.items()
         )
         path = quote(self.path, safe=_SAFE_IN_PATH)
         return f"{self.scheme}://{authority}{path}" + (f"?{query}" if query else "")
@@ -139,12 +151,14 @@ def _quote_secret(text: str) -> str:
 def _hide(name: str, value: str) -> str:
     if name not in _NOT_SECRET and _SECRET_NAMES.search(name):
         return _HIDDEN
+    if value.count("://") > _DEEPEST:
+        return _HIDDEN  # nobody nests URLs like that but to exhaust the stack
     if "://" in value:
         try:
             return str(_parse(value))
         except InvalidURLError:
             return _HIDDEN
-    return value
+    return _HIDDEN if _LOGIN.search(value) else value
 
 
 def _nested_secrets(value: str) -> Iterable[str]:
@@ -157,6 +171,9 @@ def _nested_secrets(value: str) -> Iterable[str]:
 def _parse(text: object) -> QueueURL:
     if not isinstance(text, str):
         msg = f"a queue URL is a str, not {type(text).__name__}"
+        raise InvalidURLError(msg)
+    if len(text) > _LONGEST:
+        msg = f"a queue URL has at most {_LONGEST} characters"
         raise InvalidURLError(msg)
     scheme, separator, rest = text.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
@@ -174,6 +191,10 @@ def _parse(text: object) -> QueueURL:
     if "@" in path:
         # An unescaped slash in a password moves its tail into the path: refuse rather than show it.
         msg = f"a {scheme} URL has a raw '@' in its path; percent-encode it, and any '/' in a password"
+        raise InvalidURLError(msg)
+    if "@" in query and ":" in authority and "@" not in authority:
+        # What looks like a port may be the head of a password, and an option name its tail.
+        msg = f"a {scheme} URL has a raw '@' in an option; write it as %40, and any '?' in a password as %3F"
         raise InvalidURLError(msg)
     user, password, hosts = _parse_authority(scheme, authority)
     return QueueURL(

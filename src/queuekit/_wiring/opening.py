@@ -78,7 +78,7 @@ def fill_queue(url: QueueURL, queue: str) -> QueueURL:
     """Put a queue's name into the slot of an App's URL.
 
     Raises:
-        InvalidURLError: The slot is taken by another name.
+        InvalidURLError: The slot is taken by another name, or the name cannot stand in it.
         UnknownSchemeError: No backend has this scheme.
         BackendMissingError: The backend's packages are missing.
     """
@@ -90,6 +90,9 @@ def fill_queue(url: QueueURL, queue: str) -> QueueURL:
     if spec.slot == "host":
         return url.replace(hosts=(Host(queue),))
     if spec.slot == "path":
+        if "/" in queue:
+            msg = f"a {url.scheme} queue name cannot hold a '/', and {queue!r} does"
+            raise InvalidURLError(msg)
         return url if taken else url.replace(path=url.path.rstrip("/") + "/" + queue)
     return url.with_option("queue", queue)
 

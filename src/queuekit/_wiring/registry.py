@@ -78,7 +78,8 @@ def _load_built_in(scheme: str, entry: BuiltIn) -> BackendSpec:
     try:
         spec: BackendSpec = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        msg = f"the {scheme} backend needs packages that are not installed; pip install 'queuekit[{entry.extra}]'"
+        remedy = f"pip install 'queuekit[{entry.extra}]'" if entry.extra else "see the cause"
+        msg = f"the {scheme} backend needs packages that are not installed; {remedy}"
         raise BackendMissingError(msg) from error
     return spec
 
@@ -86,7 +87,7 @@ def _load_built_in(scheme: str, entry: BuiltIn) -> BackendSpec:
 def _load_plugin(scheme: str, entry: EntryPoint) -> BackendSpec:
     try:
         spec = entry.load()
-    except ImportError as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         msg = f"the plug-in {entry.value!r} for the scheme {scheme!r} cannot be imported; see the cause"
         raise SetupError(msg) from error
     if not isinstance(spec, BackendSpec):

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capabilities: what is missing is named with what is there."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from queuekit._values.capability import FEATURES, Capabilities, Support
+
+NOTHING = Capabilities(
+    queues="declared",
+    durability="process",
+    max_message_bytes=0,
+    ack_confirmed=False,
+    dead_letters=Support.NONE,
+    redrive=Support.NONE,
+    expiry=Support.NONE,
+    receives=False,
+)
+SOME = Capabilities(
+    queues="implicit",
+    durability="disk",
+    max_message_bytes=1000,
+    max_delay_s=900,
+    max_lease_s=60,
+    priority_levels=3,
+    extend="absolute",
+    peek=True,
+)
+
+
+def test_what_is_there_is_not_missing() -> None:
+    assert SOME.missing(["delay", "lease", "extend", "durable", "peek", "dead_letters"]) == []
+    assert SOME.missing([]) == []
+
+
+@pytest.mark.parametrize("feature", sorted(FEATURES))
+def test_every_feature_can_be_missing(feature: str) -> None:
+    assert NOTHING.missing([feature]) == [feature]
+
+
+@pytest.mark.parametrize(
+    ("need", "missing"),
+    [
+        ({"delay": timedelta(minutes=15)}, []),
+        ({"delay": timedelta(minutes=16)}, ["delay of 960 (here 900)"]),
+        ({"delay": 900}, []),
+        ({"priority": 10}, ["priority of 10 (here 3)"]),
+        ({"message_bytes": 1000, "lease": timedelta(seconds=61)}, ["lease of 61 (here 60)"]),
+        ({"ordering": True, "peek": True}, ["ordering"]),
+    ],
+)
+def test_an_amount_is_compared(need: dict[str, Any], missing: list[str]) -> None:
+    assert SOME.missing(need) == missing
+
+
+def test_a_connection_lease_is_no_timed_lease() -> None:
+    connection = Capabilities(
+        queues="declared", durability="disk", max_message_bytes=1, lease="connection", max_lease_s=60
+    )
+    assert connection.missing(["lease"]) == ["lease"]
+
+
+def test_an_unknown_feature_is_refused_with_the_list() -> None:
+    with pytest.raises(ValueError, match="no feature is called 'dealy'; known are ack_confirmed, attempts, "):
+        SOME.missing(["dealy"])

@@ -246,7 +246,7 @@ class SQLiteBackend:
         return Moment(self._clock.time(), self._clock.monotonic())
 
     def _look(self) -> Outlook:
-        with self._database.reading(self._timeout_s) as connection:
+        with self._database.reading(self._timeout_s, once=True) as connection:
             return _claiming.look(connection, self._queue, self._now())
 
     def _claim(self, max_messages: int, lease_s: float) -> list[IncomingMessage]:

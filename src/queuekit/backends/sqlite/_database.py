@@ -35,13 +35,26 @@ _PRAGMAS = (
 )
 
 
+class _Connection(sqlite3.Connection):
+    """Remembers its busy timeout, so that it is set only when it changes."""
+
+    busy_ms = -1
+
+    def wait_for_others(self, timeout_s: float) -> None:
+        """Let SQLite wait this long for other processes."""
+        busy_ms = max(int(timeout_s * 1000), 0)
+        if busy_ms != self.busy_ms:
+            self.execute(f"PRAGMA busy_timeout = {busy_ms}")
+            self.busy_ms = busy_ms
+
+
 class _Here:
     """What belongs to one process; a forked child starts with a fresh one."""
 
     def __init__(self, database: Path, clock: Clock) -> None:
         self.lock = threading.Lock()
         self.writing = threading.Lock()
-        self.idle: list[sqlite3.Connection] = []
+        self.idle: list[_Connection] = []
         self.file: tuple[int, int] | None = None
         self.generation = 0
         self.boot: str | None = None
@@ -121,8 +134,12 @@ class Database:
             here.writing.release()
 
     @contextmanager
-    def reading(self, timeout_s: float) -> Iterator[sqlite3.Connection]:
+    def reading(self, timeout_s: float, *, once: bool = False) -> Iterator[sqlite3.Connection]:
         """One read transaction: everything read in it is of one moment.
+
+        Args:
+            timeout_s: Longest wait for a lock; there is hardly ever one.
+            once: Only one statement will be read, which needs no transaction around it.
 
         Raises:
             sqlite3.Error: SQLite's own.
@@ -130,6 +147,9 @@ class Database:
             SchemaError: The file cannot be used.
         """
         with self._connection(self._here(), timeout_s) as connection:
+            if once:
+                yield connection
+                return
             connection.execute("BEGIN")
             yield connection
             connection.execute("COMMIT")
@@ -172,7 +192,7 @@ class Database:
     def _connection(self, here: _Here, timeout_s: float) -> Iterator[sqlite3.Connection]:
         connection, generation = self._check_out(here, timeout_s)
         try:
-            connection.execute(f"PRAGMA busy_timeout = {max(int(timeout_s * 1000), 0)}")
+            connection.wait_for_others(timeout_s)
             if here.boot != self._clock.boot_id():
                 self._end_foreign_leases(connection)
                 here.boot = self._clock.boot_id()
@@ -188,7 +208,7 @@ class Database:
                 else:
                     connection.close()
 
-    def _check_out(self, here: _Here, timeout_s: float) -> tuple[sqlite3.Connection, int]:
+    def _check_out(self, here: _Here, timeout_s: float) -> tuple[_Connection, int]:
         with here.lock:
             if here.file is not None and here.file != self._identify():
                 # The file was removed or replaced: what is written to the old one would be lost.
@@ -212,16 +232,20 @@ class Database:
         until = self._clock.monotonic() + timeout_s
         connection = self._connect()
         try:
-            connection.execute(f"PRAGMA busy_timeout = {max(int(timeout_s * 1000), 0)}")
+            connection.wait_for_others(timeout_s)
             _schema.migrate(connection)
             _schema.use_wal(connection, lambda: self._clock.monotonic() >= until)
         finally:
             connection.close()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> _Connection:
         # As a URI, because only so SQLite can be told not to make a missing file; `as_uri` quotes every character.
         connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False
+            f"{self.path.as_uri()}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
         )
         try:
             for pragma in _PRAGMAS:

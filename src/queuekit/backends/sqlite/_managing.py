@@ -145,13 +145,13 @@ def withdraw(
     ).fetchone()
     if row is None:
         return False
-    rank, keyed = RANKS - 1 - row[0], row[1] is not None
+    rank, keyed = RANKS - 1 - row[0], 0 if row[1] is None else 1
     run = find_run(connection, queue, seq, rank)
     if run is None:
         head = next_of_key(connection, queue, row[1]) if keyed else None
         if head is None or head[0] == seq:
             return False  # in no run, and not held behind its key: so it is leased
-        remove(connection, queue, [(seq, False)], now.utc)
+        remove(connection, queue, [(seq, 0)], now.utc)
         return True
     if most_attempts is not None and run.attempt > most_attempts:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Any
 
 from queuekit.backend import (
     LEASE_LOST,
@@ -14,7 +14,6 @@ from queuekit.backend import (
     ErrorClass,
     ErrorCode,
     Failed,
-    Handle,
     OutgoingMessage,
     Settled,
     Settlement,
@@ -42,12 +41,14 @@ _NO_LETTER = Failed(
 class _Lease:
     """The live parts of one lease: the end of each, and what it holds."""
 
-    def __init__(self, connection: sqlite3.Connection, queue: Queue, lease: int, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, queue: Queue, lease: Any, now: float) -> None:
         self.id = lease
-        rows = connection.execute(
-            "SELECT until, runs FROM lease WHERE id = ? AND until > ? AND queue = ?", (lease, now, queue.id)
-        )
-        self.parts: dict[float, dict[int, Share]] = {until: unpack_lease(runs) for until, runs in rows}
+        self.parts: dict[float, dict[int, Share]] = {}
+        if type(lease) is int and 0 <= lease < 1 << 63:  # else it is no id of ours, and SQLite could not take it
+            rows = connection.execute(
+                "SELECT until, runs FROM lease WHERE id = ? AND until > ? AND queue = ?", (lease, now, queue.id)
+            )
+            self.parts = {until: unpack_lease(runs) for until, runs in rows}
         self.touched: set[float] = set()
         self._stored = frozenset(self.parts)
 
@@ -95,8 +96,8 @@ class Settler:
         self._connection = connection
         self._queue = queue
         self._now = now
-        self._leases: dict[int, _Lease] = {}
-        self._gone: list[tuple[int, bool]] = []
+        self._leases: dict[Any, _Lease] = {}
+        self._gone: list[tuple[int, int]] = []
         self._back: list[tuple[int, Spot]] = []
         self._letters: list[OutgoingMessage] = []
         self.changed = False
@@ -126,7 +127,8 @@ class Settler:
 
     def _settle(self, settlement: Settlement) -> SettleOutcome:
         handle, action, delay_s, lease_s, dead = settlement
-        if not _is_ours(handle):
+        # Whatever else looks like a handle of ours is in no lease.
+        if type(handle) is not tuple or len(handle) != 2:
             return LEASE_LOST
         token, seq = handle
         lease = self._leases.get(token)
@@ -137,12 +139,10 @@ class Settler:
         share = lease.take(seq)
         if share is None:
             return LEASE_LOST
-        if action is Action.ACK:
-            self._gone.append((seq, share[2] == 1))
-            return SETTLED
-        if dead is not None and action is Action.DEAD:
-            self._gone.append((seq, share[2] == 1))
-            self._letters.append(dead)
+        if action is Action.ACK or (action is Action.DEAD and dead is not None):
+            self._gone.append((seq, share[2]))
+            if dead is not None and action is Action.DEAD:
+                self._letters.append(dead)
             return SETTLED
         if action is Action.EXTEND:
             return self._extend(lease, seq, share, lease_s)
@@ -159,10 +159,3 @@ class Settler:
         due = self._now.utc + delay_s if delay_s else 0.0
         self._back.append((seq, (rank, due, attempt if counted else attempt - 1)))
         return Settled(applied_delay_s=delay_s)
-
-
-def _is_ours(handle: Handle) -> TypeGuard[tuple[int, int]]:
-    """Whether a handle has the form of ours; whether it is live, only the lease tells."""
-    if type(handle) is not tuple or len(handle) != 2:
-        return False
-    return all(type(each) is int and 0 <= each < 1 << 63 for each in handle)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules for every test: no secret is ever shown, memory starts empty, and in CI nothing is skipped."""
+
+import logging
+import os
+import warnings
+from collections.abc import Generator, Iterator
+from typing import Any, TextIO
+
+import pytest
+
+from queuekit.testing import reset_memory
+
+CANARY = "s3cr3t-canary"
+"""Begins every secret that a test puts into a URL or an option."""
+
+LEAKS = pytest.StashKey[list[str]]()
+TOLD = pytest.StashKey[set[str]]()
+
+
+@pytest.fixture
+def canary() -> str:
+    """A secret that must not be found in anything that a test shows."""
+    return CANARY + "-5f1d"
+
+
+@pytest.fixture(autouse=True)
+def _empty_memory() -> Iterator[None]:
+    yield
+    reset_memory()
+
+
+class _Listener(logging.Handler):
+    def __init__(self, leaks: list[str]) -> None:
+        super().__init__()
+        self._leaks = leaks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The dictionary holds the arguments and whatever `extra` brought, which few formatters show.
+        if CANARY in self.format(record) or CANARY in repr(record.__dict__):
+            self._leaks.append(f"a log record of {record.name!r}")
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_in_logs_and_warnings(request: pytest.FixtureRequest) -> Iterator[None]:
+    leaks = request.node.stash.setdefault(LEAKS, [])
+    show = warnings.showwarning
+
+    def listen(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        if CANARY in str(message):
+            leaks.append(f"a {category.__name__}")
+        show(message, category, filename, lineno, file, line)
+
+    handler = _Listener(leaks)
+    logging.getLogger().addHandler(handler)
+    warnings.showwarning = listen
+    yield
+    warnings.showwarning = show
+    logging.getLogger().removeHandler(handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _refuse_skip(report)
+    found = item.stash.get(LEAKS, []) + [title for title, text in report.sections if CANARY in text]
+    if CANARY in report.longreprtext:
+        found.append("the report of its failure")
+    told = item.stash.setdefault(TOLD, set())
+    leaks = set(found) - told
+    told |= leaks  # the sections of a test's call stand in the report of its teardown again
+    if leaks:
+        report.outcome = "failed"
+        report.longrepr = f"{report.longreprtext}\nThe canary secret was found in: {', '.join(sorted(leaks))}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: Any) -> None:
+    if os.environ.get("QUEUEKIT_CI") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.longrepr = f"In CI nothing is skipped, and this was: {reason}"

@@ -9,16 +9,21 @@ from datetime import timedelta
 
 import pytest
 
-from queuekit._values.errors import InvalidMessageError, PartialFailureError, RefusedError
+from queuekit._values.errors import InvalidMessageError, LeaseLostError, PartialFailureError, RefusedError
 from queuekit._values.message import Message
 from queuekit._values.outcome import SendOutcome
-from queuekit.backend import Accepted, ErrorCode, NotAttempted, OutgoingMessage, Rejected, Unknown
+from queuekit.backend import Accepted, ErrorCode, Failed, Handle, NotAttempted, OutgoingMessage, Rejected, Unknown
 from queuekit.testing.contract.faces import Face
+from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue
 from queuekit.testing.faults import (
+    Answers,
+    Call,
     FaultyOpener,
+    Proceed,
+    Step,
     as_is,
     edit_answer,
     fail_entries,
@@ -152,6 +157,56 @@ class BatchFailure(Group):
         with pytest.raises(InvalidMessageError):
             face.send(producer, b"x", attributes={"qk": "1"})
         face.send_many(producer, TEN).raise_for_failures()
+
+    def test_BPF_18_settle_partial_failure(self, harness: Harness, face: Face) -> None:
+        """Of ten settlements two fail for now: those two are tried again while their lease lasts."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener)
+        queue.put(*TEN)
+        consumer = face.consumer(queue, opener=opener)
+        deliveries = {each.body: each for each in [face.next(consumer) for _ in TEN]}
+        failing = {TEN[2], TEN[5]}
+        by_handle = {delivery._held.message.handle: body for body, delivery in deliveries.items()}
+        opener.script.always("settle", _fail_bodies(by_handle, failing))
+        for delivery in deliveries.values():
+            delivery.ack()
+        for body, delivery in deliveries.items():
+            if body not in failing:
+                face.settled(delivery)
+        opener.script.always("settle", None)
+        for delivery in deliveries.values():
+            face.settled(delivery)
+        tries = Counter(by_handle[entry.handle] for call in opener.script.calls("settle") for entry in call.batch)
+        assert {body for body, count in tries.items() if count > 1} == failing
+        face.close(consumer)
+        queue.expect_nothing("all were acked")
+
+    @requires("lease")
+    def test_BPF_19_settle_retry_gives_up_at_expiry(self, harness: Harness, face: Face) -> None:
+        """A settlement that still fails when the lease ends is LeaseLost and counted; the message comes back."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener)
+        queue.put(b"x")
+        consumer = face.consumer(
+            queue, opener=opener, lease=timedelta(seconds=harness.min_lease_s), keep_leases=False, prefetch=0
+        )
+        delivery = face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
+        opener.script.always("settle", raise_before(unavailable(sent="no")))
+        delivery.ack()
+        with pytest.raises(LeaseLostError):
+            face.settled(delivery)
+        assert len(opener.script.calls("settle")) > 1, "it was tried again while the lease lasted"
+        assert consumer.counts()["lease.lost"] == 1
+        harness.pass_time(harness.min_lease_s)
+        assert queue.take()[0].body == b"x"
+
+
+def _fail_bodies(by_handle: dict[Handle, bytes], failing: set[bytes]) -> Step:
+    """Fail the settlements of these messages for now, and carry out the others."""
+
+    def step(call: Call, proceed: Proceed) -> Answers:
+        positions = [index for index, entry in enumerate(call.batch) if by_handle[entry.handle] in failing]
+        return fail_entries(positions, lambda _entry: Failed(unavailable(sent="no")))(call, proceed)
+
+    return step
 
 
 def _sent(opener: FaultyOpener) -> list[list[bytes]]:

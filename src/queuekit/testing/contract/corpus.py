@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
 
 BODIES: Mapping[str, bytes] = {
     "every byte": bytes(range(256)),
@@ -79,3 +85,91 @@ RESERVED_NAMES = ("qk", "qk-id", "QK-Id", "qk.base", "qk-anything")
 
 PROVIDER_NAMES = ("googclient_x", "AWS.trace", "Amazon.x", "Nats-Msg-Id")
 """Names that some service keeps for itself: a backend escapes them or refuses them, and never drops one."""
+
+
+class Color(enum.Enum):
+    """A member of a typed payload."""
+
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Order:
+    """A payload with every type that JSON lacks."""
+
+    name: str
+    color: Color
+    at: datetime
+    day: date
+    wait: timedelta
+    price: Decimal
+    ident: UUID
+    tags: tuple[str, ...] = ()
+    note: str | None = None
+    count: int = 2**70
+    nested: Mapping[str, list[int]] = field(default_factory=dict)
+
+
+def typed_payloads() -> Iterator[tuple[Any, Any]]:
+    """A payload type and a value of it."""
+    yield bytes, bytes(range(256))
+    yield bytes, b""
+    yield str, "gr\u00fc\u00dfe \U0001f9ff\r\n\u2028"
+    yield str, ""
+    yield int, -(2**70)
+    yield float, 0.1
+    yield bool, True
+    yield type(None), None
+    yield Decimal, Decimal("0.10")
+    yield datetime, datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    yield list[int | None], [1, None]
+    yield (
+        Order,
+        Order(
+            name="\u65e5\u672c",
+            color=Color.RED,
+            at=datetime(2030, 1, 2, tzinfo=UTC),
+            day=date(2030, 1, 2),
+            wait=timedelta(days=1, microseconds=1),
+            price=Decimal("12.30"),
+            ident=UUID(int=7),
+            tags=("a", ""),
+            nested={"x": [1, 2]},
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Metadata as a released version wrote it, and what it means.
+
+    Attributes:
+        metadata: Name to text, as on the wire.
+        type: The message's type.
+        attempt: What the first delivery counts.
+        redriven: How often it came back.
+    """
+
+    metadata: dict[str, str]
+    type: str | None = None
+    attempt: int = 1
+    redriven: int = 0
+
+
+GOLDEN_METADATA = (
+    Golden({}),
+    Golden({"v": "1", "datacontenttype": "application/json"}),
+    Golden({"v": "1", "datacontenttype": "application/json", "type": "order.placed"}, type="order.placed"),
+    Golden({"v": "1", "datacontenttype": "application/json", "base": "4"}, attempt=5),
+    Golden(
+        {
+            "v": "1",
+            "datacontenttype": "application/json",
+            "redriven": "2",
+            "expirytime": "2999-01-01T00:00:00.000000Z",
+        },
+        redriven=2,
+    ),
+    Golden({"v": "2", "datacontenttype": "application/json", "not-yet-invented": "kept"}),
+)
+"""Rows are added with each release and never changed."""

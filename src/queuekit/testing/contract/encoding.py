@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from queuekit._portable.producer import Producer
-from queuekit._values.errors import EncodeError, InvalidMessageError, MessageTooLargeError
+from queuekit._values.errors import DecodeError, EncodeError, InvalidMessageError, MessageTooLargeError
 from queuekit._values.message import Message
 from queuekit.backend import Accepted, ErrorCode, IncomingMessage, OutgoingMessage, Rejected
 from queuekit.testing.contract import corpus
@@ -178,6 +180,56 @@ class Encoding(Group):
         assert rejected.error.code is ErrorCode.TOO_LARGE
         assert _bodies(queue.take(2)) == [b"1", b"3"]
         queue.expect_nothing("the third was too large")
+
+    def test_ENC_18_codec_round_trip_types(self, harness: Harness, face: Face) -> None:
+        """Typed payloads come back equal and of their type: dates, decimals, bytes, enums, None, big numbers."""
+        queue = Queue(harness)
+        for payload, value in corpus.typed_payloads():
+            face.send(face.producer(queue, payload=payload), value)
+            consumer = face.consumer(queue, payload=payload)
+            delivery = face.next(consumer)
+            assert delivery.payload == value
+            assert type(delivery.payload) is type(value)
+            delivery.ack()
+            face.close(consumer)
+        opener = FaultyOpener(harness.opener)
+        producer = face.producer(queue, payload=float, opener=opener)
+        for number in (math.nan, math.inf):
+            with pytest.raises(EncodeError):
+                face.send(producer, number)
+        assert opener.script.calls("send") == []
+
+    def test_ENC_19_unknown_content_type(self, harness: Harness, face: Face) -> None:
+        """A body that does not decode raises DecodeError where the payload is read, shows its raw bytes, and
+        can still be settled."""
+        queue = Queue(harness)
+        queue.put(b"\xff{", metadata={"v": "1", "datacontenttype": "application/x-unheard-of"})
+        queue.put(b"\xff{", metadata={"v": "1", "datacontenttype": "application/json"})
+        queue.put(b"\xff{")
+        consumer = face.consumer(queue, payload=dict[str, int])
+        for _ in range(3):
+            delivery = face.next(consumer)
+            with pytest.raises(DecodeError) as caught:
+                _ = delivery.payload
+            assert "\xff" not in str(caught.value), "no error shows a body"
+            assert delivery.body == b"\xff{"
+            delivery.ack()
+            face.settled(delivery)
+
+    def test_ENC_20_old_envelope_versions(self, harness: Harness, face: Face) -> None:
+        """Metadata as every released version wrote it is still understood; names of later versions are kept."""
+        for golden in corpus.GOLDEN_METADATA:
+            queue = Queue(harness)
+            queue.put(b'{"n": 1}', metadata=golden.metadata)
+            consumer = face.consumer(queue, payload=dict[str, int])
+            delivery = face.next(consumer)
+            assert (delivery.payload, delivery.type, delivery.redriven) == ({"n": 1}, golden.type, golden.redriven)
+            if queue.capabilities.attempts == "exact":
+                assert delivery.attempt == golden.attempt
+            delivery.retry()
+            face.settled(delivery)
+            face.close(consumer)
+            assert dict(queue.take()[0].metadata) == golden.metadata
 
 
 def _longest_accepted(face: Face, producer: Producer[bytes], fill: bytes) -> int:

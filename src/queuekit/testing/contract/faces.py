@@ -20,6 +20,9 @@ from queuekit.testing.contract.spi import Queue
 
 T = TypeVar("T")
 
+CONSUMER_THREADS = 3
+"""Threads of a consumer that wait on the clock when it has nothing to do: poll, settle and leases."""
+
 _HOUR = timedelta(hours=1)
 
 

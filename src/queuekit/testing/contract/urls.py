@@ -9,6 +9,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -19,22 +20,27 @@ import pytest
 
 from queuekit._engine.guard import Guard
 from queuekit._values.errors import (
+    AccessDeniedError,
     BackendMissingError,
     InvalidURLError,
     QueueNotFoundError,
     SetupError,
     UnknownSchemeError,
+    UnsupportedError,
+    UsageError,
 )
 from queuekit._values.options import read_options
 from queuekit._values.url import Host, QueueURL
 from queuekit._wiring import registry
 from queuekit._wiring.opening import fill_queue, has_queue, queue_name
-from queuekit.backend import BackendSpec
+from queuekit.backend import BackendSpec, ErrorClass, ErrorCode
+from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.option_values import examples
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.faults import FaultyOpener, edit_answer, raise_before
 
 SECRET = "p@ss/0?#% :&=+"  # noqa: S105  the point of the case
 SDKS = ("boto3", "botocore", "redis", "google", "grpc", "pytest", "hypothesis", "typer")
@@ -158,27 +164,65 @@ class Urls(Group):
         with pytest.raises(QueueNotFoundError, match=name):
             guard.receive(max_messages=1, wait_s=0.0, lease_s=harness.lease_s)
 
+    def test_URL_11_check_reports_everything(self, harness: Harness, face: Face) -> None:
+        """check() says in one go whether the queue is reached and what it lacks; it raises for neither."""
+        producer = face.producer(harness.unique_name())
+        report = face.check(producer)
+        assert report.ok, report.problems
+        assert report.capabilities == harness.capabilities
+        report.raise_for_problems()
+        opener = FaultyOpener(harness.opener)
+        opener.script.always("probe", raise_before(ErrorClass(ErrorCode.ACCESS_DENIED)))
+        for opened in (
+            face.producer(harness.unique_name(), opener=opener),
+            face.consumer(harness.unique_name(), opener=opener),
+        ):
+            denied = face.check(opened)
+            assert not denied.ok
+            assert isinstance(denied.error, AccessDeniedError)
+            with pytest.raises(AccessDeniedError):
+                denied.raise_for_problems()
+
+    def test_URL_12_require_mismatch_fails_at_connect(self, harness: Harness, face: Face) -> None:
+        """What is required and missing is refused when opening, or at the first call if only the service knows;
+        the error names each feature."""
+        url = harness.unique_name()
+        lacking = FaultyOpener(harness.opener, max_delay_s=0.0, cancel=False)
+        for open_one in (face.producer, face.consumer):
+            with pytest.raises(UnsupportedError, match=r"delay.*cancel"):
+                open_one(url, opener=lacking, require=["delay", "cancel", "message_bytes"])
+        with pytest.raises(UsageError, match="no feature"):
+            face.producer(url, require=["no-such-feature"])
+        assert lacking.script.calls() == []
+        later = FaultyOpener(harness.opener, cancel=True)
+        later.script.always("probe", edit_answer(lambda found: [dataclasses.replace(found[0], max_message_bytes=1)]))
+        producer = face.producer(url, opener=later, require={"message_bytes": 100})
+        with pytest.raises(UnsupportedError, match="message_bytes of 100"):
+            face.send(producer, b"x")
+        assert later.script.calls("send") == []
+
     def test_URL_13_entry_point_registration(
         self, harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A third party's backend is found when its scheme is asked for; two of one scheme are refused; a
         broken plug-in breaks only its own scheme."""
         scheme = QueueURL.parse(harness.url("q")).scheme
-        _install(tmp_path, "one", {"third": "third_backend:SPEC", "broken": "broken_backend:SPEC", "two": "a:SPEC"})
+        third = f"third_{uuid.uuid4().hex}"
+        _install(tmp_path, "one", {"third": f"{third}:SPEC", "broken": "broken_backend:SPEC", "two": "a:SPEC"})
         _install(tmp_path, "two", {"two": "b:SPEC"})
         source = f"from queuekit._wiring.registry import find_spec\nSPEC = find_spec({scheme!r})\n"
-        (tmp_path / "third_backend.py").write_text(source, encoding="utf-8")
+        (tmp_path / f"{third}.py").write_text(source, encoding="utf-8")
         (tmp_path / "broken_backend.py").write_text("import queuekit_no_such_sdk\n", encoding="utf-8")
         monkeypatch.syspath_prepend(str(tmp_path))
         assert {"third", "broken", "two", scheme} <= set(registry.known_schemes())
-        assert "third_backend" not in sys.modules, "a plug-in is imported only when its scheme is opened"
+        assert third not in sys.modules, "a plug-in is imported only when its scheme is opened"
         assert registry.find_spec("third") is _spec(harness)
         with pytest.raises(SetupError, match=r"a:SPEC.*b:SPEC"):
             registry.find_spec("two")
         with pytest.raises(SetupError, match="broken_backend"):
             registry.find_spec("broken")
         assert registry.find_spec(scheme) is _spec(harness)
-        monkeypatch.delitem(sys.modules, "third_backend")
+        del sys.modules[third]
 
     def test_URL_14_registry_is_read_only(self, harness: Harness) -> None:
         """What is registered cannot be changed behind everybody's back."""

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: N802  the IDs of the cases are written as the contract writes them
+"""SHU: opening, closing, and what is in flight meanwhile."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from queuekit._values.errors import ClosedError, QueueKitError
+from queuekit.backend import Accepted
+from queuekit.testing.contract.faces import Face
+from queuekit.testing.contract.group import Group
+from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
+from queuekit.testing.contract.spi import Queue
+from queuekit.testing.faults import FaultyOpener, hold, raise_before, refused
+
+_HOUR = timedelta(hours=1)
+
+_LEAVES_WITHOUT_CLOSE = """
+import sys
+from queuekit._portable.consumer import Consumer
+from queuekit._portable.producer import Producer
+url = sys.stdin.read()
+producer = Producer(url)
+producer.send_soon(b"soon")
+producer.send(b"now")
+consumer = Consumer(url, lease=__import__("datetime").timedelta(seconds=1))
+print(consumer.receive(timeout=10).body.decode(), flush=True)
+"""
+
+
+class Lifecycle(Group):
+    """Nothing is lost, and nothing hangs, at either end of a life."""
+
+    def test_SHU_01_close_is_idempotent(self, harness: Harness, face: Face) -> None:
+        """Closing twice, from two threads at once, and after a failure, is harmless."""
+        opener = FaultyOpener(harness.opener)
+        producer = face.producer(harness.unique_name(), opener=opener)
+        consumer = face.consumer(harness.unique_name(), opener=opener)
+        assert face.receive_now(consumer) is None
+        opener.script.on("send", raise_before(refused()))
+        with pytest.raises(QueueKitError):
+            face.send(producer, b"x")
+        for opened in (producer, consumer):
+            both = [harness.start(partial(face.close, opened)) for _ in range(2)]
+            for each in both:
+                each.result("close")
+            face.close(opened)
+        backend = harness.open(harness.unique_name())
+        backend.close()
+        backend.close()
+
+    def test_SHU_02_send_after_close(self, harness: Harness, face: Face) -> None:
+        """Sending after close raises ClosedError, and nothing is sent."""
+        queue = Queue(harness)
+        producer = face.producer(queue)
+        face.close(producer)
+        with pytest.raises(ClosedError):
+            face.send(producer, b"x")
+        with pytest.raises(ClosedError):
+            face.send_many(producer, [b"x"])
+        with pytest.raises(ClosedError):
+            producer.send_soon(b"x")
+        queue.expect_nothing("the producer was closed")
+
+    def test_SHU_03_receive_after_close(self, harness: Harness, face: Face) -> None:
+        """Receiving after close raises ClosedError; a blocked receive wakes, at both levels."""
+        consumer = face.consumer(harness.unique_name())
+        blocked = harness.start(lambda: face.next(consumer))
+        harness.until_blocked(2)
+        face.close(consumer)
+        with pytest.raises(ClosedError):
+            blocked.result("a receive of a closed consumer")
+        with pytest.raises(ClosedError):
+            face.receive_now(consumer)
+        queue = Queue(harness)
+        poll = harness.start(lambda: queue.receive(wait_s=harness.lease_s))
+        harness.until_blocked()
+        queue.backend.close()
+        assert poll.result("a poll of a closed backend") == []
+
+    def test_SHU_07_poll_in_flight_at_stop(self, harness: Harness, face: Face) -> None:
+        """Messages that a poll brings after the stop are handed back at once, not kept for their lease."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener)
+        queue.put(b"1", b"2")
+        reached, released = threading.Event(), threading.Event()
+        opener.script.on("receive", hold(released, reached))
+        consumer = face.consumer(queue, opener=opener)
+        waiting = harness.start(lambda: face.next(consumer))
+        assert reached.wait(REAL_LIMIT_S)
+        closing = harness.start(consumer.close)
+        with pytest.raises(ClosedError):
+            waiting.result("a receive of a closing consumer")
+        released.set()
+        closing.result("close")
+        got = queue.take(2)
+        assert {each.body for each in got} == {b"1", b"2"}
+        if queue.capabilities.attempts == "exact" and not queue.capabilities.release_counts:
+            assert [each.attempt for each in got] == [1, 1]
+
+    def test_SHU_08_partial_batches_flush(self, harness: Harness, face: Face) -> None:
+        """What a producer still gathers for a fuller batch is sent by close, not dropped."""
+        queue = Queue(harness)
+        producer = face.producer(queue, linger=_HOUR)
+        futures = [producer.send_soon(b"%d" % index) for index in range(3)]
+        assert not any(each.done() for each in futures)
+        face.close(producer)
+        assert [type(each.result(0)) for each in futures] == [Accepted] * 3
+        assert len(queue.take(3)) == 3
+
+    def test_SHU_09_producer_close_flushes(self, harness: Harness, face: Face) -> None:
+        """Every send that the API took has its outcome when close returns, whatever the outcome is."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener, max_send_batch=2)
+        reached, released = threading.Event(), threading.Event()
+        opener.script.on("send", hold(released, reached), raise_before(refused()))
+        producer = face.producer(queue, opener=opener)
+        futures = [producer.send_soon(b"%d" % index) for index in range(7)]
+        assert reached.wait(REAL_LIMIT_S)
+        closing = harness.start(producer.close)
+        released.set()
+        closing.result("close")
+        outcomes = [each.result(0) for each in futures]
+        accepted = [b"%d" % index for index, each in enumerate(outcomes) if isinstance(each, Accepted)]
+        assert 0 < len(accepted) < 7, "one call failed, the others did not"
+        assert sorted(each.body for each in queue.take(len(accepted))) == accepted
+        queue.expect_nothing("no other was accepted")
+
+    def test_SHU_11_close_before_start(self, harness: Harness, face: Face) -> None:
+        """Closing what was never used is fine, and touches nothing."""
+        opener = FaultyOpener(harness.opener)
+        name = harness.unique_name()
+        face.close(face.producer(name, opener=opener))
+        face.close(face.consumer(name, opener=opener))
+        assert opener.script.calls() == []
+
+    def test_SHU_12_no_leaked_threads_tasks_sockets(self, harness: Harness, face: Face) -> None:
+        """Opening, using and closing many times leaves as many threads and files as before."""
+        queue = Queue(harness)
+        _open_use_close(face, queue)
+        before = _threads(), _descriptors()
+        for _ in range(25):
+            _open_use_close(face, queue)
+        gc.collect()
+        assert _threads() <= before[0]
+        assert _descriptors() <= before[1]
+
+    def test_SHU_13_interpreter_exit_without_close(self, harness: Harness) -> None:
+        """A process that ends without close does not hang, sends what it took, and loses no lease's message."""
+        harness = harness.in_real_time()
+        queue = Queue(harness)
+        ran = subprocess.run(
+            [sys.executable, "-c", _LEAVES_WITHOUT_CLOSE],
+            input=harness.url(queue.name),
+            capture_output=True,
+            text=True,
+            timeout=REAL_LIMIT_S,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.strip() in {"now", "soon"}
+        if not harness.one_process:
+            got = queue.take(2, within_s=10.0)
+            assert {each.body for each in got} == {b"now", b"soon"}
+
+
+def _open_use_close(face: Face, queue: Queue) -> None:
+    producer, consumer = face.producer(queue), face.consumer(queue)
+    producer.send_soon(b"x").result(REAL_LIMIT_S)
+    delivery = face.next(consumer)
+    delivery.ack()
+    face.close(consumer)
+    face.close(producer)
+
+
+def _threads() -> int:
+    # Executor threads of the face's own loop stay until it is closed: they are not queuekit's.
+    return sum(thread.name.startswith("queuekit") for thread in threading.enumerate())
+
+
+def _descriptors() -> int:
+    listing = Path("/proc/self/fd")
+    return len(list(listing.iterdir())) if listing.exists() else 0

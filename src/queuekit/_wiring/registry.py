@@ -55,7 +55,7 @@ def find_spec(scheme: str) -> BackendSpec:
     """
     if scheme in BUILT_INS:
         return _load_built_in(scheme, BUILT_INS[scheme])
-    candidates = _entry_points().get(scheme, ())
+    candidates = _entry_points().get(scheme)
     if not candidates:
         raise UnknownSchemeError(_unknown(scheme))
     if len(candidates) > 1:

@@ -27,7 +27,7 @@ Share = tuple[int, int, int]
 _PLAIN: Spot = (RANKS - 1, 0.0, 0)
 _COLUMNS = "seq, id, enqueued, attributes, metadata, body"
 # The usual message has the defaults of the other columns, and each value that is not bound is time saved.
-_INSERT_PLAIN = f"INSERT INTO message ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_PLAIN = f"INSERT INTO message ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own text
 _INSERT = (
     f"INSERT INTO message ({_COLUMNS}, priority, due, findable, key)"  # noqa: S608 - our own text
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -142,17 +142,17 @@ def add(connection: sqlite3.Connection, queue: Queue, messages: Sequence[Outgoin
     dead = queue.name.endswith(DEAD_SUFFIX)
     seq = queue.low + queue.next
     for message_id, body, attributes, metadata, delay_s, key, _, priority in messages:
-        if (attributes_text := texts.get(id(attributes))) is None:
-            attributes_text = texts[id(attributes)] = _dump(attributes)
-        if (metadata_text := texts.get(id(metadata))) is None:
-            metadata_text = texts[id(metadata)] = _dump(metadata)
+        for mapping in (attributes, metadata):
+            if id(mapping) not in texts:
+                texts[id(mapping)] = _dump(mapping)
+        row = (seq, message_id, now, texts[id(attributes)], texts[id(metadata)], body)
         if not (delay_s or priority or dead) and key is None:
-            plain.append((seq, message_id, now, attributes_text, metadata_text, body))
+            plain.append(row)
             fates.append((seq, _PLAIN))
         else:
             due = now + delay_s if delay_s else 0.0
             findable = 1 if dead or due else 0
-            special.append((seq, message_id, now, attributes_text, metadata_text, body, priority, due, findable, key))
+            special.append((*row, priority, due, findable, key))
             if key is None or (key not in keys and next_of_key(connection, queue, key) is None):
                 fates.append((seq, (RANKS - 1 - priority, due, 0)))
             if key is not None:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queuekit.backend import ErrorCode, OutgoingMessage
+from queuekit.backends.sqlite import SchemaError
+from queuekit.backends.sqlite._schema import MIGRATIONS, create_file, migrate
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    create_file(tmp_path / "jobs.db", "abc")
+    return tmp_path / "jobs.db"
+
+
+def test_a_newer_schema_is_refused_with_the_remedy(open_queue: Any, made: Path) -> None:
+    with closing(sqlite3.connect(made)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(SchemaError) as caught:
+        open_queue().send([OutgoingMessage("m", b"")], timeout_s=1)
+    told = open_queue().classify(caught.value)
+    assert (told.code, told.retryable, told.sent) == (ErrorCode.REFUSED, False, "no")
+    assert "upgrade queuekit" in told.detail
+
+
+def test_another_applications_file_is_left_alone(open_queue: Any, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("CREATE TABLE customer (id)")
+    before = (tmp_path / "jobs.db").read_bytes()
+    with pytest.raises(SchemaError, match="another application"):
+        open_queue().probe()
+    assert (tmp_path / "jobs.db").read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_database(open_queue: Any, tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").touch()
+    open_queue().send([OutgoingMessage("m", b"")], timeout_s=1)
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.parametrize("stop", range(20))
+def test_an_interrupted_migration_leaves_the_old_state(made: Path, stop: int) -> None:
+    statements = [f"CREATE TABLE later{index} (x)" for index in range(20)]
+    statements.insert(stop, "SELECT no_such_column")
+    with closing(sqlite3.connect(made, isolation_level=None)) as connection:
+        before = list(connection.execute("SELECT sql FROM sqlite_master"))
+        with pytest.raises(sqlite3.OperationalError):
+            migrate(connection, (*MIGRATIONS, statements))
+        assert list(connection.execute("SELECT sql FROM sqlite_master")) == before
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+def test_a_migration_goes_on_from_where_the_file_is(made: Path) -> None:
+    with closing(sqlite3.connect(made, isolation_level=None)) as connection:
+        migrate(connection, (*MIGRATIONS, ["CREATE TABLE later (x)"]))
+        migrate(connection, (*MIGRATIONS, ["CREATE TABLE later (x)"]))
+        assert connection.execute("SELECT count(*) FROM later").fetchone() == (0,)
+
+
+def test_making_the_file_leaves_nothing_else(made: Path) -> None:
+    create_file(made, "again")
+    assert [each.name for each in made.parent.iterdir()] == ["jobs.db"]
+
+
+def test_a_missing_directory_is_an_error_and_is_not_made(open_queue: Any, tmp_path: Path) -> None:
+    queue = open_queue(file="nowhere/jobs.db")
+    with pytest.raises(FileNotFoundError) as caught:
+        queue.probe()
+    assert queue.classify(caught.value).code is ErrorCode.NOT_FOUND
+    assert not (tmp_path / "nowhere").exists()

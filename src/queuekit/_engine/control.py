@@ -128,7 +128,7 @@ class Control:
             msg = "this delivery was settled before; settle each delivery once"
             raise AlreadySettledError(msg, operation=action.value)
         held.action, held.delay_s, held.dead = action, delay_s, dead
-        if held.state is State.RUNNING:
+        if held.state is State.RUNNING and not held.abandoned:
             self.running -= 1
         if held.state is State.DONE:
             return  # the lease was lost before: its outcome stands, and nothing may be sent
@@ -146,10 +146,21 @@ class Control:
         self._keeper.track(group, now)
         self._beat_wanted.notify()
 
+    def abandon(self, held: Held) -> None:
+        """Keep the lease of a delivery no longer: its handler hangs. It comes back when the lease ends."""
+        with self._lock:
+            if held.state is State.RUNNING and not held.abandoned:
+                self.running -= 1
+                self._keeper.abandon(held)
+                self._beat_wanted.notify()
+
     def release_running(self) -> None:
-        """Record a release for everything that was taken and is unsettled. Lock held."""
+        """Record a release for everything that was taken and is unsettled. Lock held.
+
+        What hangs is left to its lease, so that the attempt counts.
+        """
         for held in self._keeper.in_flight:
-            if held.state is State.RUNNING:
+            if held.state is State.RUNNING and not held.abandoned:
                 self._record(held, Action.RELEASE, 0.0, None)
         self.flush()
 
@@ -374,7 +385,7 @@ class Control:
                 held.state = State.DONE
                 held.outcome = LEASE_LOST
                 size += weight(held.message)
-            self.running -= len(running)
+            self.running -= sum(not held.abandoned for held in running)
             self._keeper.forget(gone)
             self._finished(len(gone), size)
             self._answered.notify_all()

@@ -30,7 +30,7 @@ class Held:
     """
 
     __slots__ = (
-        "action", "dead", "delay_s", "lease_lost", "lease_until", "message", "outcome", "received_at",
+        "abandoned", "action", "dead", "delay_s", "lease_lost", "lease_until", "message", "outcome", "received_at",
         "renew_at", "state", "tries", "unknown",
     )  # fmt: skip
 
@@ -41,6 +41,7 @@ class Held:
         self.renew_at = lease_until
         self.state = State.WAITING
         self.lease_lost = False
+        self.abandoned = False
         self.action: Action | None = None
         self.delay_s = 0.0
         self.dead: OutgoingMessage | None = None

@@ -77,7 +77,7 @@ class LeaseKeeper:
         """The service gave these a new end of lease, set in each."""
         for held in group:
             left_s = held.lease_until - now
-            held.renew_at = now + max(left_s * _RENEW_AT, _SOONEST_S)
+            held.renew_at = held.lease_until if held.abandoned else now + max(left_s * _RENEW_AT, _SOONEST_S)
             self._next_at = min(self._next_at, held.renew_at)
 
     def failed(self, group: Iterable[Held], now: float) -> None:
@@ -86,6 +86,12 @@ class LeaseKeeper:
             left_s = held.lease_until - now
             held.renew_at = now + max(left_s / 4, min(left_s, _SOONEST_S))
             self._next_at = min(self._next_at, held.renew_at)
+
+    def abandon(self, held: Held) -> None:
+        """Watch this lease to its end, and extend it no more."""
+        held.abandoned = True
+        held.renew_at = held.lease_until
+        self._next_at = min(self._next_at, held.renew_at)
 
     def forget(self, group: Iterable[Held]) -> None:
         """These are settled or lost."""
@@ -116,7 +122,7 @@ class LeaseKeeper:
         if now >= held.lease_until:
             held.renew_at = math.inf
             beat.lost.append(held)
-        elif not self._keep:
+        elif held.abandoned or not self._keep:
             held.renew_at = held.lease_until
         elif now - held.received_at + self.lease_s > self._max_total_s:
             if held.renew_at != held.lease_until:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from types import TracebackType
@@ -15,94 +13,19 @@ from typing_extensions import TypeVar
 
 from queuekit._engine.codec import codec_for
 from queuekit._engine.held import Held
-from queuekit._engine.receiving import Receiver, ReceiverSettings
-from queuekit._engine.shutdown import ShutdownPlan, Step
-from queuekit._portable.dead_letters import CopyRoute, LetterWriter
-from queuekit._portable.delivery import DeadLetterMode, Delivery, Desk
-from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds, timeout_seconds
-from queuekit._values.capability import Support
+from queuekit._engine.receiving import ReceiverSettings
+from queuekit._engine.shutdown import ShutdownPlan
+from queuekit._portable.delivery import Delivery
+from queuekit._portable.intake import Intake, drain
+from queuekit._portable.link import BackendOpener, CheckReport, Require, open_link, seconds, timeout_seconds
 from queuekit._values.clock import Clock, SystemClock
-from queuekit._values.errors import ClosedError, UnsupportedError, UsageError
+from queuekit._values.errors import ClosedError, UsageError
 from queuekit._values.url import QueueURL
-from queuekit._wiring.opening import DEAD_SUFFIX, Opener, queue_name
-from queuekit._wiring.registry import find_spec
+from queuekit._wiring.opening import Opener
 
 T = TypeVar("T", default=bytes)
 
 _FLUSH_S = 10.0
-_CALL_S = 30.0
-
-
-class Intake:
-    """One queue being received from: the engine's receiver, and where its settlements go.
-
-    Args:
-        link: The open queue.
-        settings: How the receiver works.
-        dead_letter: The user's choice: None, ``discard``, or a queue.
-        opener: Opens the dead-letter queue, where one is named.
-    """
-
-    def __init__(
-        self,
-        link: Link,
-        settings: ReceiverSettings,
-        *,
-        dead_letter: str | QueueURL | None,
-        opener: BackendOpener,
-        lost: Any = lambda _: None,
-    ) -> None:
-        _check_lease(link, settings)
-        self.link = link
-        mode, self._route = _dead_letter_mode(link, dead_letter, opener)
-        letters = link if self._route is None else self._route.link
-        self.receiver = Receiver(
-            backend=link.backend,
-            guard=link.guard,
-            clock=link.clock,
-            journal=link.journal,
-            settings=settings,
-            dead_letters=self._route,
-            lost=lost,
-        )
-        self.desk = Desk(
-            control=self.receiver.control,
-            can=link.capabilities,
-            clock=link.clock,
-            journal=link.journal,
-            writer=LetterWriter(
-                source=link.shown,
-                worker=f"{socket.gethostname()}:{os.getpid()}",
-                clock=link.clock,
-                limit=letters.capabilities.max_message_bytes,
-                size=letters.backend.size,
-            ),
-            dead_letters=mode,
-            queue=link.shown,
-        )
-
-    def stop(self, *, flush_s: float) -> None:
-        """Stop in the order that loses nothing: no more polls, release what is unsettled, flush, close.
-
-        Args:
-            flush_s: How long settlements may still be sent.
-        """
-        receiver, clock = self.receiver, self.link.clock
-        receiver.stop_polling()
-        plan = ShutdownPlan(now=clock.monotonic(), drain_s=0.0, flush_s=flush_s)
-        while (step := plan.next(clock.monotonic(), receiver.standing())) is not Step.CLOSE:
-            if step is Step.RELEASE_WAITING:
-                receiver.release_waiting()
-            elif step is Step.CANCEL_RUNNING:
-                receiver.release_running()
-            elif step is Step.AWAIT_POLL:
-                receiver.await_change(plan.close_at)
-            else:
-                receiver.control.wait_until_sent(plan.close_at)
-        receiver.close(timeout_s=flush_s)
-        self.link.backend.close()
-        if self._route is not None:
-            self._route.close()
 
 
 class Consumer(Generic[T]):
@@ -262,7 +185,8 @@ class Consumer(Generic[T]):
         if self._closed:
             return
         self._closed = True
-        self._intake.stop(flush_s=_FLUSH_S)
+        clock = self._link.clock
+        drain([self._intake], ShutdownPlan(now=clock.monotonic(), drain_s=0.0, flush_s=_FLUSH_S), clock)
         if self._owns_opener:
             self._opener.close()
 
@@ -326,29 +250,3 @@ def _count(name: str, value: int | None, *, least: int, default: int = 0) -> int
         msg = f"{name} must be a whole number of at least {least} and is {value!r}"
         raise UsageError(msg)
     return value
-
-
-def _check_lease(link: Link, settings: ReceiverSettings) -> None:
-    can = link.capabilities
-    if not can.receives:
-        msg = f"{link.shown} cannot be received from; it pushes its messages to a web address"
-        raise UnsupportedError(msg, queue=link.shown, operation="open")
-    if can.lease == "timed" and not can.min_lease_s <= settings.lease_s <= can.max_lease_s:
-        msg = f"lease must lie between {can.min_lease_s:g} s and {can.max_lease_s:g} s and is {settings.lease_s:g} s"
-        raise UsageError(msg, queue=link.shown, operation="open")
-
-
-def _dead_letter_mode(
-    link: Link, choice: str | QueueURL | None, opener: BackendOpener
-) -> tuple[DeadLetterMode, CopyRoute | None]:
-    if choice == "discard":
-        return "discard", None
-    if choice is not None:
-        target = open_link(choice, None, {}, opener=opener)
-        if target.url == link.url:
-            msg = f"dead_letter= names the queue itself, {link.shown}; name another queue"
-            raise UsageError(msg, queue=link.shown, operation="open")
-        return "copy", CopyRoute(target)
-    if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
-        return "missing", None
-    return ("native", None) if link.capabilities.dead_letters is Support.NATIVE else ("missing", None)

@@ -270,13 +270,7 @@ class Delivery(Generic[T]):
 
     def _checked_lease(self, by: timedelta) -> float:
         by_s = seconds("by", by)
-        can = self._desk.can
-        if can.extend == "none":
-            msg = f"{self._desk.queue} has no lease to extend; finish within the time that the service gives"
-            raise UnsupportedError(msg, queue=self._desk.queue, operation="extend")
-        if not can.min_lease_s <= by_s <= can.max_lease_s:
-            msg = f"by must lie between {can.min_lease_s:g} s and {can.max_lease_s:g} s and is {by_s:g} s"
-            raise UsageError(msg, queue=self._desk.queue, operation="extend")
+        check_extension(self._desk.can, by_s, self._desk.queue)
         return by_s
 
     def _raise_for(self, outcome: SettleOutcome | None) -> None:
@@ -296,3 +290,18 @@ class Delivery(Generic[T]):
         if isinstance(outcome, Failed):
             failure = error_from(outcome.error, queue=queue, operation="settle")
             raise failure
+
+
+def check_extension(can: Capabilities, by_s: float, queue: str) -> None:
+    """Refuse an extension that the service does not take, before any I/O.
+
+    Raises:
+        UnsupportedError: The service has no lease to extend.
+        UsageError: The length is out of range.
+    """
+    if can.extend == "none":
+        msg = f"{queue} has no lease to extend; finish within the time that the service gives"
+        raise UnsupportedError(msg, queue=queue, operation="extend")
+    if not can.min_lease_s <= by_s <= can.max_lease_s:
+        msg = f"by must lie between {can.min_lease_s:g} s and {can.max_lease_s:g} s and is {by_s:g} s"
+        raise UsageError(msg, queue=queue, operation="extend")

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The application: handlers by queue, and a worker that runs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from queuekit._engine.receiving import ReceiverSettings
+from queuekit._portable.handler import (
+    ASYNC_CONCURRENCY,
+    SYNC_CONCURRENCY,
+    Handler,
+    QueueOptions,
+    payload_type,
+)
+from queuekit._portable.intake import Intake
+from queuekit._portable.link import Require, open_link, resolve_url, seconds
+from queuekit._portable.producer import Producer
+from queuekit._portable.retry import RetryPolicy
+from queuekit._portable.worker import ExitCode, QueuePlan, Worker
+from queuekit._values.clock import Clock, SystemClock
+from queuekit._values.errors import InvalidURLError, UnsupportedError, UsageError
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import DEAD_SUFFIX, Opener
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class App:
+    """Handlers, the queues that they work, and the ways to send to them.
+
+    Args:
+        url: The URL that handlers' queues are put into; by default ``QUEUEKIT_URL``, else a SQLite file in
+            the current folder. It is read when something is first sent or worked.
+        drain: How long running handlers may go on when the worker is asked to stop. 30 s is what most
+            platforms give.
+        require: Features that every queue must have.
+        clock: Time and chance; a virtual one for tests.
+        **options: URL options of the backend, under the same names.
+
+    Concurrency:
+        Register handlers on one thread; the rest is safe from any.
+
+    Examples:
+        ```python
+        app = App("memory://")
+
+        @app.handler("emails")
+        def send_email(address: str) -> None:
+            print("to", address)
+
+        send_email.send("ada@example.com")
+        ```
+    """
+
+    def __init__(
+        self,
+        url: str | QueueURL | None = None,
+        *,
+        drain: timedelta = timedelta(seconds=30),
+        require: Require = (),
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        self._url = QueueURL.parse(url) if isinstance(url, str) else url
+        self._drain_s = seconds("drain", drain)
+        self._require = require
+        self._clock = clock or SystemClock()
+        self._options = options
+        self._handlers: dict[str, list[Handler[Any, Any]]] = {}
+        self._opener = Opener(self._clock)
+        self._producers: dict[tuple[str, str], Producer[Any]] = {}
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+
+    def handler(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        lease: timedelta = timedelta(seconds=60),
+        prefetch: int | None = None,
+        timeout: timedelta | None = None,
+        retry: RetryPolicy | None = None,
+        dead_letter: str | None = None,
+        message_type: str | None = None,
+        default: bool = False,
+    ) -> Callable[[Callable[[T], R]], Handler[T, R]]:
+        """Make a function the handler of a queue's messages.
+
+        The function takes one payload, annotated with its type. Returning nothing acks the message; an
+        exception retries it by policy; `Retry` and `DeadLetter`, returned or raised, do as they say.
+
+        Args:
+            queue: The queue's name, put into the app's URL, or a full URL.
+            concurrency: Most handlers running at once; 10 for sync functions, 100 for async ones.
+            lease: How long a message is ours alone before it comes back by itself; it is extended while
+                the handler runs, so this bounds the wait after a crash.
+            prefetch: How many messages may wait for a free slot; by default one poll's worth, and none
+                where giving them back would cost them an attempt.
+            timeout: How long one attempt may take; None is without limit.
+            retry: When a failed attempt is followed by another; by default 5 attempts.
+            dead_letter: A queue's URL for dead letters, or ``"discard"``; by default the store's own.
+            message_type: The type of messages that this handler takes; by default the function's name.
+            default: Whether messages without a type come here, where a queue has several handlers.
+
+        Raises:
+            UsageError: The function cannot be a handler, or handlers on this queue disagree.
+            InvalidURLError: The queue's name ends in ``.dead``.
+        """
+        options = QueueOptions(concurrency=concurrency, lease=lease, prefetch=prefetch, dead_letter=dead_letter)
+        timeout_s = None if timeout is None else seconds("timeout", timeout, least=0.001)
+        if queue.endswith(DEAD_SUFFIX):
+            msg = (
+                f"the name {queue!r} belongs to a dead-letter queue; choose one that does not end in {DEAD_SUFFIX!r}"
+            )
+            raise InvalidURLError(msg)
+
+        def register(function: Callable[[T], R]) -> Handler[T, R]:
+            made = Handler(
+                function=function,
+                app=self,
+                queue=queue,
+                payload=payload_type(function),
+                message_type=message_type or function.__name__,
+                default=default,
+                retry=retry or RetryPolicy(),
+                timeout_s=timeout_s,
+                options=options,
+            )
+            self._add(made)
+            return made
+
+        return register
+
+    @property
+    def handlers(self) -> Sequence[Handler[Any, Any]]:
+        """Every registered handler, in the order of registration by queue."""
+        return tuple(each for group in self._handlers.values() for each in group)
+
+    def producer_for(self, handler: Handler[Any, Any]) -> Producer[Any]:
+        """The app's own producer for a handler's queue, opened at first use."""
+        key = (handler.queue, handler.message_type)
+        with self._lock:
+            if key not in self._producers:
+                url, queue, options = self._place(handler.queue)
+                self._producers[key] = Producer(
+                    url,
+                    queue=queue,
+                    payload=handler.payload,
+                    message_type=handler.message_type,
+                    require=self._require,
+                    _opener=self._opener,
+                    **options,
+                )
+            return self._producers[key]
+
+    def run(self, *, processes: int = 0, queues: Sequence[str] | None = None, signals: bool = True) -> ExitCode:
+        """Work until SIGTERM, SIGINT, `stop`, or a failure that no other try can mend; then drain.
+
+        Args:
+            processes: 0 runs handlers in this process. N runs them in N child processes: for CPU-bound
+                handlers, and for those that could hang or crash the process.
+            queues: Only these queues; None for all that have handlers.
+            signals: Whether SIGTERM and SIGINT are taken; only on the main thread.
+
+        Returns:
+            How it ended, also the exit code: 0 drained, 1 failure, 3 hung handlers, 4 queue gone.
+
+        Raises:
+            SetupError: A URL or backend is wrong.
+            UsageError: There are no handlers, or the children could not find this app.
+
+        Concurrency:
+            Blocks; once at a time.
+        """
+        if processes:
+            from queuekit._portable.processes import ProcessWorker, target_of
+
+            worker: Worker = ProcessWorker(
+                self._plan(queues), self._clock, drain_s=self._drain_s, processes=processes, target=target_of(self)
+            )
+        else:
+            worker = Worker(self._plan(queues), self._clock, drain_s=self._drain_s)
+        return self._running(worker).run(signals=signals)
+
+    async def arun(self, *, queues: Sequence[str] | None = None, signals: bool = True) -> ExitCode:
+        """As `run`, with async handlers on the caller's event loop."""
+        worker = Worker(self._plan(queues), self._clock, drain_s=self._drain_s)
+        return await self._running(worker).arun(signals=signals)
+
+    def stop(self) -> None:
+        """Ask a running worker to drain and end. Safe from any thread, and from a handler."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    def close(self) -> None:
+        """Close the producers that handlers sent through. Idempotent; a worker closes what it opened itself."""
+        with self._lock:
+            producers, self._producers = list(self._producers.values()), {}
+        for producer in producers:
+            producer.close()
+        self._opener.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"App({str(self._url) if self._url else 'by QUEUEKIT_URL'}, {len(self.handlers)} handlers)"
+
+    def _add(self, handler: Handler[Any, Any]) -> None:
+        group = self._handlers.setdefault(handler.queue, [])
+        for other in group:
+            _check_agreement(handler, other)
+        group.append(handler)
+
+    def _running(self, worker: Worker) -> Worker:
+        self._worker = worker
+        return worker
+
+    def _place(self, queue: str) -> tuple[QueueURL | None, str | None, dict[str, Any]]:
+        """The URL, the name and the options that a handler's queue is opened with."""
+        if "://" in queue:
+            return QueueURL.parse(queue), None, {}
+        return self._url, queue, self._options
+
+    def _plan(self, queues: Sequence[str] | None) -> list[QueuePlan]:
+        chosen = list(self._handlers) if queues is None else list(queues)
+        for name in chosen:
+            if name not in self._handlers:
+                msg = f"no handler works the queue {name!r}; known are {', '.join(sorted(self._handlers)) or 'none'}"
+                raise UsageError(msg)
+        if not chosen:
+            msg = "this app has no handlers; register one with @app.handler(QUEUE)"
+            raise UsageError(msg)
+        return [self._plan_queue(name) for name in chosen]
+
+    def _plan_queue(self, name: str) -> QueuePlan:
+        handlers = tuple(self._handlers[name])
+        url, queue, options = self._place(name)
+        link = open_link(resolve_url(url, queue), None, options, opener=self._opener, require=self._require)
+        can, wanted = link.backend.capabilities, handlers[0].options
+        if can.attempts == "none":
+            msg = f"{link.shown} does not count attempts, so poison could run for ever; name a dead-letter policy"
+            raise UnsupportedError(msg, queue=link.shown, operation="open")
+        slots = wanted.concurrency or (ASYNC_CONCURRENCY if handlers[0].is_async else SYNC_CONCURRENCY)
+        prefetch = wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else can.max_receive
+        settings = ReceiverSettings(
+            lease_s=wanted.lease.total_seconds(), prefetch=prefetch, max_in_flight=max(1000, 2 * (slots + prefetch))
+        )
+        intake = Intake(link, settings, dead_letter=wanted.dead_letter, opener=self._opener)
+        return QueuePlan(intake, handlers, slots)
+
+
+def _check_agreement(new: Handler[Any, Any], old: Handler[Any, Any]) -> None:
+    queue = new.queue
+    if new.message_type == old.message_type:
+        msg = f"two handlers take messages of type {new.message_type!r} on {queue!r}; give one another message_type="
+        raise UsageError(msg)
+    if new.options != old.options:
+        msg = f"the handlers of {queue!r} disagree on concurrency, lease, prefetch or dead_letter; give all the same"
+        raise UsageError(msg)
+    if new.is_async != old.is_async:
+        msg = f"{queue!r} has sync and async handlers; make them all one, or use two queues"
+        raise UsageError(msg)
+    if new.default and old.default:
+        msg = f"two handlers of {queue!r} are the default; keep one"
+        raise UsageError(msg)

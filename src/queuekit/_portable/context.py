@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The delivery that a handler is running for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+
+from queuekit._engine import metadata as meta
+from queuekit._portable.link import seconds
+from queuekit._values.errors import UsageError
+from queuekit.backend import IncomingMessage
+
+_current: ContextVar[Current] = ContextVar("queuekit_current")
+
+
+class Current:
+    """What a handler can know about, and ask for, the delivery that it is running for.
+
+    Concurrency:
+        Safe from any thread that the handler's context was carried to.
+    """
+
+    __slots__ = ("_draining", "_extend", "_lost", "_message", "attempt", "queue")
+
+    def __init__(
+        self,
+        message: IncomingMessage,
+        queue: str,
+        attempt: int | None,
+        *,
+        extend: Callable[[float], None],
+        lost: Callable[[], bool],
+        draining: Callable[[], bool],
+    ) -> None:
+        self._message = message
+        self.queue = queue
+        self.attempt = attempt
+        self._extend = extend
+        self._lost = lost
+        self._draining = draining
+
+    @property
+    def message_id(self) -> str:
+        """The message's id; the same at every attempt."""
+        return self._message.message_id
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """The strings that travel beside the body."""
+        return self._message.attributes
+
+    @property
+    def body(self) -> bytes:
+        """The bytes as they were sent."""
+        return self._message.body
+
+    @property
+    def ordering_key(self) -> str | None:
+        """The message's ordering key."""
+        return self._message.ordering_key
+
+    @property
+    def type(self) -> str | None:
+        """The message's type, where the sender named one."""
+        return self._message.metadata.get(meta.TYPE)
+
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """When the service took the message, in UTC; None where it does not say."""
+        at = self._message.enqueued_at
+        return None if at is None else datetime.fromtimestamp(at, UTC)
+
+    @property
+    def redriven(self) -> int:
+        """How often the message came back from a dead-letter queue."""
+        return meta.read(self._message.metadata).redriven
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether the delivery is not ours any more: stop, somebody else may be running it."""
+        return self._lost()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is stopping: a long handler does well to save its place and return `Retry`."""
+        return self._draining()
+
+    def extend(self, *, by: timedelta) -> None:
+        """Ask the service to leave this delivery with us for longer, counted from now.
+
+        Leases are extended without asking; this is for a handler about to block everything around it.
+
+        Raises:
+            UsageError: The length is outside what the service takes.
+            LeaseLostError: The delivery is not ours any more. Stop working on it.
+            UnavailableError: The service did not answer. The old lease still runs.
+        """
+        self._extend(seconds("by", by))
+
+
+def current() -> Current:
+    """The delivery that the calling handler is running for.
+
+    Raises:
+        UsageError: No handler is running here.
+    """
+    running = _current.get(None)
+    if running is None:
+        msg = "no handler is running here; call current() from inside a handler"
+        raise UsageError(msg)
+    return running

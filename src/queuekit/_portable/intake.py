@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One queue being received from, and the order in which several of them stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from queuekit._engine.held import Held
+from queuekit._engine.receiving import Receiver, ReceiverSettings
+from queuekit._engine.shutdown import ShutdownPlan, Standing, Step
+from queuekit._portable.dead_letters import CopyRoute, LetterWriter
+from queuekit._portable.delivery import DeadLetterMode, Desk, check_extension
+from queuekit._portable.link import BackendOpener, Link, open_link
+from queuekit._portable.retry import Verdict
+from queuekit._values.capability import Support
+from queuekit._values.clock import Clock
+from queuekit._values.errors import AlreadySettledError, UnsupportedError, UsageError
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import DEAD_SUFFIX, queue_name
+from queuekit._wiring.registry import find_spec
+from queuekit.backend import Action
+
+
+class Intake:
+    """One queue being received from: the engine's receiver, and where its settlements go.
+
+    Args:
+        link: The open queue.
+        settings: How the receiver works.
+        dead_letter: The user's choice: None, ``discard``, or a queue.
+        opener: Opens the dead-letter queue, where one is named.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        settings: ReceiverSettings,
+        *,
+        dead_letter: str | QueueURL | None,
+        opener: BackendOpener,
+        lost: Callable[[Held], None] = lambda _: None,
+    ) -> None:
+        _check_lease(link, settings)
+        self.link = link
+        mode, self._route = _dead_letter_mode(link, dead_letter, opener)
+        letters = link if self._route is None else self._route.link
+        self.receiver = Receiver(
+            backend=link.backend,
+            guard=link.guard,
+            clock=link.clock,
+            journal=link.journal,
+            settings=settings,
+            dead_letters=self._route,
+            lost=lost,
+        )
+        self.desk = Desk(
+            control=self.receiver.control,
+            can=link.capabilities,
+            clock=link.clock,
+            journal=link.journal,
+            writer=LetterWriter(
+                source=link.shown,
+                worker=f"{socket.gethostname()}:{os.getpid()}",
+                clock=link.clock,
+                limit=letters.capabilities.max_message_bytes,
+                size=letters.backend.size,
+            ),
+            dead_letters=mode,
+            queue=link.shown,
+        )
+
+    def settle(self, held: Held, verdict: Verdict) -> None:
+        """Record a handler's verdict; a delivery that was released or lost meanwhile stays so."""
+        if held.lease_lost:
+            return
+        # The drain may have released it between the handler's end and here.
+        with suppress(AlreadySettledError):
+            if verdict.action is Action.ACK:
+                self.desk.ack(held)
+            elif verdict.action is Action.RELEASE:
+                self.desk.release(held)
+            elif verdict.action is Action.RETRY:
+                self._retry(held, verdict)
+            elif verdict.cause is not None:
+                self.desk.dead(held, verdict.cause)
+
+    def extend(self, held: Held, by_s: float) -> None:
+        """Extend one lease now; refuses a length that the service does not take."""
+        check_extension(self.link.capabilities, by_s, self.link.shown)
+        self.receiver.control.extend(held, by_s)
+
+    def _retry(self, held: Held, verdict: Verdict) -> None:
+        self.desk.retry(held, verdict.delay_s)
+        error = verdict.cause.error if verdict.cause else None
+        kind = type(error).__qualname__ if error is not None else "failed"
+        self.link.journal.note("delivery.retried", f"{kind}; again in {verdict.delay_s:.3g} s")
+
+    def close(self, *, timeout_s: float) -> None:
+        """End the threads and close the queue. What is unsettled comes back when its lease ends."""
+        self.receiver.close(timeout_s=timeout_s)
+        self.link.backend.close()
+        if self._route is not None:
+            self._route.close()
+
+
+def drain(
+    intakes: Sequence[Intake], plan: ShutdownPlan, clock: Clock, *, cancel: Callable[[], None] = lambda: None
+) -> None:
+    """Stop in the order that loses nothing, and close.
+
+    No more polls; what nobody began is released at once; running handlers go on with their leases kept
+    until the plan's deadline; then they are cancelled and released; every settlement is sent.
+
+    Args:
+        intakes: The queues that stop together.
+        plan: Decides the steps; may be hurried from another thread.
+        clock: Time.
+        cancel: Cancels the handlers that still run; called once, at the deadline.
+    """
+    receivers = [each.receiver for each in intakes]
+    for receiver in receivers:
+        receiver.stop_polling()
+    while (step := plan.next(clock.monotonic(), _together(receivers))) is not Step.CLOSE:
+        if step is Step.CANCEL_RUNNING:
+            cancel()
+        if step in {Step.AWAIT_RUNNING, Step.AWAIT_POLL}:
+            until = plan.drain_until if step is Step.AWAIT_RUNNING else plan.close_at
+            _busiest(receivers).await_change(min(until, clock.monotonic() + _LOOK_AGAIN_S))
+        for receiver in receivers:
+            _carry_out(step, receiver, plan)
+    for each in intakes:
+        each.close(timeout_s=max(0.0, plan.close_at - clock.monotonic()))
+
+
+def _carry_out(step: Step, receiver: Receiver, plan: ShutdownPlan) -> None:
+    if step is Step.RELEASE_WAITING:
+        receiver.release_waiting()
+    elif step is Step.CANCEL_RUNNING:
+        receiver.release_running()
+    elif step is Step.FLUSH:
+        receiver.control.wait_until_sent(plan.close_at)
+
+
+# A second signal may move the plan's deadline while this thread waits.
+_LOOK_AGAIN_S = 0.2
+
+
+def _together(receivers: Sequence[Receiver]) -> Standing:
+    standings = [receiver.standing() for receiver in receivers]
+    return Standing(
+        polling=any(each.polling for each in standings),
+        waiting=sum(each.waiting for each in standings),
+        running=sum(each.running for each in standings),
+        unsent=sum(each.unsent for each in standings),
+    )
+
+
+def _busiest(receivers: Sequence[Receiver]) -> Receiver:
+    return max(receivers, key=lambda each: (each.standing().running, each.standing().polling))
+
+
+def _check_lease(link: Link, settings: ReceiverSettings) -> None:
+    can = link.capabilities
+    if not can.receives:
+        msg = f"{link.shown} cannot be received from; it pushes its messages to a web address"
+        raise UnsupportedError(msg, queue=link.shown, operation="open")
+    if can.lease == "timed" and not can.min_lease_s <= settings.lease_s <= can.max_lease_s:
+        msg = f"lease must lie between {can.min_lease_s:g} s and {can.max_lease_s:g} s and is {settings.lease_s:g} s"
+        raise UsageError(msg, queue=link.shown, operation="open")
+
+
+def _dead_letter_mode(
+    link: Link, choice: str | QueueURL | None, opener: BackendOpener
+) -> tuple[DeadLetterMode, CopyRoute | None]:
+    if choice == "discard":
+        return "discard", None
+    if choice is not None:
+        target = open_link(choice, None, {}, opener=opener)
+        if target.url == link.url:
+            msg = f"dead_letter= names the queue itself, {link.shown}; name another queue"
+            raise UsageError(msg, queue=link.shown, operation="open")
+        return "copy", CopyRoute(target)
+    if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
+        return "missing", None
+    return ("native", None) if link.capabilities.dead_letters is Support.NATIVE else ("missing", None)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a handler can answer, and what a failed attempt means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from queuekit._engine.waits import FullJitter, Wait, planned_wait_s
+from queuekit._portable.dead_letters import Cause
+from queuekit._portable.link import seconds
+from queuekit._values.capability import Capabilities
+from queuekit._values.clock import Clock
+from queuekit._values.errors import UsageError
+from queuekit.backend import Action
+
+
+class Retry(BaseException):
+    """Returned or raised by a handler: this attempt failed, try again.
+
+    Derives from `BaseException`, so that a broad ``except Exception`` in the handler does not eat it. At the
+    top level of a handler prefer ``return Retry(...)``. Beware of ``except BaseException`` and of
+    ``except Exception: rollback(); raise`` patterns that never see it.
+
+    Args:
+        delay: No earlier than this long from now; None asks the handler's retry policy.
+
+    Concurrency:
+        Holds nothing but the delay; one instance may be used any number of times, from any thread.
+    """
+
+    def __init__(self, *, delay: timedelta | None = None) -> None:
+        super().__init__()
+        self.delay_s = None if delay is None else seconds("delay", delay)
+
+    def __reduce__(self) -> tuple[type[Retry], tuple[()], dict[str, float | None]]:
+        return (type(self), (), {"delay_s": self.delay_s})
+
+    def __repr__(self) -> str:
+        return "Retry()" if self.delay_s is None else f"Retry(delay=timedelta(seconds={self.delay_s:g}))"
+
+
+class DeadLetter(BaseException):
+    """Returned or raised by a handler: never try this message again, keep it for study.
+
+    Derives from `BaseException` for the same reason as `Retry`.
+
+    Args:
+        reason: Why, for whoever studies it.
+
+    Concurrency:
+        As `Retry`.
+    """
+
+    def __init__(self, reason: str = "the handler said so") -> None:
+        super().__init__(reason)
+        self.reason = str(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed attempt is followed by another, and how long after.
+
+    Attributes:
+        max_attempts: Most attempts, the first included; then the message is dead.
+        wait: Any tenacity wait strategy. By default exponential with full jitter, 1 s to 10 min.
+        retry_on: Exceptions that another attempt may mend; any other is dead at once.
+        dead_letter_on: Exceptions that no attempt can mend; they win over ``retry_on``.
+
+    Raises:
+        UsageError: ``max_attempts`` is no whole number of at least 1, or an entry is no exception class.
+    """
+
+    max_attempts: int = 5
+    wait: Wait | None = None
+    retry_on: tuple[type[BaseException], ...] | type[BaseException] = BaseException
+    dead_letter_on: tuple[type[BaseException], ...] | type[BaseException] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
+            msg = f"max_attempts must be a whole number of at least 1 and is {self.max_attempts!r}"
+            raise UsageError(msg)
+        if self.wait is not None and not callable(self.wait):
+            msg = f"wait must be a tenacity wait strategy and is {type(self.wait).__name__}"
+            raise UsageError(msg)
+        for name in ("retry_on", "dead_letter_on"):
+            kinds = getattr(self, name)
+            for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+                if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                    msg = f"{name} takes exception classes and has {kind!r}"
+                    raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a delivery is to be settled.
+
+    Attributes:
+        action: ACK, RETRY, RELEASE or DEAD.
+        delay_s: For RETRY.
+        cause: For DEAD, and for the log of a RETRY.
+        demanded: Whether the handler itself asked for this delay.
+    """
+
+    action: Action
+    delay_s: float = 0.0
+    cause: Cause | None = None
+    demanded: bool = False
+
+
+ACK = Verdict(Action.ACK)
+RELEASE = Verdict(Action.RELEASE)
+
+
+class Judge:
+    """Turns what a handler did into a verdict. Pure but for the chance in waits.
+
+    Args:
+        policy: The handler's retry policy.
+        can: What the queue can do.
+        clock: For chance.
+        ordered: Whether the queue is consumed in order, where dropping out of line is worse than waiting.
+    """
+
+    def __init__(self, policy: RetryPolicy, can: Capabilities, clock: Clock) -> None:
+        self._policy = policy
+        self._default = FullJitter(clock.random)
+        self._wait: Wait = policy.wait if policy.wait is not None else self._default
+        self._resolution_s = can.retry_delay_resolution_s
+        self._longest_s = can.max_retry_delay_s
+        # Where releases are counted, deploys spend attempts too; ten deploys must not kill a message.
+        self._slack = 10 if can.release_counts else 0
+
+    def on_receipt(self, attempt: int | None) -> Verdict | None:
+        """Dead before it runs when it ran too often already, as one that kills its worker does."""
+        if attempt is None or attempt <= self._policy.max_attempts + self._slack:
+            return None
+        return Verdict(Action.DEAD, cause=Cause(f"attempts used up: delivered {attempt} times"))
+
+    def on_return(self, value: object, attempt: int | None) -> Verdict:
+        """The verdict on a handler that returned."""
+        if isinstance(value, type) and issubclass(value, (Retry, DeadLetter)):
+            value = value()
+        if isinstance(value, (Retry, DeadLetter)):
+            return self.on_error(value, attempt)
+        return ACK
+
+    def on_error(self, error: BaseException, attempt: int | None) -> Verdict:
+        """The verdict on a handler that raised."""
+        error = _unwrap(error)
+        if isinstance(error, DeadLetter):
+            return Verdict(Action.DEAD, cause=Cause(error.reason, error.__cause__))
+        if isinstance(error, Retry):
+            return self._again(error, attempt, error.delay_s)
+        policy = self._policy
+        if isinstance(error, policy.dead_letter_on) or not isinstance(error, policy.retry_on):
+            return Verdict(Action.DEAD, cause=Cause(f"not to be retried: {type(error).__qualname__}", error))
+        return self._again(error, attempt, None)
+
+    def _again(self, error: BaseException, attempt: int | None, demanded_s: float | None) -> Verdict:
+        cause = Cause(f"attempts used up: {attempt} of {self._policy.max_attempts}", error)
+        if attempt is not None and attempt >= self._policy.max_attempts:
+            return Verdict(Action.DEAD, cause=cause)
+        if demanded_s is not None:
+            return Verdict(Action.RETRY, self._rounded(demanded_s), Cause("the handler asked", error), demanded=True)
+        wish_s = planned_wait_s(self._wait, attempt or 1, error, fallback=self._default)
+        # A policy's wait is a wish: the nearest that the service can do will do.
+        return Verdict(Action.RETRY, min(self._rounded(wish_s), self._longest_s), Cause("failed", error))
+
+    def _rounded(self, delay_s: float) -> float:
+        steps = math.ceil(delay_s / self._resolution_s - 1e-9)
+        return steps * self._resolution_s
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    """What a group of exceptions means: any DeadLetter wins, then the Retry with the longest delay."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, DeadLetter):
+            return leaf
+    retries = [leaf for leaf in leaves if isinstance(leaf, Retry)]
+    if retries:
+        return max(retries, key=lambda each: each.delay_s or 0.0)
+    return error
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each

@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running handlers: on threads, or on an event loop. Where jobs come from is somebody else's business."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import copy_context
+from typing import Any, Protocol
+
+from queuekit._engine import metadata as meta
+from queuekit._engine.codec import Codec, codec_for
+from queuekit._portable.context import Current, _current
+from queuekit._portable.dead_letters import Cause
+from queuekit._portable.handler import Handler
+from queuekit._portable.retry import ACK, RELEASE, Judge, RetryPolicy, Verdict
+from queuekit._values.capability import Capabilities
+from queuekit._values.clock import Clock
+from queuekit._values.errors import ClosedError, CodecError
+from queuekit.backend import Action, IncomingMessage
+
+logger = logging.getLogger("queuekit")
+
+
+class Job(Protocol):
+    """One delivery to run a handler for."""
+
+    @property
+    def message(self) -> IncomingMessage:
+        """The delivery as the service made it."""
+        ...
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether it is not ours any more."""
+        ...
+
+    def settle(self, verdict: Verdict) -> None:
+        """Record the verdict. Called once, unless the job was abandoned."""
+        ...
+
+    def abandon(self) -> None:
+        """Keep its lease no longer: its handler hangs. It comes back when the lease ends."""
+        ...
+
+    def extend(self, by_s: float) -> None:
+        """Extend its lease; raises as `Delivery.extend` does."""
+        ...
+
+
+class Feed(Protocol):
+    """Where jobs come from."""
+
+    def take(self) -> Job | None:
+        """The next job, waiting for it. Raises ClosedError when there will be no more."""
+        ...
+
+    def take_now(self) -> Job | None:
+        """The next job that is here, or None. Raises as `take` does."""
+        ...
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called once, from any thread, when `take_now` is worth trying."""
+        ...
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Take back a `when_ready`."""
+        ...
+
+
+class _Bound:
+    """A handler with what running it needs."""
+
+    __slots__ = ("codec", "function", "judge", "timeout_s")
+
+    def __init__(self, handler: Handler[Any, Any], can: Capabilities, clock: Clock) -> None:
+        self.function = handler.function
+        self.codec: Codec[Any] = codec_for(handler.payload)
+        self.judge = Judge(handler.retry, can, clock)
+        self.timeout_s = handler.timeout_s
+
+
+class Desk:
+    """Picks the handler of a message, and judges everything that happens before it runs.
+
+    Args:
+        handlers: The handlers of one queue.
+        can: What the queue can do.
+        clock: For chance.
+        queue: The queue's redacted URL.
+        draining: Whether the worker is stopping.
+    """
+
+    def __init__(
+        self,
+        handlers: Sequence[Handler[Any, Any]],
+        can: Capabilities,
+        clock: Clock,
+        queue: str,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._by_type: Mapping[str, _Bound] = {each.message_type: _Bound(each, can, clock) for each in handlers}
+        untyped = handlers if len(handlers) == 1 else [each for each in handlers if each.default]
+        self._untyped = self._by_type[untyped[0].message_type] if untyped else None
+        self._unknown = Judge(RetryPolicy(), can, clock)
+        self._queue = queue
+        self._draining = draining
+
+    def open(self, job: Job) -> tuple[_Bound, Any, Current] | Verdict:
+        """What to run for a job; or the verdict, where nothing is to be run."""
+        message = job.message
+        known = meta.read(message.metadata) if message.metadata else None
+        attempt = message.attempt
+        if known is not None and attempt is not None:
+            attempt += known.base
+        bound = self._untyped if known is None or known.type is None else self._by_type.get(known.type)
+        if bound is None:
+            return self._no_handler(known.type if known else None, attempt)
+        too_often = bound.judge.on_receipt(attempt)
+        if too_often is not None:
+            return too_often
+        try:
+            payload = bound.codec.decode(message.body, known.content_type if known else None)
+        except CodecError as error:
+            return Verdict(Action.DEAD, cause=Cause("undecodable", error))
+        current = Current(
+            message,
+            self._queue,
+            attempt,
+            extend=job.extend,
+            lost=lambda: job.lease_lost,
+            draining=self._draining,
+        )
+        return bound, payload, current
+
+    def _no_handler(self, message_type: str | None, attempt: int | None) -> Verdict:
+        """Retried by policy first: during a rolling deploy another worker may know the type."""
+        error = LookupError(f"no handler for messages of type {message_type!r}")
+        verdict = self._unknown.on_error(error, attempt)
+        if verdict.action is Action.DEAD:
+            return Verdict(Action.DEAD, cause=Cause("no_handler", error))
+        return verdict
+
+
+class _Slot:
+    """One thread that runs sync handlers, one job at a time."""
+
+    __slots__ = ("deadline", "hung", "job", "thread")
+
+    def __init__(self) -> None:
+        self.job: Job | None = None
+        self.deadline: float | None = None
+        self.hung = False
+        self.thread: threading.Thread | None = None
+
+
+class ThreadRunner:
+    """Runs sync handlers on a fixed number of threads.
+
+    A handler past its timeout cannot be stopped: it is flagged, its lease is kept no longer, its result is
+    dropped, and its slot stays taken.
+
+    Args:
+        feed: Where jobs come from.
+        desk: Picks handlers.
+        clock: Time.
+        slots: How many threads.
+        loop: Gives the event loop that awaits what a sync handler returned, made at first need.
+        failed: Called with what ended the feed, if it was not a stop.
+        hung: Called when a handler is past its timeout, with how many are, and how many slots there are.
+        name: For the threads.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        desk: Desk,
+        clock: Clock,
+        *,
+        slots: int,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        failed: Callable[[BaseException], None],
+        hung: Callable[[int, int], None],
+        name: str,
+    ) -> None:
+        self._feed, self._desk, self._clock, self._loop = feed, desk, clock, loop
+        self._failed, self._report_hung, self._name = failed, hung, name
+        self._slots = [_Slot() for _ in range(slots)]
+        self._lock = threading.Lock()
+        self._watch = threading.Condition(self._lock)
+        self._watcher: threading.Thread | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the threads."""
+        for index, slot in enumerate(self._slots):
+            slot.thread = threading.Thread(
+                target=self._work, args=(slot,), name=f"queuekit-run-{self._name}-{index}", daemon=True
+            )
+            slot.thread.start()
+
+    def cancel(self) -> None:
+        """The time is over; sync handlers cannot be cancelled, their deliveries are released by the caller."""
+
+    def join(self, until: float) -> None:
+        """Wait for the threads that are not in a handler; the others are daemons."""
+        with self._lock:
+            self._stopped = True
+            self._watch.notify_all()
+        for slot in self._slots:
+            if slot.thread is not None and slot.job is None and slot.thread is not threading.current_thread():
+                slot.thread.join(max(0.0, until - self._clock.monotonic()))
+
+    def _work(self, slot: _Slot) -> None:
+        try:
+            while (job := self._feed.take()) is not None:
+                slot.job = job
+                self._run(slot, job)
+                slot.job = None
+        except ClosedError:
+            return
+        except BaseException as error:  # noqa: BLE001 - the feed failed for good; the worker decides
+            self._failed(error)
+
+    def _run(self, slot: _Slot, job: Job) -> None:
+        opened = self._desk.open(job)
+        if isinstance(opened, Verdict):
+            job.settle(opened)
+            return
+        bound, payload, current = opened
+        if bound.timeout_s is not None:
+            self._watch_over(slot, bound.timeout_s)
+        # A context of its own, so that what one handler sets no other one sees.
+        verdict = copy_context().run(self._call, bound, payload, current)
+        if bound.timeout_s is not None and self._was_abandoned(slot):
+            return
+        job.settle(verdict)
+
+    def _call(self, bound: _Bound, payload: Any, current: Current) -> Verdict:
+        _current.set(current)
+        try:
+            value = bound.function(payload)
+            if inspect.isawaitable(value):
+                # Nothing that has not run is ever acked: the awaitable runs on the worker's loop.
+                value = asyncio.run_coroutine_threadsafe(_await(value), self._loop()).result()
+        except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
+            return bound.judge.on_error(error, current.attempt)
+        return ACK if value is None else bound.judge.on_return(value, current.attempt)
+
+    def _watch_over(self, slot: _Slot, timeout_s: float) -> None:
+        with self._lock:
+            slot.deadline = self._clock.monotonic() + timeout_s
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch_slots, name="queuekit-timeouts", daemon=True)
+                self._watcher.start()
+            self._watch.notify()
+
+    def _was_abandoned(self, slot: _Slot) -> bool:
+        with self._lock:
+            slot.deadline = None
+            abandoned, slot.hung = slot.hung, False
+            return abandoned
+
+    def _watch_slots(self) -> None:
+        with self._lock:
+            while not self._stopped:
+                now = self._clock.monotonic()
+                late = [s for s in self._slots if s.deadline is not None and s.deadline <= now]
+                for slot in late:
+                    slot.deadline, slot.hung = None, True
+                    if slot.job is not None:
+                        slot.job.abandon()
+                if late:
+                    self._report_hung(sum(slot.hung for slot in self._slots), len(self._slots))
+                nearest = min((s.deadline for s in self._slots if s.deadline is not None), default=None)
+                self._clock.wait(self._watch, None if nearest is None else nearest - now)
+
+
+class LoopRunner:
+    """Runs async handlers on one event loop, each in a task of its own.
+
+    Args:
+        feed: Where jobs come from.
+        desk: Picks handlers.
+        slots: Most handlers at once.
+        failed: Called with what ended the feed, if it was not a stop.
+
+    Concurrency:
+        `run` belongs to the event loop; `cancel` may be called from any thread.
+    """
+
+    def __init__(self, feed: Feed, desk: Desk, *, slots: int, failed: Callable[[BaseException], None]) -> None:
+        self._feed, self._desk, self._slots, self._failed = feed, desk, slots, failed
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._free = asyncio.Event()
+        self._cancelling = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self) -> None:
+        """Take and run jobs until the feed is closed, then wait for what runs."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await self._take_what_is_here()
+                await self._more()
+        except ClosedError:
+            pass
+        except Exception as error:  # noqa: BLE001 - the feed failed for good; the worker decides
+            self._failed(error)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Cancel what runs; its deliveries are released, not failed."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cancel_all)
+
+    def _cancel_all(self) -> None:
+        self._cancelling = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def _take_what_is_here(self) -> None:
+        while True:
+            while len(self._tasks) >= self._slots:
+                self._free.clear()
+                await self._free.wait()
+            job = self._feed.take_now()
+            if job is None:
+                return
+            task = asyncio.get_running_loop().create_task(self._run(job))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._free.set()
+
+    async def _more(self) -> None:
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(arrived.set)
+
+        self._feed.when_ready(wake)
+        try:
+            await arrived.wait()
+        finally:
+            self._feed.forget(wake)
+
+    async def _run(self, job: Job) -> None:
+        opened = self._desk.open(job)
+        if isinstance(opened, Verdict):
+            job.settle(opened)
+            return
+        bound, payload, current = opened
+        _current.set(current)
+        try:
+            async with asyncio.timeout(bound.timeout_s):
+                value = await bound.function(payload)
+            verdict = ACK if value is None else bound.judge.on_return(value, current.attempt)
+        except asyncio.CancelledError as error:
+            # Only our own cancelling is a release; a handler that cancels itself has failed.
+            verdict = RELEASE if self._cancelling else bound.judge.on_error(error, current.attempt)
+        except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
+            verdict = bound.judge.on_error(error, current.attempt)
+        job.settle(verdict)
+
+
+async def _await(value: Awaitable[Any]) -> Any:
+    return await value
+
+
+def own_loop() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    """An event loop on a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="queuekit-loop", daemon=True)
+    thread.start()
+    return loop, thread
+
+
+def end_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, timeout_s: float) -> None:
+    """Stop a loop that `own_loop` made."""
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout_s)
+    if not thread.is_alive():
+        loop.close()
+
+
+def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Start work on a loop that another thread runs."""
+    asyncio.run_coroutine_threadsafe(work, loop)

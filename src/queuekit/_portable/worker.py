@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker: receives from every queue of an app and runs its handlers until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from types import FrameType
+from typing import Any
+
+from queuekit._engine.held import Held
+from queuekit._engine.shutdown import ShutdownPlan
+from queuekit._portable.handler import Handler
+from queuekit._portable.intake import Intake, drain
+from queuekit._portable.retry import Verdict
+from queuekit._portable.running import Desk, Job, LoopRunner, ThreadRunner, end_loop, own_loop
+from queuekit._values.clock import Clock
+from queuekit._values.errors import QueueNotFoundError
+from queuekit.backend import IncomingMessage
+
+logger = logging.getLogger("queuekit")
+
+_FLUSH_S = 10.0
+
+
+class ExitCode(IntEnum):
+    """How a worker ended; also the exit code of ``queuekit worker``."""
+
+    DRAINED = 0
+    FAILED = 1
+    USAGE = 2
+    STUCK = 3
+    QUEUE_GONE = 4
+
+
+class HeldJob:
+    """A delivery of this process's own receiver, as the runners see it."""
+
+    __slots__ = ("_held", "_intake")
+
+    def __init__(self, held: Held, intake: Intake) -> None:
+        self._held = held
+        self._intake = intake
+
+    @property
+    def message(self) -> IncomingMessage:
+        """The delivery as the service made it."""
+        return self._held.message
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether it is not ours any more."""
+        return self._held.lease_lost
+
+    def settle(self, verdict: Verdict) -> None:
+        """Record the verdict; a delivery that was released or lost meanwhile stays so."""
+        self._intake.settle(self._held, verdict)
+
+    def abandon(self) -> None:
+        """Keep its lease no longer."""
+        self._intake.receiver.control.abandon(self._held)
+
+    def extend(self, by_s: float) -> None:
+        """Extend its lease now."""
+        self._intake.extend(self._held, by_s)
+
+
+class IntakeFeed:
+    """The jobs of one queue, from this process's own receiver."""
+
+    __slots__ = ("_intake", "_receiver", "forget", "when_ready")
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._receiver = intake.receiver
+        self.when_ready = self._receiver.when_ready
+        self.forget = self._receiver.forget
+
+    def take(self) -> Job | None:
+        """The next job, waiting for it."""
+        held = self._receiver.take(None)
+        return None if held is None else HeldJob(held, self._intake)
+
+    def take_now(self) -> Job | None:
+        """The next job that is here, or None."""
+        held = self._receiver.take_now()
+        return None if held is None else HeldJob(held, self._intake)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlan:
+    """One queue of a worker.
+
+    Attributes:
+        intake: The open queue.
+        handlers: Its handlers; all sync or all async.
+        slots: Most handlers running at once.
+    """
+
+    intake: Intake
+    handlers: Sequence[Handler[Any, Any]]
+    slots: int
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the handlers are coroutine functions."""
+        return self.handlers[0].is_async
+
+
+class Worker:
+    """Runs the handlers of an app.
+
+    Args:
+        queues: What to work.
+        clock: Time.
+        drain_s: How long running handlers may go on after a request to stop.
+
+    Concurrency:
+        `run` or `arun` once; `stop` from any thread, or from a signal handler.
+    """
+
+    def __init__(self, queues: Sequence[QueuePlan], clock: Clock, *, drain_s: float) -> None:
+        self._queues = queues
+        self._clock = clock
+        self._drain_s = drain_s
+        self._stopping = False
+        self._requests = 0
+        # A pipe, because a signal handler may take no lock: it writes one byte.
+        self._wake_read, self._wake_write = os.pipe()
+        self._ended: list[Future[None]] = []
+        self._plan: ShutdownPlan | None = None
+        self._failure: BaseException | None = None
+        self._stuck = False
+        self._runners: list[ThreadRunner | LoopRunner] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: threading.Thread | None = None
+        self._loop_lock = threading.Lock()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker was asked to stop."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """Ask the worker to drain and end. A second request gives running handlers no more time."""
+        self._requests += 1
+        self._wake()
+        if self._requests > 1 and self._plan is not None:
+            self._plan.hurry(self._clock.monotonic())
+
+    def _wake(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            os.write(self._wake_write, b"s")
+
+    def run(self, *, signals: bool = True) -> ExitCode:
+        """Work until `stop`, a signal, or a failure that no other try can mend.
+
+        Args:
+            signals: Whether SIGTERM and SIGINT stop the worker; only on the main thread.
+        """
+        with self._signals(signals):
+            self._start(self._own_loop)
+            self._await_stop()
+            self._shut_down()
+        return self._exit_code()
+
+    async def arun(self, *, signals: bool = True) -> ExitCode:
+        """As `run`, with async handlers on the caller's event loop.
+
+        Raises:
+            CancelledError: The caller was cancelled; the worker has drained by then.
+        """
+        loop = asyncio.get_running_loop()
+        with self._signals(signals):
+            self._start(lambda: loop)
+            try:
+                await loop.run_in_executor(None, self._await_stop)
+            except asyncio.CancelledError:
+                self.stop()
+                raise
+            finally:
+                await loop.run_in_executor(None, self._shut_down)
+        return self._exit_code()
+
+    def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        for queue in self._queues:
+            link = queue.intake.link
+            desk = Desk(queue.handlers, link.capabilities, self._clock, link.shown, lambda: self._stopping)
+            feed = IntakeFeed(queue.intake)
+            runner: ThreadRunner | LoopRunner
+            if queue.is_async:
+                runner = LoopRunner(feed, desk, slots=queue.slots, failed=self._fail)
+                self._ended.append(asyncio.run_coroutine_threadsafe(runner.run(), loop()))
+            else:
+                runner = ThreadRunner(
+                    feed,
+                    desk,
+                    self._clock,
+                    slots=queue.slots,
+                    loop=loop,
+                    failed=self._fail,
+                    hung=self._hung,
+                    name=link.shown,
+                )
+                runner.start()
+            self._runners.append(runner)
+            link.journal.note("worker.started", f"{len(queue.handlers)} handlers, {queue.slots} at once")
+
+    def _await_stop(self) -> None:
+        os.read(self._wake_read, 1)
+
+    def _shut_down(self) -> None:
+        self._plan = ShutdownPlan(now=self._clock.monotonic(), drain_s=self._drain_s, flush_s=_FLUSH_S)
+        for queue in self._queues:
+            queue.intake.link.journal.note("worker.draining", f"at most {self._drain_s:g} s")
+        drain([queue.intake for queue in self._queues], self._plan, self._clock, cancel=self._cancel)
+        for runner in self._runners:
+            if isinstance(runner, ThreadRunner):
+                runner.join(self._plan.close_at)
+        wait(self._ended, max(0.0, self._plan.close_at - self._clock.monotonic()))
+        if self._loop is not None and self._loop_thread is not None:
+            end_loop(self._loop, self._loop_thread, 1.0)
+        for queue in self._queues:
+            queue.intake.link.journal.note("worker.stopped", self._exit_code().name.lower())
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _cancel(self) -> None:
+        for runner in self._runners:
+            runner.cancel()
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        with self._loop_lock:
+            if self._loop is None:
+                self._loop, self._loop_thread = own_loop()
+            return self._loop
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None and not self._stopping:
+            logger.error("the worker cannot go on: %s", error, extra={"action": "worker.failed"})
+            self._failure = error
+        self._wake()
+
+    def _hung(self, hung: int, slots: int) -> None:
+        for queue in self._queues[:1]:
+            queue.intake.link.journal.note("worker.hung", f"{hung} of {slots} handlers are past their timeout")
+        if hung * 2 >= slots:
+            self._stuck = True
+            self._wake()
+
+    def _exit_code(self) -> ExitCode:
+        if self._stuck:
+            return ExitCode.STUCK
+        if self._failure is None:
+            return ExitCode.DRAINED
+        return ExitCode.QUEUE_GONE if isinstance(self._failure, QueueNotFoundError) else ExitCode.FAILED
+
+    @contextmanager
+    def _signals(self, wanted: bool) -> Iterator[None]:
+        if not wanted or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self.stop()
+
+        before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)

@@ -58,11 +58,12 @@ def find_spec(scheme: str) -> BackendSpec:
     candidates = _entry_points().get(scheme)
     if not candidates:
         raise UnknownSchemeError(_unknown(scheme))
-    if len(candidates) > 1:
+    chosen, *others = candidates
+    if others:
         packages = ", ".join(sorted(each.value for each in candidates))
         msg = f"two packages register the scheme {scheme!r}: {packages}; uninstall one"
         raise SetupError(msg)
-    return _load_plugin(scheme, candidates[0])
+    return _load_plugin(scheme, chosen)
 
 
 def _entry_points() -> dict[str, tuple[EntryPoint, ...]]:

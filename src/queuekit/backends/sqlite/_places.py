@@ -138,33 +138,39 @@ def add(connection: sqlite3.Connection, queue: Queue, messages: Sequence[Outgoin
     special: list[tuple[Any, ...]] = []
     fates: list[tuple[int, Spot]] = []
     texts: dict[int, str] = {}  # by identity: many messages share one mapping
-    keys: set[str] = set()
+    held_back = _held_back(connection, queue, messages)
     dead = queue.name.endswith(DEAD_SUFFIX)
     seq = queue.low + queue.next
     for message_id, body, attributes, metadata, delay_s, key, _, priority in messages:
-        for mapping in (attributes, metadata):
-            if id(mapping) not in texts:
-                texts[id(mapping)] = _dump(mapping)
+        if id(attributes) not in texts:
+            texts[id(attributes)] = _dump(attributes)
+        if id(metadata) not in texts:
+            texts[id(metadata)] = _dump(metadata)
         row = (seq, message_id, now, texts[id(attributes)], texts[id(metadata)], body)
         if not (delay_s or priority or dead) and key is None:
             plain.append(row)
             fates.append((seq, _PLAIN))
         else:
             due = now + delay_s if delay_s else 0.0
-            findable = 1 if dead or due else 0
-            special.append((*row, priority, due, findable, key))
-            if key is None or (key not in keys and next_of_key(connection, queue, key) is None):
+            special.append((*row, priority, due, 1 if dead or due else 0, key))
+            if key not in held_back:
                 fates.append((seq, (RANKS - 1 - priority, due, 0)))
             if key is not None:
-                keys.add(key)
+                held_back.add(key)
         seq += 1
     if plain:
         connection.executemany(_INSERT_PLAIN, plain)
     if special:
         connection.executemany(_INSERT, special)
     place(connection, queue.id, fates, now)
-    added = len(plain) + len(special)
+    added = len(messages)
     connection.execute("UPDATE queue SET next = next + ?, held = held + ? WHERE id = ?", (added, added, queue.id))
+
+
+def _held_back(connection: sqlite3.Connection, queue: Queue, messages: Sequence[OutgoingMessage]) -> set[str]:
+    """The ordering keys of these messages that have a head already."""
+    keys = {message.ordering_key for message in messages}
+    return {key for key in keys if key is not None and next_of_key(connection, queue, key) is not None}
 
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the other processes do; in a module of its own, so that a fresh process can import it."""
+
+from __future__ import annotations
+
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from queuekit.backend import Action, Opening, OutgoingMessage, QueueURL, Settlement
+from queuekit.backends.sqlite import SPEC, SQLiteBackend, SQLiteOptions, _wakeup
+
+
+def open_file(path: Path) -> SQLiteBackend:
+    url = QueueURL(scheme="sqlite", path=f"/{path}", options={"queue": "orders"})
+    backend = SPEC.open(Opening(url=url, queue="orders", options=SQLiteOptions()))
+    assert isinstance(backend, SQLiteBackend)
+    return backend
+
+
+def send_at_once(pipe: Connection, path: Path, count: int) -> None:
+    """Open the file when told, with everybody else, and send."""
+    queue = open_file(path)
+    pipe.send("here")
+    pipe.recv()
+    slowest = 0.0
+    for index in range(count):
+        began = time.monotonic()
+        queue.send([OutgoingMessage(f"{index}", b"x")], timeout_s=10)
+        slowest = max(slowest, time.monotonic() - began)
+    pipe.send(slowest)
+
+
+def work_until_killed(pipe: Connection, path: Path) -> None:
+    """Receive and acknowledge, and tell what was acknowledged before and after it was."""
+    queue = open_file(path)
+    while True:
+        got = queue.receive(max_messages=5, wait_s=5, lease_s=0.3)
+        for each in got:
+            pipe.send(("try", each.message_id))
+            queue.settle([Settlement(each.handle, Action.ACK)], timeout_s=10)
+
+
+def receive_and_tell(pipe: Connection, path: Path, net_s: float = _wakeup.NET_S) -> None:
+    """Wait for messages and tell which came. ``net_s`` is the time between two looks without being told."""
+    _wakeup.NET_S = net_s
+    queue = open_file(path)
+    queue.probe()
+    pipe.send("here")
+    while got := queue.receive(max_messages=1, wait_s=20, lease_s=60):
+        pipe.send(got[0].message_id)
+        queue.settle([Settlement(got[0].handle, Action.ACK)], timeout_s=10)

@@ -35,7 +35,8 @@ class Group:
         if unknown:
             msg = f"{cls.__name__}.known_deviations names cases that do not exist: {', '.join(unknown)}"
             raise ValueError(msg)
-        cls.__test__ = cls.__module__.rpartition(".")[0] != _SUITE and cls.__module__ != _SUITE
+        if "__test__" not in cls.__dict__:
+            cls.__test__ = cls.__module__ != _SUITE and cls.__module__.rpartition(".")[0] != _SUITE
 
     @pytest.fixture
     def harness(self, tmp_path: Path) -> Iterator[Harness]:

@@ -15,6 +15,8 @@ from queuekit.testing.contract.url_harness import harness_for
 class TestURL(BackendContract):
     """Every case, on the backend that the option names."""
 
+    __test__ = True
+
     @pytest.fixture
     def harness(self, tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Harness]:
         """A harness on the URL of the command line."""

@@ -4,9 +4,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
+from tenacity import wait_fixed, wait_none
 
 from queuekit._engine import metadata as meta
+from queuekit._portable.retry import DeadLetter as DeadLetterOutcome
+from queuekit._portable.retry import Retry, RetryPolicy
+from queuekit._portable.worker import ExitCode
 from queuekit._values.errors import QueueKitError
 from queuekit.backend import Action, IncomingMessage, Support
 from queuekit.testing.contract.faces import Face
@@ -14,11 +21,34 @@ from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue, message
+from queuekit.testing.contract.working import Work
 from queuekit.testing.faults import Answers, Call, FaultyOpener, InjectedFault, Proceed, Step, unavailable
+
+_LONG: dict[str, Any] = {"lease": timedelta(hours=1)}
 
 
 class DeadLetter(Group):
     """A dead letter is whole, says why it is dead, and is never lost on its way."""
+
+    @requires("dead_letters")
+    def test_DLQ_01_max_attempts_then_dlq(self, harness: Harness, face: Face) -> None:
+        """A handler that always fails is run exactly as often as the policy says; then the message is dead."""
+        queue, runs = Queue(harness), list[bytes]()
+        queue.put(b"x")
+
+        def fail(body: bytes) -> None:
+            runs.append(body)
+            raise ValueError("broken")
+
+        policy = RetryPolicy(max_attempts=3, wait=wait_none())
+        work = Work(face, queue, fail, retry=policy, **_dead_letter_argument(harness, queue), **_LONG)
+        letter = _await_letter(work, queue)
+        assert work.stop() is ExitCode.DRAINED
+        assert runs == [b"x"] * 3
+        assert letter.metadata[meta.DEAD_ATTEMPTS] == "3"
+        assert "ValueError" in letter.metadata[meta.DEAD_ERROR]
+        assert "broken" in letter.metadata[meta.DEAD_TRACEBACK]
+        queue.expect_nothing("it is dead")
 
     @requires("dead_letters")
     def test_DLQ_02_dlq_keeps_body_headers_id(self, harness: Harness, face: Face) -> None:
@@ -90,6 +120,58 @@ class DeadLetter(Group):
             face.settled(again)
             assert grave.take()[0].body == b"x"
 
+    @requires("dead_letters")
+    def test_DLQ_06_unrecoverable_skips_retries(self, harness: Harness, face: Face) -> None:
+        """DeadLetter, returned, raised or inside a group, and an exception marked by the policy, are dead at once."""
+        queue, runs = Queue(harness), list[bytes]()
+        queue.put(b"return", b"raise", b"group", b"marked")
+
+        def give_up(body: bytes) -> object:
+            runs.append(body)
+            if body == b"raise":
+                raise DeadLetterOutcome("raised")
+            if body == b"group":
+                raise BaseExceptionGroup("several", [ValueError(), DeadLetterOutcome("grouped")])
+            if body == b"marked":
+                raise KeyError(body)
+            return DeadLetterOutcome("returned")
+
+        policy = RetryPolicy(max_attempts=9, wait=wait_none(), dead_letter_on=LookupError)
+        work = Work(face, queue, give_up, retry=policy, **_dead_letter_argument(harness, queue), **_LONG)
+        letters = {letter.body: letter for letter in [_await_letter(work, queue) for _ in range(4)]}
+        assert work.stop() is ExitCode.DRAINED
+        assert sorted(runs) == sorted(letters)
+        reasons = {body: letter.metadata[meta.DEAD_REASON] for body, letter in letters.items()}
+        assert (reasons[b"return"], reasons[b"raise"], reasons[b"group"]) == ("returned", "raised", "grouped")
+        assert "KeyError" in reasons[b"marked"]
+
+    @requires("retry_delay")
+    def test_DLQ_07_retryable_override_delay(self, harness: Harness, face: Face) -> None:
+        """The delay that a handler asks for wins over the policy's, and is kept."""
+        queue, runs, delay = Queue(harness), list[float](), harness.min_delay_s
+        queue.put(b"x")
+
+        def later(_body: bytes) -> object:
+            runs.append(harness.clock.monotonic())
+            return Retry(delay=timedelta(seconds=delay)) if len(runs) == 1 else None
+
+        work = Work(face, queue, later, retry=RetryPolicy(wait=wait_fixed(100 * delay)), **_LONG)
+        work.await_true(lambda: len(runs) == 2, "it is run again", within_s=3 * delay)
+        assert runs[1] - runs[0] >= delay - 0.005
+        assert work.stop() is ExitCode.DRAINED
+
+    @requires("dead_letters")
+    def test_DLQ_08_undecodable_goes_to_dlq(self, harness: Harness, face: Face) -> None:
+        """A body that does not decode is dead at once, with its raw bytes and attributes, and never deleted."""
+        queue, runs = Queue(harness), list[object]()
+        queue.put(b"\xffnot json", attributes={"Color": "red"})
+        work = Work(face, queue, runs.append, payload=int, **_dead_letter_argument(harness, queue), **_LONG)
+        letter = _await_letter(work, queue)
+        assert work.stop() is ExitCode.DRAINED
+        assert (runs, letter.body, dict(letter.attributes)) == ([], b"\xffnot json", {"Color": "red"})
+        assert letter.metadata[meta.DEAD_REASON] == "undecodable"
+        assert "xff" not in letter.metadata[meta.DEAD_ERROR]
+
     @requires("native_dead_letters")
     def test_DLQ_09_oversized_for_dlq(self, harness: Harness, face: Face) -> None:
         """What makes the letter too large for its queue is left out in a set order, and the letter says what."""
@@ -155,7 +237,19 @@ def _bury_one(
     return letter
 
 
-def _dead_letter_argument(harness: Harness, queue: Queue) -> dict[str, str]:
+def _await_letter(work: Work, queue: Queue) -> IncomingMessage:
+    """Lease the next dead letter once there is one."""
+    dead, got = queue.dead(), list[IncomingMessage]()
+
+    def there_is_one() -> bool:
+        got.extend(dead.receive())
+        return bool(got)
+
+    work.await_true(there_is_one, "there is a dead letter", within_s=60.0)
+    return got[0]
+
+
+def _dead_letter_argument(harness: Harness, queue: Queue) -> dict[str, Any]:
     """Nothing where the store has its own dead-letter queue; else the URL of one."""
     if harness.capabilities.dead_letters is Support.NATIVE:
         return {}

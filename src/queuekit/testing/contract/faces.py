@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,8 +15,10 @@ from queuekit._portable.link import BackendOpener, CheckReport
 from queuekit._portable.producer import Producer
 from queuekit._portable.report import SendReport
 from queuekit._values.outcome import Accepted, Duplicate
+from queuekit.backend import Action
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.faults import FaultyOpener
 
 T = TypeVar("T")
 
@@ -36,8 +38,9 @@ class Face:
 
     def __init__(self, harness: Harness, *, awaits: bool) -> None:
         self.harness = harness
-        self._awaits = awaits
+        self.awaits = awaits
         self._opened: list[Any] = []
+        self._deferred: list[Callable[[], None]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -62,19 +65,19 @@ class Face:
 
     def send(self, producer: Producer[Any], payload: Any, **options: Any) -> Accepted | Duplicate:
         """One message, its answer awaited while time passes."""
-        if self._awaits:
+        if self.awaits:
             return self._patiently(producer.asend(payload, **options))
         return self.harness.let(lambda: producer.send(payload, **options))
 
     def send_many(self, producer: Producer[Any], payloads: Iterable[Any]) -> SendReport:
         """Many messages, the report awaited while time passes."""
-        if self._awaits:
+        if self.awaits:
             return self._patiently(producer.asend_many(payloads))
         return self.harness.let(lambda: producer.send_many(payloads))
 
     def next(self, consumer: Consumer[Any], *, within_s: float = 60.0) -> Delivery[Any]:
         """The next delivery, which must come while this much time passes."""
-        if self._awaits:
+        if self.awaits:
             got = self.harness.let(lambda: self.run(consumer.areceive()), within_s=within_s)
         else:
             got = self.harness.let(consumer.receive, within_s=within_s)
@@ -83,27 +86,27 @@ class Face:
 
     def receive_now(self, consumer: Consumer[Any]) -> Delivery[Any] | None:
         """A delivery, or None when there is none in a very short time."""
-        if self._awaits:
+        if self.awaits:
             return self.harness.let(lambda: self.run(consumer.areceive(timeout=0.05)))
         return self.harness.let(lambda: consumer.receive(timeout=timedelta(seconds=0.05)))
 
     def settled(self, delivery: Delivery[Any]) -> None:
         """Wait for the answer to a delivery's settlement while time passes; raises what it raises."""
-        if self._awaits:
+        if self.awaits:
             self._patiently(delivery.asettled())
         else:
             self.harness.let(delivery.settled)
 
     def extend(self, delivery: Delivery[Any], *, by_s: float) -> None:
         """Extend a delivery's lease."""
-        if self._awaits:
+        if self.awaits:
             self.run(delivery.aextend(by=timedelta(seconds=by_s)))
         else:
             delivery.extend(by=timedelta(seconds=by_s))
 
     def iterate(self, consumer: Consumer[Any]) -> list[bytes]:
         """Take, note and ack deliveries until the iteration ends by itself."""
-        if not self._awaits:
+        if not self.awaits:
             return [_acked(delivery) for delivery in consumer]
 
         async def collect() -> list[bytes]:
@@ -113,14 +116,18 @@ class Face:
 
     def check(self, opened: Producer[Any] | Consumer[Any]) -> CheckReport:
         """Everything that the service says."""
-        return self._patiently(opened.acheck()) if self._awaits else opened.check()
+        return self._patiently(opened.acheck()) if self.awaits else opened.check()
 
     def close(self, opened: Any) -> None:
         """Close a producer or a consumer."""
-        if self._awaits:
+        if self.awaits:
             self._patiently(opened.aclose())
         else:
             self.harness.let(opened.close)
+
+    def defer(self, end: Callable[[], None]) -> None:
+        """Have something ended when the case ends."""
+        self._deferred.append(end)
 
     def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop."""
@@ -131,12 +138,20 @@ class Face:
 
     def cleanup(self) -> None:
         """Close what is still open, and the loop."""
+        for end in self._deferred:
+            end()
         for opened in self._opened:
             self.harness.let(opened.close)
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(REAL_LIMIT_S)
         self._loop.close()
+
+
+def extensions(opener: FaultyOpener) -> int:
+    """How many leases the engine has extended so far."""
+    calls = opener.script.calls("settle")
+    return sum(entry.action is Action.EXTEND for call in calls for entry in call.batch)
 
 
 def _acked(delivery: Delivery[Any]) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from queuekit._portable.delivery import Delivery
 from queuekit._values.errors import AlreadySettledError, LeaseLostError, UnsupportedError, UsageError
 from queuekit.backend import Action, IncomingMessage, LeaseLost, Settled, Settlement, SettleOutcome, Unsupported
-from queuekit.testing.contract.faces import CONSUMER_THREADS, Face
+from queuekit.testing.contract.faces import CONSUMER_THREADS, Face, extensions
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
@@ -300,13 +300,8 @@ class Lease(Group):
 def _await_extensions(harness: Harness, opener: FaultyOpener, count: int) -> None:
     # On a virtual clock no time may pass here: it stands still until the engine has acted and rests.
     limit = 0.0 if harness.virtual else 0.3 * harness.min_lease_s
-    harness.until(lambda: _extensions(opener) >= count, within_s=limit, what="the lease is kept")
+    harness.until(lambda: extensions(opener) >= count, within_s=limit, what="the lease is kept")
     harness.until_blocked(CONSUMER_THREADS)
-
-
-def _extensions(opener: FaultyOpener) -> int:
-    calls = opener.script.calls("settle")
-    return sum(entry.action is Action.EXTEND for call in calls for entry in call.batch)
 
 
 def _superseded(harness: Harness) -> tuple[Queue, IncomingMessage, IncomingMessage]:

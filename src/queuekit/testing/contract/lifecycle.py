@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from queuekit._portable.worker import ExitCode
 from queuekit._values.errors import ClosedError, QueueKitError
-from queuekit.backend import Accepted
-from queuekit.testing.contract.faces import Face
+from queuekit.backend import Accepted, IncomingMessage, Settled
+from queuekit.testing.contract.faces import Face, extensions
+from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.contract.working import Work
 from queuekit.testing.faults import FaultyOpener, hold, raise_before, refused
 
 _HOUR = timedelta(hours=1)
@@ -35,6 +38,38 @@ producer.send(b"now")
 consumer = Consumer(url, lease=__import__("datetime").timedelta(seconds=1))
 print(consumer.receive(timeout=10).body.decode(), flush=True)
 """
+
+_WORKS_UNTIL_SIGTERM = """
+import os, signal, sys, threading
+from datetime import timedelta
+from queuekit._portable.app import App
+from queuekit._portable.producer import Producer
+url, requests = sys.stdin.read(), int(sys.argv[1])
+app = App(drain=timedelta(seconds=15))
+finish = threading.Event()
+
+@app.handler(url, concurrency=1)
+def handle(body: bytes) -> None:
+    print("begun", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    if requests == 1:
+        print("finished", flush=True)
+        return
+    threading.Event().wait(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+    finish.wait(15)
+
+with Producer(url) as producer:
+    producer.send_many([b"1", b"2"]).raise_for_failures()
+code = app.run()
+if not finish.is_set() and requests == 2:
+    print("cut off", flush=True)
+finish.set()
+sys.exit(code)
+"""
+
+DRAINING_THREADS = 3
+"""Threads of a draining worker that wait on the clock: settle, leases, and the one that drains."""
 
 
 class Lifecycle(Group):
@@ -87,6 +122,72 @@ class Lifecycle(Group):
         queue.backend.close()
         assert poll.result("a poll of a closed backend") == []
 
+    def test_SHU_04_graceful_drain_finishes_running(self, harness: Harness, face: Face) -> None:
+        """On a stop what runs is finished and settled, and what has not begun is another consumer's at once."""
+        queue, gate, done = Queue(harness), threading.Event(), list[bytes]()
+        queue.put(b"1", b"2", b"3")
+        work = Work(face, queue, done.append, gate=gate, concurrency=1, prefetch=10, lease=_HOUR)
+        work.await_begun(1)
+        work.request_stop()
+        handed_back = list[IncomingMessage]()
+
+        def both_back() -> bool:
+            handed_back.extend(queue.receive(1))
+            return len(handed_back) == 2
+
+        work.await_true(both_back, "what has not begun is released while the first still runs")
+        assert not work.ended()
+        gate.set()
+        assert work.stop() is ExitCode.DRAINED
+        assert done == work.begun
+        assert {*done, *(each.body for each in handed_back)} == {b"1", b"2", b"3"}
+        if queue.capabilities.attempts == "exact" and not queue.capabilities.release_counts:
+            assert [each.attempt for each in handed_back] == [1, 1]
+        assert [type(each) for each in queue.ack(*handed_back)] == [Settled, Settled]
+        queue.expect_nothing("the first was acked")
+
+    @requires("extend", "lease")
+    def test_SHU_05_drain_keeps_extending(self, harness: Harness, face: Face) -> None:
+        """While the worker drains, the leases of what still runs are kept, and its ACK counts."""
+        queue, opener, gate = Queue(harness), FaultyOpener(harness.opener), threading.Event()
+        lease = harness.min_lease_s
+        queue.put(b"x")
+        work = Work(
+            face,
+            queue,
+            lambda _body: None,
+            gate=gate,
+            opener=opener,
+            lease=timedelta(seconds=lease),
+            app={"drain": _HOUR},
+        )
+        work.await_begun(1)
+        work.request_stop()
+        other = queue.again()
+        for kept in range(1, 7):
+            harness.pass_time(0.6 * lease)
+            work.await_true(partial(_extended, opener, kept), "the lease is kept")
+            harness.until_blocked(DRAINING_THREADS)
+            other.expect_nothing("the lease is kept while the worker drains")
+        gate.set()
+        assert work.stop() is ExitCode.DRAINED
+        harness.pass_time(2 * lease)
+        other.expect_nothing("it was acked")
+
+    def test_SHU_06_drain_deadline(self, harness: Harness, face: Face) -> None:
+        """At the deadline of the drain handlers are cancelled, their messages released, and run returns."""
+        queue, gate, drain_s = Queue(harness), threading.Event(), harness.min_delay_s
+        queue.put(b"x")
+        work = Work(
+            face, queue, lambda _body: None, gate=gate, app={"drain": timedelta(seconds=drain_s)}, lease=_HOUR
+        )
+        work.await_begun(1)
+        asked_at = harness.clock.monotonic()
+        work.stop(within_s=drain_s + 15.0)
+        assert harness.clock.monotonic() - asked_at >= drain_s - 0.005, "the handler had its time"
+        assert queue.take()[0].body == b"x"
+        gate.set()
+
     def test_SHU_07_poll_in_flight_at_stop(self, harness: Harness, face: Face) -> None:
         """Messages that a poll brings after the stop are handed back at once, not kept for their lease."""
         queue, opener = Queue(harness), FaultyOpener(harness.opener)
@@ -133,6 +234,27 @@ class Lifecycle(Group):
         assert sorted(each.body for each in queue.take(len(accepted))) == accepted
         queue.expect_nothing("no other was accepted")
 
+    def test_SHU_10_sigterm_exit_code(self, harness: Harness) -> None:
+        """SIGTERM drains a worker, which exits with 0; a second one ends it now. Nothing is lost either way."""
+        harness = harness.in_real_time()
+        for requests, outcome in ((1, "finished"), (2, "cut off")):
+            queue = Queue(harness)
+            worker = subprocess.Popen(
+                [sys.executable, "-c", _WORKS_UNTIL_SIGTERM, str(requests)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            try:
+                said, _ = worker.communicate(harness.url(queue.name), timeout=REAL_LIMIT_S)
+            finally:
+                worker.kill()
+            assert (worker.returncode, said.split("\n")[:2]) == (0, ["begun", outcome])
+            if not harness.one_process:
+                left = {b"1", b"2"} if requests == 2 else {b"2"}
+                assert {each.body for each in queue.take(len(left), within_s=5.0)} == left
+                queue.expect_nothing("the rest was acked")
+
     def test_SHU_11_close_before_start(self, harness: Harness, face: Face) -> None:
         """Closing what was never used is fine, and touches nothing."""
         opener = FaultyOpener(harness.opener)
@@ -169,6 +291,10 @@ class Lifecycle(Group):
         if not harness.one_process:
             got = queue.take(2, within_s=10.0)
             assert {each.body for each in got} == {b"now", b"soon"}
+
+
+def _extended(opener: FaultyOpener, times: int) -> bool:
+    return extensions(opener) >= times
 
 
 def _open_use_close(face: Face, queue: Queue) -> None:

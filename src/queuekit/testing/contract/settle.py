@@ -4,15 +4,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from tenacity import wait_none
 
 from queuekit._portable.consumer import Consumer
 from queuekit._portable.delivery import Delivery
+from queuekit._portable.retry import RetryPolicy
+from queuekit._portable.worker import ExitCode
 from queuekit._values.errors import AccessDeniedError, AlreadySettledError
 from queuekit.backend import (
     Action,
@@ -31,6 +36,7 @@ from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import Queue, message
+from queuekit.testing.contract.working import Work
 from queuekit.testing.faults import FaultyOpener, raise_before
 
 GARBAGE: tuple[Any, ...] = ("", "no-such-handle", b"\x00\xff", 0, -1, None, (), ("a", 1), frozenset())
@@ -276,6 +282,45 @@ class Settle(Group):
         later = queue.again()
         harness.pass_time(2 * harness.min_lease_s)
         later.expect_nothing("the service confirmed its ACK")
+
+    def test_ACK_16_handler_exception_is_retry_not_loss(self, harness: Harness, face: Face) -> None:
+        """Whatever a handler raises, the message comes back, and the worker goes on."""
+        raised: list[type[BaseException]] = [
+            ValueError,
+            asyncio.CancelledError,
+            KeyboardInterrupt,
+            SystemExit,
+            GeneratorExit,
+            StopIteration,
+            MemoryError,
+            BaseException,
+        ]
+        queue, seen = Queue(harness), Counter[bytes]()
+        queue.put(*[each.__name__.encode() for each in raised])
+
+        def fail_first(body: bytes) -> None:
+            seen[body] += 1
+            if seen[body] == 1:
+                raise {each.__name__.encode(): each for each in raised}[body]
+
+        work = Work(face, queue, fail_first, retry=RetryPolicy(wait=wait_none()), lease=timedelta(hours=1))
+        work.await_true(lambda: sum(seen.values()) == 2 * len(raised), "each is run twice", within_s=60.0)
+        assert set(seen.values()) == {2}
+        assert work.stop() is ExitCode.DRAINED
+        queue.expect_nothing("each was acked at its second attempt")
+
+    def test_ACK_17_cancelled_handler_does_not_settle(self, harness: Harness, face: Face) -> None:
+        """A handler that the shutdown cuts off is a RELEASE: no ACK, and no attempt lost."""
+        queue, gate, ended = Queue(harness), threading.Event(), list[bytes]()
+        queue.put(b"x")
+        work = Work(face, queue, ended.append, gate=gate, app={"drain": timedelta(0)}, lease=timedelta(hours=1))
+        work.await_begun(1)
+        work.stop(within_s=5.0)
+        assert ended == []
+        (got,) = queue.take()
+        if queue.capabilities.attempts == "exact" and not queue.capabilities.release_counts:
+            assert got.attempt == 1
+        gate.set()
 
 
 def _drain(queue: Queue, face: Face, consumer: Consumer[bytes]) -> None:

@@ -6,18 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _BATCH = "batch handlers"
-_WORKER = "the worker"
 
 WAITING: Mapping[str, str] = {
     "PRO-12": "a harness with the hook deny()",
-    "ACK-16": _WORKER,
-    "ACK-17": _WORKER,
     "DEL-13": "delays that queuekit bridges itself",
     "DEL-14": "delays that queuekit bridges itself",
-    "DLQ-01": _WORKER,
-    "DLQ-06": _WORKER,
-    "DLQ-07": _WORKER,
-    "DLQ-08": _WORKER,
     "DLQ-11": "a backend whose service dead-letters by itself",
     "BPF-11": _BATCH,
     "BPF-12": _BATCH,
@@ -27,10 +20,6 @@ WAITING: Mapping[str, str] = {
     "BPF-16": _BATCH,
     "BPF-17": _BATCH,
     "BPF-20": "the AWS Lambda door",
-    "SHU-04": _WORKER,
-    "SHU-05": _WORKER,
-    "SHU-06": _WORKER,
-    "SHU-10": _WORKER,
     "SHU-14": "what a forked child may do with each object",
     "ENC-21": "the CloudEvents codec",
 }

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker with one handler, run beside the case: on threads in one face, on the face's loop in the other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from queuekit._portable.app import App
+from queuekit._portable.link import BackendOpener
+from queuekit._portable.worker import ExitCode
+from queuekit.testing.contract.faces import Face
+from queuekit.testing.contract.harness import REAL_LIMIT_S
+from queuekit.testing.contract.spi import Queue
+
+
+class Work:
+    """An app that works one queue until `stop`.
+
+    Args:
+        face: Whether handlers are coroutine functions and the app runs by ``arun``.
+        queue: What is worked.
+        handle: What the handler does with a payload; its result, or what it raises, is the handler's.
+        gate: Where the handler waits, each time, before ``handle``; open by default.
+        opener: Stands between the worker and the service.
+        payload: The type of the payloads.
+        app: Arguments of the app.
+        **options: Arguments of the registration.
+    """
+
+    def __init__(
+        self,
+        face: Face,
+        queue: Queue,
+        handle: Callable[[Any], Any],
+        *,
+        gate: threading.Event | None = None,
+        opener: BackendOpener | None = None,
+        payload: Any = bytes,
+        app: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.face, self._handle, self._gate = face, handle, gate
+        self.begun: list[Any] = []
+        self.app = App(clock=face.harness.clock, **(app or {}))
+        if opener is not None:
+            self.app._opener = opener  # type: ignore[assignment]  # an App has no argument for it
+        handler = self._handler(payload, awaits=face.awaits)
+        self.app.handler(face.harness.url(queue.name), **options)(handler)
+        self._ended = face.harness.start(self._run)
+        face.defer(self.abandon)
+
+    def _run(self) -> ExitCode:
+        if self.face.awaits:
+            return self.face.run(self.app.arun(signals=False))
+        return self.app.run(signals=False)
+
+    def _handler(self, payload_type: Any, *, awaits: bool) -> Callable[[Any], Any]:
+        def plain(payload: Any) -> Any:
+            self.begun.append(payload)
+            self._wait()
+            return self._handle(payload)
+
+        async def coroutine(payload: Any) -> Any:
+            self.begun.append(payload)
+            if self._gate is not None:
+                await asyncio.get_running_loop().run_in_executor(None, self._wait)
+            return self._handle(payload)
+
+        chosen: Callable[[Any], Any] = coroutine if awaits else plain
+        chosen.__annotations__ = {"payload": payload_type}
+        return chosen
+
+    def _wait(self) -> None:
+        if self._gate is not None:
+            self._gate.wait(REAL_LIMIT_S)
+
+    def await_begun(self, count: int, *, within_s: float = 0.0) -> None:
+        """Wait until the handler was begun so often."""
+        what = f"the handler is begun {count} times"
+        self.face.harness.until(lambda: len(self.begun) >= count, within_s=self._limit(within_s), what=what)
+
+    def await_true(self, true: Callable[[], bool], what: str, *, within_s: float = 0.0) -> None:
+        """Wait until something is true; on a virtual clock with no time passing but ``within_s``."""
+        self.face.harness.until(true, within_s=self._limit(within_s), what=what)
+
+    def _limit(self, within_s: float) -> float:
+        return within_s if self.face.harness.virtual else max(within_s, REAL_LIMIT_S)
+
+    def request_stop(self) -> None:
+        """Ask the worker to drain."""
+        self.app.stop()
+
+    def ended(self) -> bool:
+        """Whether the worker has ended."""
+        return self._ended.done
+
+    def stop(self, *, within_s: float = 60.0) -> ExitCode:
+        """Ask the worker to drain, and let time pass until it has ended."""
+        self.request_stop()
+        self._ended.join(0.05)
+        self.await_true(lambda: self._ended.done, "the worker ends", within_s=within_s)
+        return self._ended.result("the worker")
+
+    def abandon(self) -> None:
+        """End the worker after a case that failed, whatever its handlers do."""
+        if self._gate is not None:
+            self._gate.set()
+        if not self._ended.done:
+            self.request_stop()
+            self.request_stop()
+            self.await_true(lambda: self._ended.done, "the worker ends", within_s=60.0)
+        self.app.close()

@@ -18,7 +18,7 @@ from queuekit._portable.handler import (
     payload_type,
 )
 from queuekit._portable.intake import Intake
-from queuekit._portable.link import Require, open_link, resolve_url, seconds
+from queuekit._portable.link import Link, Require, open_link, resolve_url, seconds
 from queuekit._portable.producer import Producer
 from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.worker import ExitCode, QueuePlan, Worker
@@ -245,10 +245,14 @@ class App:
             raise UsageError(msg)
         return [self._plan_queue(name) for name in chosen]
 
-    def _plan_queue(self, name: str) -> QueuePlan:
-        handlers = tuple(self._handlers[name])
+    def open_queue(self, name: str) -> tuple[Link, Sequence[Handler[Any, Any]]]:
+        """A queue's link and handlers; what workers are made of. Opening makes no I/O."""
         url, queue, options = self._place(name)
         link = open_link(resolve_url(url, queue), None, options, opener=self._opener, require=self._require)
+        return link, tuple(self._handlers[name])
+
+    def _plan_queue(self, name: str) -> QueuePlan:
+        link, handlers = self.open_queue(name)
         can, wanted = link.backend.capabilities, handlers[0].options
         if can.attempts == "none":
             msg = f"{link.shown} does not count attempts, so poison could run for ever; name a dead-letter policy"
@@ -259,7 +263,7 @@ class App:
             lease_s=wanted.lease.total_seconds(), prefetch=prefetch, max_in_flight=max(1000, 2 * (slots + prefetch))
         )
         intake = Intake(link, settings, dead_letter=wanted.dead_letter, opener=self._opener)
-        return QueuePlan(intake, handlers, slots)
+        return QueuePlan(name, intake, handlers, slots)
 
 
 def _check_agreement(new: Handler[Any, Any], old: Handler[Any, Any]) -> None:

@@ -26,6 +26,20 @@ _TRIM_ORDER = (meta.DEAD_TRACEBACK, meta.DEAD_ERROR, meta.DEAD_WORKER, meta.DEAD
 _PAGE = 100
 
 
+class ChildError(Exception):
+    """An exception that a handler raised in another process: its description, not the object.
+
+    Args:
+        described: Type and text, as a dead letter shows them.
+        rendered: The traceback.
+    """
+
+    def __init__(self, described: str, rendered: str) -> None:
+        super().__init__(described)
+        self.described = described
+        self.rendered = rendered
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """Why a message is dead.
@@ -75,8 +89,8 @@ class LetterWriter:
             meta.DEAD_WORKER: self.worker,
         }
         if cause.error is not None:
-            kept[meta.DEAD_ERROR] = _shorten(_describe(cause.error), _LONGEST_TEXT)
-            kept[meta.DEAD_TRACEBACK] = _shorten_left(_traceback(cause.error), _LONGEST_TRACEBACK)
+            kept[meta.DEAD_ERROR] = describe(cause.error)
+            kept[meta.DEAD_TRACEBACK] = render(cause.error)
         return self._fit(
             OutgoingMessage(
                 message.message_id,
@@ -374,12 +388,18 @@ def _instant(text: str | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__qualname__}: {error}"
+def describe(error: BaseException) -> str:
+    """The type and text of an exception, short enough for a dead letter."""
+    if isinstance(error, ChildError):
+        return error.described
+    return _shorten(f"{type(error).__qualname__}: {error}", _LONGEST_TEXT)
 
 
-def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+def render(error: BaseException) -> str:
+    """The last part of an exception's traceback, short enough for a dead letter."""
+    if isinstance(error, ChildError):
+        return error.rendered
+    return _shorten_left("".join(traceback.format_exception(error)), _LONGEST_TRACEBACK)
 
 
 def _shorten(text: str, most: int) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from queuekit._engine.held import Held
 from queuekit._engine.receiving import Receiver, ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan, Standing, Step
-from queuekit._portable.dead_letters import CopyRoute, LetterWriter
+from queuekit._portable.dead_letters import Cause, CopyRoute, LetterWriter, describe
 from queuekit._portable.delivery import DeadLetterMode, Desk, check_extension
 from queuekit._portable.link import BackendOpener, Link, open_link
 from queuekit._portable.retry import Verdict
@@ -32,6 +32,12 @@ class Intake:
         settings: How the receiver works.
         dead_letter: The user's choice: None, ``discard``, or a queue.
         opener: Opens the dead-letter queue, where one is named.
+
+    Attributes:
+        link: The open queue.
+        receiver: The engine behind it.
+        desk: Where its settlements go.
+        on_lost: Called with each running delivery whose lease was lost; assign before the first take.
     """
 
     def __init__(
@@ -41,10 +47,10 @@ class Intake:
         *,
         dead_letter: str | QueueURL | None,
         opener: BackendOpener,
-        lost: Callable[[Held], None] = lambda _: None,
     ) -> None:
         _check_lease(link, settings)
         self.link = link
+        self.on_lost: Callable[[Held], None] = _ignore
         mode, self._route = _dead_letter_mode(link, dead_letter, opener)
         letters = link if self._route is None else self._route.link
         self.receiver = Receiver(
@@ -54,7 +60,7 @@ class Intake:
             journal=link.journal,
             settings=settings,
             dead_letters=self._route,
-            lost=lost,
+            lost=lambda held: self.on_lost(held),  # noqa: PLW0108 - looked up late: assigned after this
         )
         self.desk = Desk(
             control=self.receiver.control,
@@ -94,9 +100,9 @@ class Intake:
 
     def _retry(self, held: Held, verdict: Verdict) -> None:
         self.desk.retry(held, verdict.delay_s)
-        error = verdict.cause.error if verdict.cause else None
-        kind = type(error).__qualname__ if error is not None else "failed"
-        self.link.journal.note("delivery.retried", f"{kind}; again in {verdict.delay_s:.3g} s")
+        cause = verdict.cause or Cause("failed")
+        why = describe(cause.error).partition(":")[0] if cause.error is not None else cause.reason
+        self.link.journal.note("delivery.retried", f"{why}; again in {verdict.delay_s:.3g} s")
 
     def close(self, *, timeout_s: float) -> None:
         """End the threads and close the queue. What is unsettled comes back when its lease ends."""
@@ -186,3 +192,7 @@ def _dead_letter_mode(
     if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
         return "missing", None
     return ("native", None) if link.capabilities.dead_letters is Support.NATIVE else ("missing", None)
+
+
+def _ignore(_held: Held) -> None:
+    """A handler sees that its lease was lost by asking."""

@@ -100,11 +100,13 @@ class QueuePlan:
     """One queue of a worker.
 
     Attributes:
+        name: As the handlers name it.
         intake: The open queue.
         handlers: Its handlers; all sync or all async.
         slots: Most handlers running at once.
     """
 
+    name: str
     intake: Intake
     handlers: Sequence[Handler[Any, Any]]
     slots: int

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's child process: it runs handlers, and talks to nobody but its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from queuekit._engine.guard import error_from
+from queuekit._portable.frames import pack, unpack, unpack_jobs, verdict_row
+from queuekit._portable.retry import Verdict
+from queuekit._portable.running import Desk, Job, LoopRunner, ThreadRunner, own_loop
+from queuekit._values.clock import SystemClock
+from queuekit._values.errors import ClosedError, LeaseLostError, UsageError
+from queuekit._values.outcome import ErrorClass, ErrorCode
+from queuekit.backend import IncomingMessage
+
+if TYPE_CHECKING:
+    from queuekit._portable.app import App
+
+
+def load_app(target: str) -> App:
+    """The app that ``module:attribute`` names.
+
+    Raises:
+        UsageError: There is no such module or attribute, or it is no App.
+        ModuleNotFoundError: The module itself imports something that is not installed.
+    """
+    from queuekit._portable.app import App
+
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        msg = f"{target!r} names no app; write MODULE:ATTRIBUTE, as in shop.tasks:app"
+        raise UsageError(msg)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise
+        msg = f"there is no module {module_name!r} here; run in the folder that holds it, or install it"
+        raise UsageError(msg) from error
+    app = getattr(module, attribute, None)
+    if not isinstance(app, App):
+        msg = f"the module {module_name!r} has no App called {attribute!r}; name the variable that holds it"
+        raise UsageError(msg)
+    return app
+
+
+def main(connection: Connection, target: str, queues: Sequence[tuple[str, int]]) -> None:
+    """The whole life of a child.
+
+    Args:
+        connection: To the parent; its end is ours too.
+        target: Names the app.
+        queues: Name and number of slots of each queue, in the parent's order.
+    """
+    # The parent decides when to stop; a Ctrl-C reaches the whole group of processes.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    child = _Child(connection)
+    child.start(load_app(target), queues)
+    child.listen()
+    # Handlers that still run belong to nobody: the parent has released or given up their deliveries.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class _Child:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._results: list[list[Any]] = []
+        self._results_wanted = threading.Condition(self._lock)
+        self._feeds: list[PipeFeed] = []
+        self._jobs: dict[int, PipeJob] = {}
+        self._answers: dict[int, tuple[threading.Event, list[Any]]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.draining = False
+
+    def start(self, app: App, queues: Sequence[tuple[str, int]]) -> None:
+        """Make one runner per queue, and tell the parent."""
+        clock = SystemClock()
+        for name, slots in queues:
+            link, handlers = app.open_queue(name)
+            desk = Desk(handlers, link.capabilities, clock, link.shown, lambda: self.draining)
+            feed = PipeFeed()
+            self._feeds.append(feed)
+            if handlers[0].is_async:
+                runner = LoopRunner(feed, desk, slots=slots, failed=_give_up)
+                asyncio.run_coroutine_threadsafe(runner.run(), self._own_loop())
+            else:
+                ThreadRunner(
+                    feed, desk, clock, slots=slots, loop=self._own_loop, failed=_give_up, hung=_ignore, name=name
+                ).start()
+        threading.Thread(target=self._report_forever, name="queuekit-results", daemon=True).start()
+        self.say({"op": "ready"})
+
+    def listen(self) -> None:
+        """Obey the parent until it closes the pipe."""
+        while True:
+            try:
+                header, bodies = unpack(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                return
+            if header["op"] == "jobs":
+                jobs = [PipeJob(self, job_id, message) for job_id, message in unpack_jobs(header, bodies)]
+                self._jobs.update((job.job_id, job) for job in jobs)
+                self._feeds[header["queue"]].add(jobs)
+            elif header["op"] == "lost":
+                job = self._jobs.get(header["job"])
+                if job is not None:
+                    job.lease_lost = True
+            elif header["op"] == "extended":
+                self._answer(header)
+            elif header["op"] == "drain":
+                self.draining = True
+
+    def say(self, header: dict[str, Any]) -> None:
+        """Send one frame to the parent."""
+        with self._lock:
+            self._connection.send_bytes(pack(header))
+
+    def report(self, job_id: int, verdict: Verdict) -> None:
+        """Have a verdict sent, together with others."""
+        row = verdict_row(job_id, verdict)
+        with self._lock:
+            self._jobs.pop(job_id, None)
+            self._results.append(row)
+            self._results_wanted.notify()
+
+    def extend(self, job_id: int, by_s: float) -> None:
+        """Ask the parent to extend a lease, and wait for its answer.
+
+        Raises:
+            LeaseLostError: The delivery is not ours any more.
+            QueueKitError: The service did not answer or refused.
+        """
+        done, answer = threading.Event(), list[Any]()
+        with self._lock:
+            self._answers[job_id] = (done, answer)
+            self._connection.send_bytes(pack({"op": "extend", "job": job_id, "by": by_s}))
+        done.wait()
+        if answer[0] == "lost":
+            msg = "the lease was lost; stop working on this delivery, somebody else may have it"
+            raise LeaseLostError(msg, operation="extend")
+        if answer[0] != "ok":
+            failure = error_from(
+                ErrorClass(ErrorCode(answer[0]), retryable=True, detail=answer[1]),
+                queue="the queue",
+                operation="extend",
+            )
+            raise failure
+
+    def _answer(self, header: dict[str, Any]) -> None:
+        with self._lock:
+            done, answer = self._answers.pop(header["job"])
+        answer.extend((header["answer"], header["detail"]))
+        done.set()
+
+    def _report_forever(self) -> None:
+        while True:
+            with self._lock:
+                while not self._results:
+                    self._results_wanted.wait()
+                rows, self._results = self._results, []
+                frame = pack({"op": "done", "results": rows})
+                try:
+                    self._connection.send_bytes(frame)
+                except OSError:
+                    return
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop, _ = own_loop()
+        return self._loop
+
+
+class PipeJob:
+    """A delivery that the parent holds, as the runners of a child see it."""
+
+    __slots__ = ("_child", "job_id", "lease_lost", "message")
+
+    def __init__(self, child: _Child, job_id: int, message: IncomingMessage) -> None:
+        self._child = child
+        self.job_id = job_id
+        self.message = message
+        self.lease_lost = False
+
+    def settle(self, verdict: Verdict) -> None:
+        """Send the verdict to the parent."""
+        self._child.report(self.job_id, verdict)
+
+    def abandon(self) -> None:
+        """Tell the parent that this handler hangs; it will replace this process."""
+        self._child.say({"op": "hung", "job": self.job_id})
+
+    def extend(self, by_s: float) -> None:
+        """Extend its lease now."""
+        self._child.extend(self.job_id, by_s)
+
+
+class PipeFeed:
+    """The jobs of one queue, from the parent."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._jobs: deque[PipeJob] = deque()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def add(self, jobs: Sequence[PipeJob]) -> None:
+        """Jobs that just came."""
+        with self._lock:
+            self._jobs.extend(jobs)
+            self._arrived.notify(len(jobs))
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def take(self) -> Job | None:
+        """The next job, waiting for it."""
+        with self._lock:
+            while not self._jobs:
+                self._arrived.wait()
+            return self._jobs.popleft()
+
+    def take_now(self) -> Job | None:
+        """The next job that is here, or None."""
+        with self._lock:
+            return self._jobs.popleft() if self._jobs else None
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called once, when `take_now` is worth trying."""
+        with self._lock:
+            here = bool(self._jobs)
+            if not here:
+                self._callbacks.append(callback)
+        if here:
+            callback()
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Take back a `when_ready`."""
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+
+def _give_up(error: BaseException) -> None:
+    if not isinstance(error, ClosedError):
+        sys.stderr.write(f"queuekit: a child process cannot go on: {error}\n")
+        os._exit(1)
+
+
+def _ignore(_hung: int, _slots: int) -> None:
+    """The parent was told by the job itself."""

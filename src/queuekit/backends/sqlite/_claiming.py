@@ -82,13 +82,14 @@ def claim(
     messages: list[IncomingMessage] = []
     shares: list[tuple[int, Share]] = []
     new, make, read, best = tuple.__new__, IncomingMessage, _read_mapping, RANKS - 1
-    size = 0
+    text, mapping, size = "", _EMPTY, 0
     cursor = connection.execute(_BEST, (queue.id, limit))
     # The hottest loop of the backend: a tuple of known length is made at a third of a constructor's cost.
     for seq, message_id, body, attributes, metadata, attempt, enqueued, key, priority in cursor:
         attributes_ = read(attributes) if attributes else _EMPTY
-        metadata_ = read(metadata) if metadata else _EMPTY
-        fields = ((lease, seq), message_id, body, attributes_, metadata_, attempt, enqueued, until, key, priority)
+        if metadata != text:  # hardly ever: most neighbours have the same
+            text, mapping = metadata, read_mapping(metadata)
+        fields = ((lease, seq), message_id, body, attributes_, mapping, attempt, enqueued, until, key, priority)
         messages.append(new(make, fields))
         shares.append((seq, (best - priority, attempt, 0 if key is None else 1)))
         size += len(body)

@@ -113,8 +113,7 @@ def unpack_lease(runs: str) -> dict[int, Share]:
     held: dict[int, Share] = {}
     for first, last, rank, attempt, keyed in json.loads(runs):
         share = (rank, attempt, keyed)
-        for seq in range(first, last + 1):
-            held[seq] = share
+        held.update(dict.fromkeys(range(first, last + 1), share))
     return held
 
 
@@ -136,41 +135,47 @@ def add(connection: sqlite3.Connection, queue: Queue, messages: Sequence[Outgoin
     """Store messages behind all others of the queue; dedup ids are not looked at."""
     plain: list[tuple[Any, ...]] = []
     special: list[tuple[Any, ...]] = []
-    fates: list[tuple[int, Spot]] = []
     texts: dict[int, str] = {}  # by identity: many messages share one mapping
-    held_back = _held_back(connection, queue, messages)
     dead = queue.name.endswith(DEAD_SUFFIX)
-    seq = queue.low + queue.next
+    first = seq = queue.low + queue.next
     for message_id, body, attributes, metadata, delay_s, key, _, priority in messages:
-        if id(attributes) not in texts:
-            texts[id(attributes)] = _dump(attributes)
-        if id(metadata) not in texts:
-            texts[id(metadata)] = _dump(metadata)
-        row = (seq, message_id, now, texts[id(attributes)], texts[id(metadata)], body)
-        if not (delay_s or priority or dead) and key is None:
-            plain.append(row)
-            fates.append((seq, _PLAIN))
-        else:
+        if (attributes_text := texts.get(id(attributes))) is None:
+            attributes_text = texts[id(attributes)] = _dump(attributes)
+        if (metadata_text := texts.get(id(metadata))) is None:
+            metadata_text = texts[id(metadata)] = _dump(metadata)
+        if delay_s or priority or dead or key is not None:
             due = now + delay_s if delay_s else 0.0
-            special.append((*row, priority, due, 1 if dead or due else 0, key))
-            if key not in held_back:
-                fates.append((seq, (RANKS - 1 - priority, due, 0)))
-            if key is not None:
-                held_back.add(key)
+            flags = (priority, due, 1 if dead or due else 0, key)
+            special.append((seq, message_id, now, attributes_text, metadata_text, body, *flags))
+        else:
+            plain.append((seq, message_id, now, attributes_text, metadata_text, body))
         seq += 1
+    fates: dict[int, Spot] = dict.fromkeys(range(first, seq), _PLAIN)
+    if special:
+        _place_special(connection, queue, special, fates)
+        connection.executemany(_INSERT, special)
     if plain:
         connection.executemany(_INSERT_PLAIN, plain)
-    if special:
-        connection.executemany(_INSERT, special)
-    place(connection, queue.id, fates, now)
-    added = len(messages)
-    connection.execute("UPDATE queue SET next = next + ?, held = held + ? WHERE id = ?", (added, added, queue.id))
+    place(connection, queue.id, fates.items(), now)
+    connection.execute(
+        "UPDATE queue SET next = next + ?, held = held + ? WHERE id = ?", (seq - first, seq - first, queue.id)
+    )
 
 
-def _held_back(connection: sqlite3.Connection, queue: Queue, messages: Sequence[OutgoingMessage]) -> set[str]:
-    """The ordering keys of these messages that have a head already."""
-    keys = {message.ordering_key for message in messages}
-    return {key for key in keys if key is not None and next_of_key(connection, queue, key) is not None}
+def _place_special(
+    connection: sqlite3.Connection, queue: Queue, rows: list[tuple[Any, ...]], fates: dict[int, Spot]
+) -> None:
+    """Correct where messages with a delay, a priority or an ordering key go; behind a head, they go nowhere."""
+    headed: dict[str, bool] = {}
+    for seq, *_, priority, due, _, key in rows:
+        if key is not None and key not in headed:
+            headed[key] = next_of_key(connection, queue, key) is not None
+        if key is not None and headed[key]:
+            del fates[seq]
+            continue
+        fates[seq] = (RANKS - 1 - priority, due, 0)
+        if key is not None:
+            headed[key] = True
 
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode

@@ -110,7 +110,28 @@ class Settler:
 
     def settle(self, batch: Sequence[Settlement]) -> list[SettleOutcome]:
         """Carry out a batch, entry by entry."""
-        outcomes = [self._settle(each) for each in batch]
+        outcomes: list[SettleOutcome] = []
+        for settlement in batch:
+            handle = settlement.handle
+            # Whatever else looks like a handle of ours is in no lease.
+            if type(handle) is not tuple or len(handle) != 2:
+                outcomes.append(LEASE_LOST)
+                continue
+            token, seq = handle
+            lease = self._leases.get(token)
+            if lease is None:
+                lease = self._leases[token] = _Lease(self._connection, self._queue, token, self._now.monotonic)
+            if settlement.action is not Action.ACK:
+                outcomes.append(self._settle(settlement, lease, seq))
+            elif (share := lease.take(seq)) is None:
+                outcomes.append(LEASE_LOST)
+            else:
+                self._gone.append((seq, share[2]))
+                outcomes.append(SETTLED)
+        self._save()
+        return outcomes
+
+    def _save(self) -> None:
         for lease in self._leases.values():
             lease.save(self._connection, self._queue)
         if self._gone:
@@ -123,29 +144,20 @@ class Settler:
         if self._letters:
             dead = make_queue(self._connection, self._queue.name + DEAD_SUFFIX)
             add(self._connection, dead, self._letters, self._now.utc)
-        return outcomes
 
-    def _settle(self, settlement: Settlement) -> SettleOutcome:
-        handle, action, delay_s, lease_s, dead = settlement
-        # Whatever else looks like a handle of ours is in no lease.
-        if type(handle) is not tuple or len(handle) != 2:
-            return LEASE_LOST
-        token, seq = handle
-        lease = self._leases.get(token)
-        if lease is None:
-            lease = self._leases[token] = _Lease(self._connection, self._queue, token, self._now.monotonic)
+    def _settle(self, settlement: Settlement, lease: _Lease, seq: int) -> SettleOutcome:
+        _, action, delay_s, lease_s, dead = settlement
         if action is Action.DEAD and dead is None:
             return _NO_LETTER
         share = lease.take(seq)
         if share is None:
             return LEASE_LOST
-        if action is Action.ACK or (action is Action.DEAD and dead is not None):
-            self._gone.append((seq, share[2]))
-            if dead is not None and action is Action.DEAD:
-                self._letters.append(dead)
-            return SETTLED
         if action is Action.EXTEND:
             return self._extend(lease, seq, share, lease_s)
+        if action is Action.DEAD and dead is not None:
+            self._gone.append((seq, share[2]))
+            self._letters.append(dead)
+            return SETTLED
         return self._give_back(seq, share, delay_s, counted=action is Action.RETRY)
 
     def _extend(self, lease: _Lease, seq: int, share: Share, lease_s: float) -> SettleOutcome:

@@ -274,10 +274,9 @@ class SQLiteBackend:
                 outlook = self._look()
                 if outlook.ready:
                     return True
-                left = until - self._clock.monotonic()
-                if left <= 0:
+                if self._clock.monotonic() >= until:
                     return False
-                signal.wait(self._clock, seen, left if outlook.wait_s is None else min(left, outlook.wait_s))
+                signal.wait(self._clock, seen, until if outlook.until is None else min(until, outlook.until))
         return False
 
     def _store(self, connection: sqlite3.Connection, batch: Sequence[OutgoingMessage]) -> dict[int, str]:

@@ -42,17 +42,17 @@ class Moment(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """Whether something can be claimed now; else the seconds until it may be, None if only a send can."""
+    """Whether something can be claimed now; else when it may be, monotonic, None if only a send can change it."""
 
     ready: bool
-    wait_s: float | None
+    until: float | None
 
 
 def look(connection: sqlite3.Connection, name: str, now: Moment) -> Outlook:
     """What a queue has to offer, without a write lock."""
     row = connection.execute(_OUTLOOK, (name,)).fetchone()
     if row is None:
-        return Outlook(ready=False, wait_s=None)
+        return Outlook(ready=False, until=None)
     ready, due, until = row
     waits = []
     if due is not None:
@@ -61,8 +61,8 @@ def look(connection: sqlite3.Connection, name: str, now: Moment) -> Outlook:
     if until is not None:
         waits.append(until - now.monotonic)
     if ready or any(wait <= 0 for wait in waits):
-        return Outlook(ready=True, wait_s=0.0)
-    return Outlook(ready=False, wait_s=min(waits, default=None))
+        return Outlook(ready=True, until=None)
+    return Outlook(ready=False, until=now.monotonic + min(waits) if waits else None)
 
 
 def claim(

@@ -40,9 +40,8 @@ class Signal:
             self.count += 1
             self._condition.notify_all()
 
-    def wait(self, clock: Clock, seen: int, timeout_s: float) -> None:
-        """Wait until `count` is no longer ``seen``, or the time is over."""
-        until = clock.monotonic() + timeout_s
+    def wait(self, clock: Clock, seen: int, until: float) -> None:
+        """Wait until `count` is no longer ``seen``, or the monotonic clock has reached ``until``."""
         with self._condition:
             while self.count == seen and (left := until - clock.monotonic()) > 0:
                 clock.wait(self._condition, left)

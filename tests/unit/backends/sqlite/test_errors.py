@@ -37,7 +37,7 @@ def test_every_result_code_has_a_meaning(name: str) -> None:
     assert getattr(sqlite3, name) in SQLITE_CODES
 
 
-@pytest.mark.parametrize("kind", list(sqlite3.Error.__subclasses__() + sqlite3.DatabaseError.__subclasses__()))
+@pytest.mark.parametrize("kind", [*sqlite3.Error.__subclasses__(), *sqlite3.DatabaseError.__subclasses__()])
 def test_every_exception_class_is_classified(kind: type[sqlite3.Error]) -> None:
     if kind in {sqlite3.DatabaseError, sqlite3.OperationalError, sqlite3.IntegrityError}:
         return  # these always carry a code

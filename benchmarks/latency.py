@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From `send` to the first line of the handler, on a consumer that was idle. For information: no ratio is aimed at.
+
+Both processes of a host read one monotonic clock, so that the time of sending can travel in the message.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+from _bench import arguments, percentile
+
+from queuekit import Consumer, Producer
+from queuekit.testing import reset_memory
+
+_PAUSE_S = 0.01
+_CHILD = "--send-when-told"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds from sending to having the delivery."""
+
+    name: str
+    messages: int
+    p50_ms: float
+    p99_ms: float
+    ratio: float
+    """p99 over p50: how long the tail is."""
+
+
+def main() -> None:
+    if sys.argv[1:2] == [_CHILD]:
+        send_when_told(sys.argv[2])
+        return
+    options = arguments("enqueue-to-start latency on an idle consumer", messages=300, rounds=1).parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'latency.db'}?queue=bench"
+        for name, where, sender in (
+            ("memory, one process", "memory://latency", here),
+            ("sqlite, one process", url, here),
+            ("sqlite, two processes", url, elsewhere),
+        ):
+            if options.only in name:
+                results.append(measure(name, where, sender, options.messages))
+                if not options.json:
+                    each = results[-1]
+                    print(
+                        f"{each.name:<24} p50 {each.p50_ms:.3f} ms, p99 {each.p99_ms:.3f} ms, ratio {each.ratio:.1f}"
+                    )
+    reset_memory()
+    if options.json:
+        print(json.dumps([asdict(each) for each in results], indent=2))
+
+
+def measure(name: str, url: str, sender, count: int) -> Latency:  # type: ignore[no-untyped-def]
+    took = []
+    idle = threading.Event()
+    with Consumer(url, payload=float) as consumer, sender(url) as send:
+        for index in range(count + 5):
+            # Only a consumer that has been waiting for a while is idle; waiting here is what is measured, not a test.
+            idle.wait(_PAUSE_S)
+            threading.Thread(target=send).start()
+            delivery = consumer.receive(timeout=30)
+            now = monotonic()
+            if delivery is None:
+                message = f"{name}: no message within 30 s"
+                raise SystemExit(message)
+            if index >= 5:
+                took.append((now - delivery.payload) * 1e3)
+            delivery.ack()
+            delivery.settled()
+    middle, tail = percentile(took, 0.5), percentile(took, 0.99)
+    return Latency(name, count, middle, tail, tail / middle)
+
+
+@contextmanager
+def here(url: str) -> Iterator:  # type: ignore[type-arg]
+    with Producer(url, payload=float) as producer:
+        yield lambda: producer.send(monotonic())
+
+
+@contextmanager
+def elsewhere(url: str) -> Iterator:  # type: ignore[type-arg]
+    command = [sys.executable, __file__, _CHILD, url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdout.readline()
+
+        def send() -> None:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+
+        yield send
+        child.stdin.close()
+
+
+def send_when_told(url: str) -> None:
+    """The other process: one message for each line of its input."""
+    with Producer(url, payload=float) as producer:
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            producer.send(monotonic())
+
+
+if __name__ == "__main__":
+    main()

@@ -180,7 +180,8 @@ class Receiver:
 
     def _pop(self) -> Held | None:
         buffer = self._buffer
-        while buffer:
+        # Once stopping, what waits is given back: nobody begins it.
+        while buffer and not self._stopping:
             held = buffer.popleft()
             if held.state is not State.WAITING:
                 continue

@@ -170,6 +170,7 @@ def test_an_ended_lease_wakes_a_consumer_that_waits_already(queue: SQLiteBackend
     (first,) = queue.receive(max_messages=1, wait_s=0, lease_s=0.2)
     (again,) = queue.receive(max_messages=1, wait_s=20, lease_s=5)
     assert (again.message_id, again.attempt) == ("m", 2)
+    assert first.lease_until is not None
     assert time.monotonic() >= first.lease_until
 
 

@@ -172,6 +172,8 @@ class Database:
             return nullcontext()  # other processes do not share a virtual clock's time
         here = self._here()
         with here.lock:
+            if self._users <= 0:
+                return nullcontext()  # closed meanwhile: there must be no new thread
             if here.listener is None:
                 here.name = f"{os.getpid()}-{self._clock.token_bytes(6).hex()}"
                 here.listener = Listener(here.directory, here.name, self._clock, self._connect, self._wake)
@@ -203,7 +205,7 @@ class Database:
             raise
         finally:
             with here.lock:
-                if generation == here.generation:
+                if generation == here.generation and self._users > 0:
                     here.idle.append(connection)
                 else:
                     connection.close()

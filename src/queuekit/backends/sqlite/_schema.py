@@ -9,6 +9,7 @@ in such a place and not one for each message.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -122,7 +123,13 @@ def create_file(path: Path, token: str) -> None:
 
 def _link(draft: Path, path: Path) -> None:
     with suppress(FileExistsError):  # another process was first, and its file is as good
-        os.link(draft, path)
+        try:
+            os.link(draft, path)
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+                raise
+            # A file system without links: an empty file, which `migrate` will fill.
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import stat
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -75,3 +78,14 @@ def test_a_missing_directory_is_an_error_and_is_not_made(open_queue: Any, tmp_pa
         queue.probe()
     assert queue.classify(caught.value).code is ErrorCode.NOT_FOUND
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_system_without_links(open_queue: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    queue = open_queue()
+    queue.send([OutgoingMessage("m", b"")], timeout_s=1)
+    assert queue.stats().ready == 1
+    assert stat.S_IMODE((tmp_path / "jobs.db").stat().st_mode) == 0o600

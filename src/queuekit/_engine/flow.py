@@ -4,22 +4,34 @@
 from __future__ import annotations
 
 
+_AHEAD_S = 0.2
+
+
 class Flow:
     """Bounds what is in flight, by count and by bytes, and decides the size of each poll.
 
+    Unless a number was asked for, what is fetched ahead follows the pace at which deliveries are taken: a
+    fifth of a second's worth. Fast handlers then never wait for a poll, and slow ones leave the messages to
+    other workers.
+
     Args:
         batch: Most messages of one poll.
-        prefetch: How many may wait beyond those that somebody is waiting for.
+        prefetch: Most deliveries that may wait beyond those that somebody is waiting for.
+        by_pace: Whether fewer wait where they are taken slowly.
         max_in_flight: Most deliveries leased and unsettled.
         max_bytes: Most bytes of them; one delivery is always allowed.
     """
 
     __slots__ = (
         "_batch",
+        "_by_pace",
         "_full_prefetch",
         "_largest",
+        "_limit",
         "_max_bytes",
         "_max_in_flight",
+        "_pace",
+        "_polled_at",
         "_prefetch",
         "_tightened_at",
         "bytes",
@@ -27,9 +39,15 @@ class Flow:
         "taken",
     )
 
-    def __init__(self, *, batch: int, prefetch: int, max_in_flight: int, max_bytes: int) -> None:
+    def __init__(
+        self, *, batch: int, prefetch: int, max_in_flight: int, max_bytes: int, by_pace: bool = False
+    ) -> None:
         self._batch = batch
-        self._prefetch = self._full_prefetch = prefetch
+        self._by_pace = by_pace
+        self._pace = 0.0
+        self._polled_at: float | None = None
+        self._full_prefetch = self._limit = prefetch
+        self._prefetch = 0 if by_pace else prefetch
         self._tightened_at = -float("inf")
         self._max_in_flight = max_in_flight
         self._max_bytes = max_bytes
@@ -61,9 +79,14 @@ class Flow:
         """The number of waiting deliveries at which it is time to poll again."""
         return self._prefetch // 2
 
-    def polled(self) -> None:
+    def polled(self, now: float) -> None:
         """A poll begins."""
+        if self._by_pace and self._polled_at is not None:
+            pace = self.taken / max(now - self._polled_at, 1e-6)
+            self._pace = (self._pace + pace) / 2
+        self._polled_at = now
         self.taken = 0
+        self._set_prefetch()
 
     def admits(self, size: int) -> bool:
         """Whether a delivery of that many bytes may stay; otherwise it must be released."""
@@ -82,10 +105,15 @@ class Flow:
 
     def tighten(self, now: float) -> None:
         """Waiting deliveries had to be released: fetch less ahead."""
-        self._prefetch //= 2
+        self._limit = self._prefetch // 2
         self._tightened_at = now
+        self._set_prefetch()
 
     def relax(self, now: float, after_s: float) -> None:
         """Fetch ahead as before, once nothing had to be released for that long."""
         if now - self._tightened_at >= after_s:
-            self._prefetch = self._full_prefetch
+            self._limit = self._full_prefetch
+            self._set_prefetch()
+
+    def _set_prefetch(self) -> None:
+        self._prefetch = min(self._limit, int(self._pace * _AHEAD_S)) if self._by_pace else self._limit

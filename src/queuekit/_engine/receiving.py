@@ -30,7 +30,8 @@ class ReceiverSettings:
         lease_s: The length of a lease.
         max_lease_s: How long a delivery may be kept in all.
         keep_leases: Whether leases are extended.
-        prefetch: How many deliveries may wait beyond those that are waited for.
+        prefetch: Most deliveries that may wait beyond those that are waited for.
+        prefetch_by_pace: Whether fewer wait where they are taken slowly.
         max_in_flight: Most deliveries leased and unsettled.
         max_bytes: Most bytes of them.
         poll_s: Longest wait of one poll.
@@ -42,6 +43,7 @@ class ReceiverSettings:
     max_lease_s: float = 43_200.0
     keep_leases: bool = True
     prefetch: int = 100
+    prefetch_by_pace: bool = False
     max_in_flight: int = 1000
     max_bytes: int = 256 << 20
     poll_s: float = 20.0
@@ -90,6 +92,7 @@ class Receiver:
             prefetch=settings.prefetch,
             max_in_flight=settings.max_in_flight,
             max_bytes=settings.max_bytes,
+            by_pace=settings.prefetch_by_pace,
         )
         self._demand = 0
         self._callbacks: list[Callable[[], None]] = []
@@ -264,7 +267,7 @@ class Receiver:
                 want = self._flow.want(demand=self._demand, waiting=len(self._buffer))
                 if want > 0:
                     self._polling = True
-                    self._flow.polled()
+                    self._flow.polled(self._clock.monotonic())
                     return want
                 self._clock.wait(self._poll_wanted, None)
             self._arrived_if_stopping()

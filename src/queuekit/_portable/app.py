@@ -101,8 +101,8 @@ class App:
             concurrency: Most handlers running at once; 10 for sync functions, 100 for async ones.
             lease: How long a message is ours alone before it comes back by itself; it is extended while
                 the handler runs, so this bounds the wait after a crash.
-            prefetch: How many messages may wait for a free slot; by default one poll's worth, and none
-                where giving them back would cost them an attempt.
+            prefetch: How many messages may wait for a free slot; by default as many as start in a fifth of
+                a second, and none where giving them back would cost them an attempt.
             timeout: How long one attempt may take; None is without limit.
             retry: When a failed attempt is followed by another; by default 5 attempts.
             dead_letter: A queue's URL for dead letters, or ``"discard"``; by default the store's own.
@@ -260,7 +260,10 @@ class App:
         slots = wanted.concurrency or (ASYNC_CONCURRENCY if handlers[0].is_async else SYNC_CONCURRENCY)
         prefetch = wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else can.max_receive
         settings = ReceiverSettings(
-            lease_s=wanted.lease.total_seconds(), prefetch=prefetch, max_in_flight=max(1000, 2 * (slots + prefetch))
+            lease_s=wanted.lease.total_seconds(),
+            prefetch=prefetch,
+            prefetch_by_pace=wanted.prefetch is None,
+            max_in_flight=max(1000, 2 * (slots + prefetch)),
         )
         intake = Intake(link, settings, dead_letter=wanted.dead_letter, opener=self._opener)
         return QueuePlan(name, intake, handlers, slots)

@@ -35,7 +35,7 @@ class QueueOptions:
     Attributes:
         concurrency: Most handlers running at once; None is 10 for sync handlers and 100 for async ones.
         lease: How long a message is ours alone; it is extended while its handler runs.
-        prefetch: How many messages may wait here for a free slot; None is one poll's worth.
+        prefetch: How many messages may wait here for a free slot; None follows the pace of the handlers.
         dead_letter: A queue's URL, or ``discard``; None is the store's own dead-letter queue.
     """
 

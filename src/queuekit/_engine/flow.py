@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-
 _AHEAD_S = 0.2
 
 

@@ -22,9 +22,6 @@ from queuekit.testing.faults import FaultyOpener
 
 T = TypeVar("T")
 
-CONSUMER_THREADS = 3
-"""Threads of a consumer that wait on the clock when it has nothing to do: poll, settle and leases."""
-
 _HOUR = timedelta(hours=1)
 
 
@@ -148,10 +145,10 @@ class Face:
         self._loop.close()
 
 
-def extensions(opener: FaultyOpener) -> int:
-    """How many leases the engine has extended so far."""
+def extended(opener: FaultyOpener, times: int) -> bool:
+    """Whether the engine has extended leases at least so often."""
     calls = opener.script.calls("settle")
-    return sum(entry.action is Action.EXTEND for call in calls for entry in call.batch)
+    return sum(entry.action is Action.EXTEND for call in calls for entry in call.batch) >= times
 
 
 def _acked(delivery: Delivery[Any]) -> bytes:

@@ -158,18 +158,35 @@ class Harness:
         else:
             threading.Event().wait(0.2)
 
-    def until(self, true: Callable[[], bool], *, within_s: float, what: str) -> None:
-        """Let time pass in steps until something is true; fails the case when it does not become so."""
+    def until(
+        self, true: Callable[[], bool], *, within_s: float, what: str, steps: int = 100, pause_s: float = 0.002
+    ) -> None:
+        """Let time pass in steps until something is true; fails the case when it does not become so.
+
+        Args:
+            true: What is waited for.
+            within_s: How much time of the harness's clock may pass. With 0, a virtual clock stands still.
+            what: For the failure.
+            steps: In how many steps a virtual clock moves.
+            pause_s: Real time that other threads get to act before each step.
+        """
         end, real = self.clock.monotonic() + within_s, SystemClock()
         patience = real.monotonic() + REAL_LIMIT_S
         while not true():
             on_time = self.clock.monotonic() < end or (self.virtual and within_s == 0)
             if not on_time or real.monotonic() > patience:
                 pytest.fail(f"not within {within_s:g} s: {what}")
-            # Other threads need real time to act on what the virtual clock told them.
-            threading.Event().wait(0.002 if self.virtual else 0.02)
+            threading.Event().wait(pause_s if self.virtual else 0.02)
             if self.virtual:
-                self.pass_time(within_s / 100)
+                self.pass_time(within_s / steps)
+
+    def until_kept(self, kept: Callable[[], bool]) -> None:
+        """After more than half of a lease, wait until the engine has extended it.
+
+        It has half a lease for that. Time moves slowly here: the engine's thread may be starved for a
+        moment, and must not lose the lease for it.
+        """
+        self.until(kept, within_s=0.3 * self.min_lease_s, what="the lease is kept", steps=15, pause_s=0.05)
 
     def let(self, call: Callable[[], T], *, within_s: float = 60.0) -> T:
         """Run a call that may wait, and let time pass until it has ended."""

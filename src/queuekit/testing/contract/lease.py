@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from queuekit._portable.delivery import Delivery
 from queuekit._values.errors import AlreadySettledError, LeaseLostError, UnsupportedError, UsageError
 from queuekit.backend import Action, IncomingMessage, LeaseLost, Settled, Settlement, SettleOutcome, Unsupported
-from queuekit.testing.contract.faces import CONSUMER_THREADS, Face, extensions
+from queuekit.testing.contract.faces import Face, extended
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import Harness
@@ -120,7 +121,7 @@ class Lease(Group):
         delivery = face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
         for kept in (1, 2):
             harness.pass_time(0.6 * lease)
-            _await_extensions(harness, opener, kept)
+            harness.until_kept(partial(extended, opener, kept))
         assert not delivery.lease_lost
         harness.until(lambda: delivery.lease_lost, within_s=4 * lease, what="the holder is told")
         assert consumer.counts()["lease.at_limit"] == 1
@@ -240,7 +241,7 @@ class Lease(Group):
         other = queue.again()
         for kept in range(1, 10):
             harness.pass_time(0.6 * lease)
-            _await_extensions(harness, opener, kept)
+            harness.until_kept(partial(extended, opener, kept))
             other.expect_nothing("the engine keeps the lease")
         assert not delivery.lease_lost
         delivery.ack()
@@ -295,13 +296,6 @@ class Lease(Group):
         (got,) = queue.take(within_s=lease_s + harness.tolerance_s)
         assert got.body == b"survivor"
         assert got.attempt in {2, None}
-
-
-def _await_extensions(harness: Harness, opener: FaultyOpener, count: int) -> None:
-    # On a virtual clock no time may pass here: it stands still until the engine has acted and rests.
-    limit = 0.0 if harness.virtual else 0.3 * harness.min_lease_s
-    harness.until(lambda: extensions(opener) >= count, within_s=limit, what="the lease is kept")
-    harness.until_blocked(CONSUMER_THREADS)
 
 
 def _superseded(harness: Harness) -> tuple[Queue, IncomingMessage, IncomingMessage]:

@@ -44,6 +44,7 @@ class Work:
     ) -> None:
         self.face, self._handle, self._gate = face, handle, gate
         self.begun: list[Any] = []
+        self._asked = False
         self.app = App(clock=face.harness.clock, **(app or {}))
         if opener is not None:
             self.app._opener = opener  # type: ignore[assignment]  # an App has no argument for it
@@ -90,8 +91,10 @@ class Work:
         return within_s if self.face.harness.virtual else max(within_s, REAL_LIMIT_S)
 
     def request_stop(self) -> None:
-        """Ask the worker to drain."""
-        self.app.stop()
+        """Ask the worker to drain, once: a second request would cut it short."""
+        if not self._asked:
+            self._asked = True
+            self.app.stop()
 
     def ended(self) -> bool:
         """Whether the worker has ended."""
@@ -109,7 +112,7 @@ class Work:
         if self._gate is not None:
             self._gate.set()
         if not self._ended.done:
-            self.request_stop()
-            self.request_stop()
+            self.app.stop()
+            self.app.stop()
             self.await_true(lambda: self._ended.done, "the worker ends", within_s=60.0)
         self.app.close()

@@ -18,7 +18,6 @@ from pathlib import Path
 from time import monotonic
 
 from _bench import arguments, percentile
-
 from queuekit import Consumer, Producer
 from queuekit.testing import reset_memory
 
@@ -94,7 +93,8 @@ def here(url: str) -> Iterator:  # type: ignore[type-arg]
 def elsewhere(url: str) -> Iterator:  # type: ignore[type-arg]
     command = [sys.executable, __file__, _CHILD, url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None and child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
         child.stdout.readline()
 
         def send() -> None:

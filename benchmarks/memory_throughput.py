@@ -8,10 +8,10 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from _bench import Contest, Part, arguments, compare
-from _payloads import EMAIL, PUSH, Email, Push, emails, pushes
 from pydantic import TypeAdapter
 
+from _bench import Contest, Part, arguments, compare
+from _payloads import EMAIL, PUSH, Email, Push, emails, pushes
 from queuekit import Consumer, Producer
 from queuekit.testing import reset_memory
 
@@ -46,12 +46,15 @@ def through_queuekit(payload: Any, make: Payloads) -> Part:
 
     def run(count: int) -> float:
         payloads = make(count)
-        with Producer("memory://bench", payload=payload) as producer, Consumer("memory://bench", payload=payload) as c:
+        with (
+            Producer("memory://bench", payload=payload) as producer,
+            Consumer("memory://bench", payload=payload) as consumer,
+        ):
             began = perf_counter()
             for start in range(0, count, _BATCH):
                 producer.send_many(payloads[start : start + _BATCH])
             left = count
-            for delivery in c:
+            for delivery in consumer:
                 _ = delivery.payload
                 delivery.ack()
                 left -= 1

@@ -15,14 +15,14 @@ from time import monotonic, perf_counter, time
 
 from _bench import Contest, Part, arguments, compare
 from _payloads import EMAIL, Email, dump, emails
-
 from queuekit import App, Consumer, Producer
 
 _BATCH = 100
 
 _TABLE = """
     CREATE TABLE job (
-        seq INTEGER PRIMARY KEY, id TEXT NOT NULL, body BLOB NOT NULL, attributes TEXT NOT NULL, metadata TEXT NOT NULL,
+        seq INTEGER PRIMARY KEY, id TEXT NOT NULL, body BLOB NOT NULL, attributes TEXT NOT NULL,
+        metadata TEXT NOT NULL,
         due REAL NOT NULL, key TEXT, attempt INTEGER NOT NULL DEFAULT 0, token INTEGER, until REAL
     )
 """

@@ -15,6 +15,13 @@ from queuekit._values.errors import DecodeError, EncodeError, InvalidMessageErro
 T = TypeVar("T")
 
 _SECRETS = (SecretStr, SecretBytes, Secret)
+_ALWAYS_FINITE = frozenset({
+    "bool", "bytes", "date", "datetime", "int", "none", "str", "time", "timedelta", "url", "uuid",
+    "dataclass", "dataclass-args", "dataclass-field", "model", "model-field", "model-fields", "typed-dict",
+    "typed-dict-field", "default", "definition-ref", "definitions", "nullable", "tagged-union", "union",
+    "dict", "frozenset", "list", "set", "tuple",
+})  # fmt: skip
+"""Kinds of schema that bring no inf or nan of their own; whatever is missing here may."""
 
 
 class Codec(Protocol[T]):
@@ -114,13 +121,15 @@ class _JsonCodec(Generic[T]):
             raise UsageError(msg) from error
         self._classes: list[type] = []
         _look_through(self._adapter.core_schema, self._classes)
+        self._always_finite = all(map(_is_always_finite, _nodes(self._adapter.core_schema)))
 
     def encode(self, value: T) -> bytes:
         try:
             body = self._to_json(value, by_alias=True, round_trip=True, warnings="error")
         except (PydanticSerializationError, UnicodeEncodeError, RecursionError) as error:
             raise EncodeError(self._refusal(value, error)) from None
-        if b"null" in body or b"NaN" in body or b"Infinity" in body:
+        # Looked for only where the type could hold it: a None, which is written as null too, is common.
+        if not self._always_finite and (b"null" in body or b"NaN" in body or b"Infinity" in body):
             self._refuse_not_finite(value)
         for cls in self._classes:
             if cls.__subclasses__():
@@ -159,6 +168,15 @@ class _JsonCodec(Generic[T]):
         if as_itself != body:
             msg = "the payload holds an instance of a subclass whose own fields would be lost; declare that type"
             raise EncodeError(msg)
+
+
+def _is_always_finite(node: dict[str, Any]) -> bool:
+    """Whether this part of a schema by itself rules out inf and nan in what is written."""
+    kind = node.get("type")
+    if isinstance(kind, str) and kind not in _ALWAYS_FINITE:
+        return False
+    extra = node.get("extra_behavior", node.get("extra_fields_behavior"))
+    return extra != "allow" and "serialization" not in node
 
 
 def _holds_not_finite(value: Any) -> bool:

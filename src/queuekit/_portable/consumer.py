@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import warnings
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from types import TracebackType
@@ -17,7 +20,7 @@ from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan
 from queuekit._portable.delivery import Delivery
 from queuekit._portable.intake import Intake, drain
-from queuekit._portable.link import BackendOpener, CheckReport, Require, open_link, seconds, timeout_seconds
+from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds, timeout_seconds
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import ClosedError, UsageError
 from queuekit._values.url import QueueURL
@@ -26,6 +29,7 @@ from queuekit._wiring.opening import Opener
 T = TypeVar("T", default=bytes)
 
 _FLUSH_S = 10.0
+_EXIT_FLUSH_S = 2.0
 
 
 class Consumer(Generic[T]):
@@ -92,7 +96,7 @@ class Consumer(Generic[T]):
         link = open_link(url, queue, options, opener=self._opener, require=require)
         self._codec = codec_for(payload)
         can = link.backend.capabilities
-        settings = ReceiverSettings(
+        self._settings = ReceiverSettings(
             lease_s=seconds("lease", lease, least=0.001),
             max_lease_s=seconds("max_lease", max_lease, least=0.001),
             keep_leases=keep_leases,
@@ -102,9 +106,16 @@ class Consumer(Generic[T]):
             max_bytes=_count("max_in_flight_bytes", max_in_flight_bytes, least=1),
             poll_s=seconds("poll_wait", poll_wait),
         )
-        self._intake = Intake(link, settings, dead_letter=dead_letter, opener=self._opener)
-        self._link, self._receiver, self._desk = link, self._intake.receiver, self._intake.desk
+        self._arguments = (options, require, dead_letter)
         self._closed = False
+        self._build(link)
+
+    def _build(self, link: Link) -> None:
+        self._pid = os.getpid()
+        self._intake = Intake(link, self._settings, dead_letter=self._arguments[2], opener=self._opener)
+        self._link, self._receiver, self._desk = link, self._intake.receiver, self._intake.desk
+        # At the end of the interpreter, and when the consumer was dropped without close.
+        self._finalizer = weakref.finalize(self, _end_unclosed, self._intake, self._pid)
 
     @property
     def queue(self) -> str:
@@ -187,6 +198,8 @@ class Consumer(Generic[T]):
         if self._closed:
             return
         self._closed = True
+        if not self._finalizer.detach() or self._pid != os.getpid():
+            return  # in a forked child, threads and leases are the parent's
         clock = self._link.clock
         drain([self._intake], ShutdownPlan(now=clock.monotonic(), drain_s=0.0, flush_s=_FLUSH_S), clock)
         if self._owns_opener:
@@ -222,9 +235,19 @@ class Consumer(Generic[T]):
         if self._closed:
             msg = "the consumer is closed; open a new one"
             raise ClosedError(msg, queue=self._link.shown, operation="receive")
+        if self._pid != os.getpid():
+            self._reopen()
         if blocking:
             self._link.warn_in_loop(blocking, twin)
         self._link.ensure()
+
+    def _reopen(self) -> None:
+        """In a forked child: threads, sockets, locks and leases are the parent's, so nothing of them is used."""
+        self._finalizer.detach()
+        options, require, _ = self._arguments
+        if self._owns_opener:
+            self._opener = Opener(self._opener.clock)
+        self._build(open_link(self._link.url, None, options, opener=self._opener, require=require))
 
     def _hand_out(self, held: Held) -> Delivery[T]:
         return Delivery(held, self._desk, self._codec)
@@ -243,6 +266,14 @@ class Consumer(Generic[T]):
             pass
         finally:
             self._receiver.forget(wake)
+
+
+def _end_unclosed(intake: Intake, pid: int) -> None:
+    if pid != os.getpid():
+        return
+    warnings.warn(f"the consumer of {intake.link.shown} was not closed", ResourceWarning, stacklevel=2)
+    clock = intake.link.clock
+    drain([intake], ShutdownPlan(now=clock.monotonic(), drain_s=0.0, flush_s=_EXIT_FLUSH_S), clock)
 
 
 def _count(name: str, value: int | None, *, least: int, default: int = 0) -> int:

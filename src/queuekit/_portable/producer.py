@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -116,7 +117,9 @@ class Producer(Generic[T]):
             name=link.shown,
         )
         # At the end of the interpreter, and when the producer was dropped without close.
-        self._finalizer = weakref.finalize(self, _flush_at_exit, self._outbox, link, self._pid)
+        self._finalizer = weakref.finalize(
+            self, _flush_at_exit, self._outbox, link, self._pid, warn=self._owns_opener
+        )
 
     @property
     def queue(self) -> str:
@@ -371,8 +374,12 @@ def _accepted(outcome: SendOutcome, queue: str) -> Accepted | Duplicate:
     raise error
 
 
-def _flush_at_exit(outbox: Outbox, link: Link, pid: int) -> None:
-    if pid == os.getpid() and outbox.unsent():
+def _flush_at_exit(outbox: Outbox, link: Link, pid: int, *, warn: bool) -> None:
+    if pid != os.getpid():
+        return
+    if warn:
+        warnings.warn(f"the producer to {link.shown} was not closed", ResourceWarning, stacklevel=2)
+    if outbox.unsent():
         left = outbox.close(_EXIT_FLUSH_S)
         if left:
             link.journal.note("send.unflushed", f"{left} messages had no outcome at exit; call close()", count=left)

@@ -68,6 +68,7 @@ class SQLiteBackend:
         self._is_dead = self._queue.endswith(DEAD_SUFFIX)
         self._window_s = self._options.dedup_window.total_seconds()
         self._interrupts = 0
+        self._flowing = False
         self._closed = False
         self._capabilities = Capabilities(
             queues="implicit",
@@ -137,8 +138,8 @@ class SQLiteBackend:
 
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
         """Lease messages, waiting for the first. See `Backend.receive`."""
-        outlook = self._look()
-        if outlook.ready and (messages := self._claim(max_messages, lease_s)):
+        # Where there was something just now, the look before the claim is saved.
+        if (self._flowing or self._look().ready) and (messages := self._claim(max_messages, lease_s)):
             return messages
         if wait_s <= 0:
             return []
@@ -254,11 +255,13 @@ class SQLiteBackend:
         with self._database.writing(self._timeout_s) as connection:
             now = self._now()
             queue = _places.find_queue(connection, self._queue)
-            if queue is None:
-                return []
-            messages = _claiming.claim(
-                connection, queue, limit=max_messages, now=now, until=now.monotonic + lease_s, lease=lease
+            until = now.monotonic + lease_s
+            messages = (
+                _claiming.claim(connection, queue, limit=max_messages, now=now, until=until, lease=lease)
+                if queue is not None
+                else []
             )
+        self._flowing = bool(messages)
         if messages:
             # A consumer that waits must know that this lease may end before anything else happens.
             self._database.signal(self._queue).set()

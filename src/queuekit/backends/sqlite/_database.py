@@ -73,6 +73,7 @@ class Database:
 
     def __init__(self, path: Path, options: SQLiteOptions, clock: Clock) -> None:
         self.path = path
+        self._file = str(path)
         self._options = options
         self._clock = clock
         # Keyed by process: connections must not be used, nor even closed, in a child that inherited them.
@@ -224,7 +225,7 @@ class Database:
 
     def _identify(self) -> tuple[int, int] | None:
         try:
-            found = self.path.stat()
+            found = os.stat(self._file)  # noqa: PTH116 - once a transaction, and twice as fast
         except OSError:
             return None
         return (found.st_dev, found.st_ino)

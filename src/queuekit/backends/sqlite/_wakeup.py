@@ -52,6 +52,7 @@ class Directory:
 
     def __init__(self, database: Path, clock: Clock) -> None:
         self._path = database.with_name(database.name + "-wake")
+        self._name = str(self._path)
         self._clock = clock
         self._lock = threading.Lock()
         self._listed: tuple[float, list[str]] = (0.0, [])
@@ -110,7 +111,7 @@ class Directory:
 
     def _names(self) -> list[str]:
         try:
-            changed = os.stat(self._path).st_mtime  # noqa: PTH116 - once a commit, and twice as fast
+            changed = os.stat(self._name).st_mtime  # noqa: PTH116 - once a commit, and twice as fast
             if changed == self._listed[0]:
                 return self._listed[1]
             names = [each.name for each in self._path.iterdir()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
 
 from queuekit.backend import (
     LEASE_LOST,
@@ -38,13 +37,17 @@ _NO_LETTER = Failed(
 )
 
 
+_HANDLE = (int, int)
+"""A handle is the lease's id and the message's number; whatever else looks like that is in no lease."""
+
+
 class _Lease:
     """The live parts of one lease: the end of each, and what it holds."""
 
-    def __init__(self, connection: sqlite3.Connection, queue: Queue, lease: Any, now: float) -> None:
+    def __init__(self, connection: sqlite3.Connection, queue: Queue, lease: int, now: float) -> None:
         self.id = lease
         self.parts: dict[float, dict[int, Share]] = {}
-        if type(lease) is int and 0 <= lease < 1 << 63:  # else it is no id of ours, and SQLite could not take it
+        if 0 <= lease < 1 << 63:  # else it is no id of ours, and SQLite could not take it
             rows = connection.execute(
                 "SELECT until, runs FROM lease WHERE id = ? AND until > ? AND queue = ?", (lease, now, queue.id)
             )
@@ -96,7 +99,7 @@ class Settler:
         self._connection = connection
         self._queue = queue
         self._now = now
-        self._leases: dict[Any, _Lease] = {}
+        self._leases: dict[int, _Lease] = {}
         self._gone: list[tuple[int, int]] = []
         self._back: list[tuple[int, Spot]] = []
         self._letters: list[OutgoingMessage] = []
@@ -113,8 +116,7 @@ class Settler:
         outcomes: list[SettleOutcome] = []
         for settlement in batch:
             handle = settlement.handle
-            # Whatever else looks like a handle of ours is in no lease.
-            if type(handle) is not tuple or len(handle) != 2:
+            if not isinstance(handle, tuple) or tuple(map(type, handle)) != _HANDLE:
                 outcomes.append(LEASE_LOST)
                 continue
             token, seq = handle

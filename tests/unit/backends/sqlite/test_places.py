@@ -208,7 +208,9 @@ def test_priority_and_then_order_of_sending(open_queue: Any) -> None:
     assert [each.message_id for each in got] == ["b", "e", "d", "a"]
 
 
-@pytest.mark.parametrize("handle", ["x", None, (), (1, 2), (1.5, 2), ("a", "b"), (2**70, 1), (-1, 5), (True, 1), 7])
+@pytest.mark.parametrize(
+    "handle", ["x", None, (), (1, 2), (1.5, 2), ("a", "b"), (2**70, 1), (-1, 5), ([], 1), (1, []), (True, 1), 7]
+)
 def test_foreign_handles_are_lost_leases(open_queue: Any, handle: Any) -> None:
     queue = open_queue()
     queue.send([OutgoingMessage("m", b"")], timeout_s=1)

@@ -160,13 +160,21 @@ class App:
                 )
             return self._producers[key]
 
-    def run(self, *, processes: int = 0, queues: Sequence[str] | None = None, signals: bool = True) -> ExitCode:
+    def run(
+        self,
+        *,
+        processes: int = 0,
+        queues: Sequence[str] | None = None,
+        drain: timedelta | None = None,
+        signals: bool = True,
+    ) -> ExitCode:
         """Work until SIGTERM, SIGINT, `stop`, or a failure that no other try can mend; then drain.
 
         Args:
             processes: 0 runs handlers in this process. N runs them in N child processes: for CPU-bound
                 handlers, and for those that could hang or crash the process.
             queues: Only these queues; None for all that have handlers.
+            drain: How long running handlers may go on when asked to stop; None is the app's own.
             signals: Whether SIGTERM and SIGINT are taken; only on the main thread.
 
         Returns:
@@ -179,20 +187,35 @@ class App:
         Concurrency:
             Blocks; once at a time.
         """
+        return self._make_worker(processes, queues, drain).run(signals=signals)
+
+    async def arun(
+        self,
+        *,
+        processes: int = 0,
+        queues: Sequence[str] | None = None,
+        drain: timedelta | None = None,
+        signals: bool = True,
+    ) -> ExitCode:
+        """As `run`, with async handlers on the caller's event loop, unless they run in child processes.
+
+        Raises:
+            QueueKitError: As `run` does.
+        """
+        return await self._make_worker(processes, queues, drain).arun(signals=signals)
+
+    def _make_worker(self, processes: int, queues: Sequence[str] | None, drain: timedelta | None) -> Worker:
+        drain_s = self._drain_s if drain is None else seconds("drain", drain)
         if processes:
             from queuekit._portable.processes import ProcessWorker, target_of
 
-            worker: Worker = ProcessWorker(
-                self._plan(queues), self._clock, drain_s=self._drain_s, processes=processes, target=target_of(self)
+            target = target_of(self)
+            self._worker = ProcessWorker(
+                self._plan(queues), self._clock, drain_s=drain_s, processes=processes, target=target
             )
         else:
-            worker = Worker(self._plan(queues), self._clock, drain_s=self._drain_s)
-        return self._running(worker).run(signals=signals)
-
-    async def arun(self, *, queues: Sequence[str] | None = None, signals: bool = True) -> ExitCode:
-        """As `run`, with async handlers on the caller's event loop."""
-        worker = Worker(self._plan(queues), self._clock, drain_s=self._drain_s)
-        return await self._running(worker).arun(signals=signals)
+            self._worker = Worker(self._plan(queues), self._clock, drain_s=drain_s)
+        return self._worker
 
     def stop(self) -> None:
         """Ask a running worker to drain and end. Safe from any thread, and from a handler."""
@@ -223,10 +246,6 @@ class App:
         for other in group:
             _check_agreement(handler, other)
         group.append(handler)
-
-    def _running(self, worker: Worker) -> Worker:
-        self._worker = worker
-        return worker
 
     def _place(self, queue: str) -> tuple[QueueURL | None, str | None, dict[str, Any]]:
         """The URL, the name and the options that a handler's queue is opened with."""

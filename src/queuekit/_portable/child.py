@@ -4,54 +4,34 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
+import pkgutil
 import signal
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from queuekit._engine.guard import error_from
 from queuekit._portable.frames import pack, unpack, unpack_jobs, verdict_row
+from queuekit._portable.handler import Handler
+from queuekit._portable.link import Link
 from queuekit._portable.retry import Verdict
 from queuekit._portable.running import Desk, Job, LoopRunner, ThreadRunner, own_loop
 from queuekit._values.clock import SystemClock
-from queuekit._values.errors import ClosedError, LeaseLostError, UsageError
+from queuekit._values.errors import ClosedError, LeaseLostError
 from queuekit._values.outcome import ErrorClass, ErrorCode
 from queuekit.backend import IncomingMessage
 
-if TYPE_CHECKING:
-    from queuekit._portable.app import App
 
+class ChildApp(Protocol):
+    """An app, as far as a child needs it."""
 
-def load_app(target: str) -> App:
-    """The app that ``module:attribute`` names.
-
-    Raises:
-        UsageError: There is no such module or attribute, or it is no App.
-        ModuleNotFoundError: The module itself imports something that is not installed.
-    """
-    from queuekit._portable.app import App
-
-    module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
-        msg = f"{target!r} names no app; write MODULE:ATTRIBUTE, as in shop.tasks:app"
-        raise UsageError(msg)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise
-        msg = f"there is no module {module_name!r} here; run in the folder that holds it, or install it"
-        raise UsageError(msg) from error
-    app = getattr(module, attribute, None)
-    if not isinstance(app, App):
-        msg = f"the module {module_name!r} has no App called {attribute!r}; name the variable that holds it"
-        raise UsageError(msg)
-    return app
+    def open_queue(self, name: str) -> tuple[Link, Sequence[Handler[Any, Any]]]:
+        """A queue's link and handlers."""
+        ...
 
 
 def main(connection: Connection, target: str, queues: Sequence[tuple[str, int]]) -> None:
@@ -66,7 +46,8 @@ def main(connection: Connection, target: str, queues: Sequence[tuple[str, int]])
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     child = _Child(connection)
-    child.start(load_app(target), queues)
+    # The parent found the app under this name, so it is one.
+    child.start(pkgutil.resolve_name(target), queues)
     child.listen()
     # Handlers that still run belong to nobody: the parent has released or given up their deliveries.
     sys.stdout.flush()
@@ -86,7 +67,7 @@ class _Child:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.draining = False
 
-    def start(self, app: App, queues: Sequence[tuple[str, int]]) -> None:
+    def start(self, app: ChildApp, queues: Sequence[tuple[str, int]]) -> None:
         """Make one runner per queue, and tell the parent."""
         clock = SystemClock()
         for name, slots in queues:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -98,6 +99,10 @@ class Current:
             UnavailableError: The service did not answer. The old lease still runs.
         """
         self._extend(seconds("by", by))
+
+    async def aextend(self, *, by: timedelta) -> None:
+        """As `extend`, suspending."""
+        await asyncio.get_running_loop().run_in_executor(None, self._extend, seconds("by", by))
 
 
 def current() -> Current:

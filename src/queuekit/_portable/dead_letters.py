@@ -1,163 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letters: how one is made, where it goes, and how it comes back."""
+"""The dead-letter queue of a queue: look, and send back."""
 
 from __future__ import annotations
 
-import hashlib
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from queuekit._engine import metadata as meta
-from queuekit._portable.link import BackendOpener, Link, open_link
+from queuekit._portable.link import BackendOpener, open_link
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import UnsupportedError
-from queuekit._values.outcome import LeaseLost, SendOutcome, Settled, Unsupported
+from queuekit._values.outcome import LeaseLost, Settled, Unsupported
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, dead_letter_url, queue_name
 from queuekit._wiring.registry import find_spec
-from queuekit.backend import IncomingMessage, OutgoingMessage, Peekable, Redrivable, StoredMessage
+from queuekit.backend import OutgoingMessage, Peekable, Redrivable, StoredMessage
 
-_LONGEST_TRACEBACK = 8_000
-_LONGEST_TEXT = 1_000
-_TRIM_ORDER = (meta.DEAD_TRACEBACK, meta.DEAD_ERROR, meta.DEAD_WORKER, meta.DEAD_FIRST, meta.DEAD_REASON)
 _PAGE = 100
-
-
-class ChildError(Exception):
-    """An exception that a handler raised in another process: its description, not the object.
-
-    Args:
-        described: Type and text, as a dead letter shows them.
-        rendered: The traceback.
-    """
-
-    def __init__(self, described: str, rendered: str) -> None:
-        super().__init__(described)
-        self.described = described
-        self.rendered = rendered
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why a message is dead.
-
-    Attributes:
-        reason: One sentence, or a short name such as ``no_handler``.
-        error: The exception that the last attempt ended with, if any.
-    """
-
-    reason: str
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LetterWriter:
-    """Makes complete dead letters for one source queue.
-
-    Attributes:
-        source: The source queue's redacted URL.
-        worker: Names this process and host.
-        clock: For the time of death.
-        limit: Most bytes of a letter.
-        size: Bytes that a letter has.
-    """
-
-    source: str
-    worker: str
-    clock: Clock
-    limit: int
-    size: Callable[[OutgoingMessage], int]
-
-    def write(self, message: IncomingMessage, cause: Cause) -> OutgoingMessage:
-        """The dead letter of a message: the same body, attributes, id and key, and why it died.
-
-        What makes it too large for its queue is left out in a fixed order, and ``dead-trimmed`` says what.
-        """
-        now = meta.write_instant(self.clock.time())
-        kept = {name: text for name, text in message.metadata.items() if name != meta.EXPIRES}
-        attempts = meta.read(message.metadata).base + (message.attempt or 0)
-        kept |= {
-            meta.V: meta.VERSION,
-            meta.DEAD_REASON: _shorten(cause.reason, _LONGEST_TEXT),
-            meta.DEAD_ATTEMPTS: str(attempts),
-            meta.DEAD_FIRST: now if message.enqueued_at is None else meta.write_instant(message.enqueued_at),
-            meta.DEAD_LAST: now,
-            meta.DEAD_SOURCE: self.source,
-            meta.DEAD_WORKER: self.worker,
-        }
-        if cause.error is not None:
-            kept[meta.DEAD_ERROR] = describe(cause.error)
-            kept[meta.DEAD_TRACEBACK] = render(cause.error)
-        return self._fit(
-            OutgoingMessage(
-                message.message_id,
-                message.body,
-                message.attributes,
-                kept,
-                0.0,
-                message.ordering_key,
-                None,
-                message.priority,
-            )
-        )
-
-    def _fit(self, letter: OutgoingMessage) -> OutgoingMessage:
-        trimmed: list[str] = []
-        for name in _TRIM_ORDER:
-            if self.size(letter) <= self.limit:
-                break
-            if name in letter.metadata:
-                trimmed.append(name)
-                left = {each: text for each, text in letter.metadata.items() if each != name}
-                letter = letter._replace(metadata=left | {meta.TRIMMED: " ".join(trimmed)})
-        return letter
-
-
-def step_id(message: IncomingMessage, purpose: str) -> str:
-    """The dedup id of one copy step: the same when the step is repeated, another for every new step."""
-    known = meta.read(message.metadata)
-    text = f"{message.message_id}\0{purpose}\0{known.base + (message.attempt or 0)}\0{known.redriven}"
-    return "qk-" + hashlib.sha256(text.encode()).hexdigest()[:40]
-
-
-class CopyRoute:
-    """Sends dead letters to a queue that the user named.
-
-    Args:
-        link: The open destination.
-
-    Concurrency:
-        Called from one control thread; never waits for another try.
-    """
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self._dedup = link.backend.capabilities.dedup_window_s > 0
-        # The settle thread must not sleep: a copy that fails makes the message retry instead.
-        self._most = link.backend.capabilities.max_send_batch
-
-    def copy(self, letters: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
-        """Send the letters; one outcome each."""
-        outcomes: list[SendOutcome] = []
-        for start in range(0, len(letters), self._most):
-            part = [self._prepared(letter) for letter in letters[start : start + self._most]]
-            outcomes.extend(self.link.guard.send(part, timeout_s=5.0))
-        return outcomes
-
-    def _prepared(self, letter: OutgoingMessage) -> OutgoingMessage:
-        can = self.link.backend.capabilities
-        return letter._replace(
-            dedup_id=letter.dedup_id if self._dedup else None,
-            ordering_key=letter.ordering_key if can.ordering != "none" else None,
-            priority=letter.priority if can.priority_levels else 0,
-        )
-
-    def close(self) -> None:
-        """Close the destination."""
-        self.link.backend.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,33 +247,3 @@ def _dead_message(stored: StoredMessage) -> DeadMessage:
 def _instant(text: str | None) -> datetime | None:
     seconds = meta.read_instant(text)
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def describe(error: BaseException) -> str:
-    """The type and text of an exception, short enough for a dead letter."""
-    if isinstance(error, ChildError):
-        return error.described
-    return _shorten(f"{type(error).__qualname__}: {error}", _LONGEST_TEXT)
-
-
-def render(error: BaseException) -> str:
-    """The last part of an exception's traceback, short enough for a dead letter."""
-    if isinstance(error, ChildError):
-        return error.rendered
-    return _shorten_left("".join(traceback.format_exception(error)), _LONGEST_TRACEBACK)
-
-
-def _shorten(text: str, most: int) -> str:
-    clean = _clean(text)
-    return clean if len(clean) <= most else clean[: most - 1] + "…"
-
-
-def _shorten_left(text: str, most: int) -> str:
-    # The end of a traceback tells most.
-    clean = _clean(text)
-    return clean if len(clean) <= most else "…" + clean[1 - most :]
-
-
-def _clean(text: str) -> str:
-    """Text that every store can carry: a lone surrogate, as in odd file names, is replaced."""
-    return text.encode("utf-8", "replace").decode("utf-8")

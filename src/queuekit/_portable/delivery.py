@@ -17,7 +17,7 @@ from queuekit._engine.control import Control
 from queuekit._engine.guard import error_from
 from queuekit._engine.held import Held
 from queuekit._engine.journal import Journal
-from queuekit._portable.dead_letters import Cause, LetterWriter, step_id
+from queuekit._portable.letters import Cause, LetterWriter, step_id
 from queuekit._portable.link import seconds, timeout_seconds
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from queuekit._portable.dead_letters import Cause, ChildError, describe, render
+from queuekit._portable.letters import Cause, ChildError, describe, render
 from queuekit._portable.retry import Verdict
 from queuekit.backend import Action, IncomingMessage
 

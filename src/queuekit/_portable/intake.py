@@ -11,8 +11,8 @@ from contextlib import suppress
 from queuekit._engine.held import Held
 from queuekit._engine.receiving import Receiver, ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan, Standing, Step
-from queuekit._portable.dead_letters import Cause, CopyRoute, LetterWriter, describe
 from queuekit._portable.delivery import DeadLetterMode, Desk, check_extension
+from queuekit._portable.letters import Cause, CopyRoute, LetterWriter, describe
 from queuekit._portable.link import BackendOpener, Link, open_link
 from queuekit._portable.retry import Verdict
 from queuekit._values.capability import Support

@@ -9,29 +9,35 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from queuekit._engine.held import Held
 from queuekit._engine.metadata import TYPE, read
 from queuekit._portable import child as child_module
-from queuekit._portable.dead_letters import Cause
-from queuekit._portable.frames import pack, pack_jobs, read_verdict, unpack
+from queuekit._portable.child_process import ChildProcess
+from queuekit._portable.handler import Handler
 from queuekit._portable.intake import Intake
+from queuekit._portable.letters import Cause
 from queuekit._portable.retry import RELEASE, Judge, Verdict
 from queuekit._portable.worker import QueuePlan, Worker
 from queuekit._values.clock import Clock
-from queuekit._values.errors import ClosedError, LeaseLostError, QueueKitError, UsageError
+from queuekit._values.errors import ClosedError, QueueKitError, UsageError
 from queuekit.backend import Action
 
-if TYPE_CHECKING:
-    from queuekit._portable.app import App
-
 MAX_CRASHES = 3
-_FAILED_STARTS = 3
 _REMEMBERED_CRASHES = 10_000
 
 
-def target_of(app: App) -> str:
+class HoldsHandlers(Protocol):
+    """An app, as far as finding it again needs it."""
+
+    @property
+    def handlers(self) -> Sequence[Handler[Any, Any]]:
+        """Every registered handler."""
+        ...
+
+
+def target_of(app: HoldsHandlers) -> str:
     """Where children find the app: ``module:attribute``.
 
     Raises:
@@ -75,216 +81,6 @@ class Crashes:
         """The message was run to its end."""
         with self._lock:
             self._counts.pop(message_id, None)
-
-
-class ChildProcess:
-    """One child at a time, replaced when it dies.
-
-    Args:
-        start: Starts a process and returns it with the parent's end of its pipe.
-        slots: How many jobs of each queue it runs at once.
-        settle: Records the verdict of a job.
-        extend: Extends the lease of a job.
-        lost: Called with the jobs of a child that died, and with those that hung.
-        failed: Called when children die before they are ready, again and again.
-
-    Concurrency:
-        Each queue's dispatcher calls `submit` and `await_room`; one thread reads.
-    """
-
-    def __init__(
-        self,
-        start: Callable[[], tuple[Any, Connection]],
-        slots: Sequence[int],
-        *,
-        settle: Callable[[int, Held, Verdict], None],
-        extend: Callable[[int, Held, float], None],
-        lost: Callable[[list[tuple[int, Held]], set[Held]], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        self._start, self._slots = start, slots
-        self._settle, self._extend, self._lost, self._failed = settle, extend, lost, failed
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._send_lock = threading.Lock()
-        self._process: Any = None
-        self._connection: Connection | None = None
-        self._jobs: dict[int, tuple[int, Held]] = {}
-        self._hung: set[Held] = set()
-        self._next_job = 0
-        self._ready = False
-        self._alone = False
-        self._stopping = False
-        self._failed_starts = 0
-        self._reader: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the first process and the thread that listens to it."""
-        self._replace()
-        self._reader = threading.Thread(target=self._listen_forever, name="queuekit-child", daemon=True)
-        self._reader.start()
-
-    def await_room(self, queue: int) -> int:
-        """Wait until jobs of a queue can be given to the child; how many. 0 when stopping."""
-        with self._lock:
-            while not self._stopping:
-                room = self._slots[queue] - sum(index == queue for index, _ in self._jobs.values())
-                if self._ready and not self._alone and room > 0:
-                    return room
-                self._changed.wait()
-            return 0
-
-    def submit(self, queue: int, batch: Sequence[Held], *, alone: bool = False) -> bool:
-        """Give jobs to the child; False when it is not there, and the jobs were not begun."""
-        with self._lock:
-            while not self._stopping and not (self._ready and self._alone == alone):
-                self._changed.wait()
-            if self._stopping or self._connection is None:
-                return False
-            connection = self._connection
-            jobs = [(self._next_job + index, held) for index, held in enumerate(batch)]
-            self._next_job += len(batch)
-            self._jobs.update((job_id, (queue, held)) for job_id, held in jobs)
-        self._say(connection, pack_jobs(queue, [(job_id, held.message) for job_id, held in jobs]))
-        return True
-
-    def submit_alone(self, queue: int, held: Held) -> bool:
-        """Give one job to the child when it runs nothing else, and wait until it has ended."""
-        with self._lock:
-            while not self._stopping and (self._alone or self._jobs):
-                self._changed.wait()
-            self._alone = True
-        try:
-            if not self.submit(queue, [held], alone=True):
-                return False
-            with self._lock:
-                while self._jobs and not self._stopping:
-                    self._changed.wait()
-            return True
-        finally:
-            with self._lock:
-                self._alone = False
-                self._changed.notify_all()
-
-    def tell_lost(self, held: Held) -> None:
-        """Tell the child that the lease of a job was lost."""
-        with self._lock:
-            job_id = next((each for each, (_, other) in self._jobs.items() if other is held), None)
-            connection = self._connection
-        if job_id is not None and connection is not None:
-            self._say(connection, pack({"op": "lost", "job": job_id}))
-
-    def drain(self) -> None:
-        """Let the child know that the worker is stopping, and take no more jobs."""
-        with self._lock:
-            self._stopping = True
-            self._changed.notify_all()
-            connection = self._connection
-        if connection is not None:
-            self._say(connection, pack({"op": "drain"}))
-
-    def kill(self) -> None:
-        """End the child now, whatever it runs."""
-        with self._lock:
-            self._stopping = True
-            process = self._process
-        if process is not None:
-            process.kill()
-
-    def close(self, timeout_s: float) -> None:
-        """Let the child end, and make sure that it did."""
-        with self._lock:
-            self._stopping = True
-            self._changed.notify_all()
-            process, connection = self._process, self._connection
-        # Killing is safe: nothing that it runs is ours any more, and it owns no file or socket of the queue.
-        if process is not None:
-            process.kill()
-            process.join(timeout_s)
-        if self._reader is not None:
-            self._reader.join(timeout_s)
-        if connection is not None:
-            connection.close()
-
-    def _replace(self) -> None:
-        process, connection = self._start()
-        with self._lock:
-            self._process, self._connection = process, connection
-
-    def _listen_forever(self) -> None:
-        while True:
-            self._listen()
-            with self._lock:
-                gone, self._jobs = list(self._jobs.values()), {}
-                hung, self._hung = self._hung, set()
-                started, self._ready = self._ready, False
-                self._failed_starts = 0 if started else self._failed_starts + 1
-                stopping, connection = self._stopping, self._connection
-                self._changed.notify_all()
-            self._process.join()
-            if connection is not None:
-                connection.close()
-            self._lost(gone, hung)
-            if stopping:
-                return
-            if self._failed_starts >= _FAILED_STARTS:
-                self._failed(RuntimeError("child processes end before they are ready; their messages tell why"))
-                return
-            self._replace()
-
-    def _listen(self) -> None:
-        """Obey one child until it is gone."""
-        connection = self._connection
-        while connection is not None:
-            try:
-                header, _ = unpack(connection.recv_bytes())
-            except (EOFError, OSError):
-                return
-            self._obey(connection, header)
-
-    def _obey(self, connection: Connection, header: dict[str, Any]) -> None:
-        if header["op"] == "done":
-            for row in header["results"]:
-                self._finish(*read_verdict(row))
-        elif header["op"] == "ready":
-            with self._lock:
-                self._ready = True
-                self._changed.notify_all()
-        elif header["op"] == "extend":
-            threading.Thread(target=self._answer_extend, args=(connection, header), daemon=True).start()
-        elif header["op"] == "hung":
-            with self._lock:
-                job = self._jobs.get(header["job"])
-                if job is not None:
-                    self._hung.add(job[1])
-            self._process.kill()
-
-    def _finish(self, job_id: int, verdict: Verdict) -> None:
-        with self._lock:
-            job = self._jobs.pop(job_id, None)
-            self._changed.notify_all()
-        if job is not None:
-            self._settle(job[0], job[1], verdict)
-
-    def _answer_extend(self, connection: Connection, header: dict[str, Any]) -> None:
-        with self._lock:
-            job = self._jobs.get(header["job"])
-        answer, detail = "ok", ""
-        try:
-            if job is not None:
-                self._extend(job[0], job[1], header["by"])
-        except LeaseLostError:
-            answer = "lost"
-        except QueueKitError as error:
-            answer, detail = error.code, str(error)
-        self._say(connection, pack({"op": "extended", "job": header["job"], "answer": answer, "detail": detail}))
-
-    def _say(self, connection: Connection, frame: bytes) -> None:
-        try:
-            with self._send_lock:
-                connection.send_bytes(frame)
-        except OSError:
-            return  # the child died; the reader sees that too, and gives its jobs back
 
 
 class ProcessWorker(Worker):

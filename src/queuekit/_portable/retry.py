@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from queuekit._engine.waits import FullJitter, Wait, planned_wait_s
-from queuekit._portable.dead_letters import Cause
+from queuekit._portable.letters import Cause
 from queuekit._portable.link import seconds
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock

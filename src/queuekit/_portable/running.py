@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from queuekit._engine import metadata as meta
 from queuekit._engine.codec import Codec, codec_for
 from queuekit._portable.context import Current, _current
-from queuekit._portable.dead_letters import Cause
 from queuekit._portable.handler import Handler
+from queuekit._portable.letters import Cause
 from queuekit._portable.retry import ACK, RELEASE, Judge, RetryPolicy, Verdict
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock

@@ -202,6 +202,17 @@ def hold(released: threading.Event, reached: threading.Event | None = None) -> S
     return step
 
 
+def hold_before(released: threading.Event, reached: threading.Event) -> Step:
+    """Tell by ``reached`` that the call has come, and carry it out once ``released`` is set."""
+
+    def step(call: Call, proceed: Proceed) -> Answers:
+        reached.set()
+        released.wait(_HOLD_LIMIT_S)
+        return proceed(call.batch)
+
+    return step
+
+
 def do_nothing(answer: Callable[[Any], Any]) -> Step:
     """Claim an answer for every entry without doing anything: a backend that lies."""
 

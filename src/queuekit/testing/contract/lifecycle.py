@@ -16,14 +16,14 @@ import pytest
 
 from queuekit._portable.worker import ExitCode
 from queuekit._values.errors import ClosedError, QueueKitError
-from queuekit.backend import Accepted, IncomingMessage, Settled
+from queuekit.backend import Accepted, IncomingMessage, Interruptible, Settled
 from queuekit.testing.contract.faces import Face, extended
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import Queue
 from queuekit.testing.contract.working import Work
-from queuekit.testing.faults import FaultyOpener, hold, raise_before, refused
+from queuekit.testing.faults import FaultyOpener, hold, hold_before, raise_before, refused
 
 _HOUR = timedelta(hours=1)
 
@@ -203,6 +203,7 @@ class Lifecycle(Group):
         assert {each.body for each in got} == {b"1", b"2"}
         if queue.capabilities.attempts == "exact" and not queue.capabilities.release_counts:
             assert [each.attempt for each in got] == [1, 1]
+        _expect_poll_that_begins_late_to_end(harness, face)
 
     def test_SHU_08_partial_batches_flush(self, harness: Harness, face: Face) -> None:
         """What a producer still gathers for a fuller batch is sent by close, not dropped."""
@@ -287,6 +288,22 @@ class Lifecycle(Group):
         if not harness.one_process:
             got = queue.take(2, within_s=10.0)
             assert {each.body for each in got} == {b"now", b"soon"}
+
+
+def _expect_poll_that_begins_late_to_end(harness: Harness, face: Face) -> None:
+    """A poll that reaches the service just after the interruption does not hold up close for its whole wait."""
+    if not isinstance(harness.open(harness.unique_name()), Interruptible):
+        return
+    opener, reached, released = FaultyOpener(harness.opener), threading.Event(), threading.Event()
+    opener.script.on("receive", hold_before(released, reached))
+    consumer = face.consumer(harness.unique_name(), opener=opener, poll_wait=timedelta(seconds=20))
+    waiting = harness.start(lambda: face.next(consumer))
+    assert reached.wait(REAL_LIMIT_S)
+    closing = harness.start(consumer.close)
+    with pytest.raises(ClosedError):
+        waiting.result("a receive of a closing consumer")
+    released.set()
+    harness.until(lambda: closing.done, within_s=5.0, what="close ends, though the poll missed the interruption")
 
 
 def _open_use_close(face: Face, queue: Queue) -> None:

@@ -65,7 +65,7 @@ class Journal:
             "%s on %s%s",
             action,
             self._queue,
-            f": {detail}" if detail else "",
+            f": {_printable(detail)}" if detail else "",
             exc_info=error,
             extra={"action": action, "queue": self._queue, "count": count},
         )
@@ -79,3 +79,8 @@ class Journal:
         """How often each thing happened so far."""
         with self._lock:
             return dict(self._counts)
+
+
+def _printable(text: str) -> str:
+    """Text that cannot move a terminal's cursor or forge a second line of a log."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

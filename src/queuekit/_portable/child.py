@@ -19,7 +19,7 @@ from queuekit._portable.frames import pack, unpack, unpack_jobs, verdict_row
 from queuekit._portable.handler import Handler
 from queuekit._portable.link import Link
 from queuekit._portable.retry import Verdict
-from queuekit._portable.running import Desk, Job, LoopRunner, ThreadRunner, own_loop
+from queuekit._portable.running import Job, LoopRunner, ThreadRunner, Triage, own_loop
 from queuekit._values.clock import SystemClock
 from queuekit._values.errors import ClosedError, LeaseLostError
 from queuekit._values.outcome import ErrorClass, ErrorCode
@@ -72,15 +72,15 @@ class _Child:
         clock = SystemClock()
         for name, slots in queues:
             link, handlers = app.open_queue(name)
-            desk = Desk(handlers, link.capabilities, clock, link.shown, lambda: self.draining)
+            triage = Triage(handlers, link.capabilities, clock, link.shown, lambda: self.draining)
             feed = PipeFeed()
             self._feeds.append(feed)
             if handlers[0].is_async:
-                runner = LoopRunner(feed, desk, slots=slots, failed=_give_up)
+                runner = LoopRunner(feed, triage, slots=slots, failed=_give_up)
                 asyncio.run_coroutine_threadsafe(runner.run(), self._own_loop())
             else:
                 ThreadRunner(
-                    feed, desk, clock, slots=slots, loop=self._own_loop, failed=_give_up, hung=_ignore, name=name
+                    feed, triage, clock, slots=slots, loop=self._own_loop, failed=_give_up, hung=_ignore, name=name
                 ).start()
         threading.Thread(target=self._report_forever, name="queuekit-results", daemon=True).start()
         self.say({"op": "ready"})

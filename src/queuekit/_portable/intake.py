@@ -73,6 +73,7 @@ class Intake:
                 clock=link.clock,
                 limit=letters.capabilities.max_message_bytes,
                 size=letters.backend.size,
+                secrets=tuple(link.url.secrets()),
             ),
             dead_letters=mode,
             queue=link.shown,

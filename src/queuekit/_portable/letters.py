@@ -56,6 +56,7 @@ class LetterWriter:
         clock: For the time of death.
         limit: Most bytes of a letter.
         size: Bytes that a letter has.
+        secrets: Texts that must not reach a letter, such as the password of the queue's own URL.
     """
 
     source: str
@@ -63,6 +64,7 @@ class LetterWriter:
     clock: Clock
     limit: int
     size: Callable[[OutgoingMessage], int]
+    secrets: tuple[str, ...] = ()
 
     def write(self, message: IncomingMessage, cause: Cause) -> OutgoingMessage:
         """The dead letter of a message: the same body, attributes, id and key, and why it died.
@@ -82,8 +84,8 @@ class LetterWriter:
             meta.DEAD_WORKER: self.worker,
         }
         if cause.error is not None:
-            kept[meta.DEAD_ERROR] = describe(cause.error)
-            kept[meta.DEAD_TRACEBACK] = render(cause.error)
+            kept[meta.DEAD_ERROR] = self._without_secrets(describe(cause.error))
+            kept[meta.DEAD_TRACEBACK] = self._without_secrets(render(cause.error))
         return self._fit(
             OutgoingMessage(
                 message.message_id,
@@ -96,6 +98,11 @@ class LetterWriter:
                 message.priority,
             )
         )
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _fit(self, letter: OutgoingMessage) -> OutgoingMessage:
         trimmed: list[str] = []

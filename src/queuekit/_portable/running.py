@@ -83,7 +83,7 @@ class _Bound:
         self.timeout_s = handler.timeout_s
 
 
-class Desk:
+class Triage:
     """Picks the handler of a message, and judges everything that happens before it runs.
 
     Args:
@@ -165,7 +165,7 @@ class ThreadRunner:
 
     Args:
         feed: Where jobs come from.
-        desk: Picks handlers.
+        triage: Picks handlers.
         clock: Time.
         slots: How many threads.
         loop: Gives the event loop that awaits what a sync handler returned, made at first need.
@@ -177,7 +177,7 @@ class ThreadRunner:
     def __init__(
         self,
         feed: Feed,
-        desk: Desk,
+        triage: Triage,
         clock: Clock,
         *,
         slots: int,
@@ -186,7 +186,7 @@ class ThreadRunner:
         hung: Callable[[int, int], None],
         name: str,
     ) -> None:
-        self._feed, self._desk, self._clock, self._loop = feed, desk, clock, loop
+        self._feed, self._triage, self._clock, self._loop = feed, triage, clock, loop
         self._failed, self._report_hung, self._name = failed, hung, name
         self._slots = [_Slot() for _ in range(slots)]
         self._lock = threading.Lock()
@@ -226,7 +226,7 @@ class ThreadRunner:
             self._failed(error)
 
     def _run(self, slot: _Slot, job: Job) -> None:
-        opened = self._desk.open(job)
+        opened = self._triage.open(job)
         if isinstance(opened, Verdict):
             job.settle(opened)
             return
@@ -284,7 +284,7 @@ class LoopRunner:
 
     Args:
         feed: Where jobs come from.
-        desk: Picks handlers.
+        triage: Picks handlers.
         slots: Most handlers at once.
         failed: Called with what ended the feed, if it was not a stop.
 
@@ -292,8 +292,8 @@ class LoopRunner:
         `run` belongs to the event loop; `cancel` may be called from any thread.
     """
 
-    def __init__(self, feed: Feed, desk: Desk, *, slots: int, failed: Callable[[BaseException], None]) -> None:
-        self._feed, self._desk, self._slots, self._failed = feed, desk, slots, failed
+    def __init__(self, feed: Feed, triage: Triage, *, slots: int, failed: Callable[[BaseException], None]) -> None:
+        self._feed, self._triage, self._slots, self._failed = feed, triage, slots, failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._free = asyncio.Event()
         self._cancelling = False
@@ -353,7 +353,7 @@ class LoopRunner:
             self._feed.forget(wake)
 
     async def _run(self, job: Job) -> None:
-        opened = self._desk.open(job)
+        opened = self._triage.open(job)
         if isinstance(opened, Verdict):
             job.settle(opened)
             return

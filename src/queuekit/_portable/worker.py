@@ -21,7 +21,7 @@ from queuekit._engine.shutdown import ShutdownPlan
 from queuekit._portable.handler import Handler
 from queuekit._portable.intake import Intake, drain
 from queuekit._portable.retry import Verdict
-from queuekit._portable.running import Desk, Job, LoopRunner, ThreadRunner, end_loop, own_loop
+from queuekit._portable.running import Job, LoopRunner, ThreadRunner, Triage, end_loop, own_loop
 from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueNotFoundError
 from queuekit.backend import IncomingMessage
@@ -196,16 +196,16 @@ class Worker:
     def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         for queue in self._queues:
             link = queue.intake.link
-            desk = Desk(queue.handlers, link.capabilities, self._clock, link.shown, lambda: self._stopping)
+            triage = Triage(queue.handlers, link.capabilities, self._clock, link.shown, lambda: self._stopping)
             feed = IntakeFeed(queue.intake)
             runner: ThreadRunner | LoopRunner
             if queue.is_async:
-                runner = LoopRunner(feed, desk, slots=queue.slots, failed=self._fail)
+                runner = LoopRunner(feed, triage, slots=queue.slots, failed=self._fail)
                 self._ended.append(asyncio.run_coroutine_threadsafe(runner.run(), loop()))
             else:
                 runner = ThreadRunner(
                     feed,
-                    desk,
+                    triage,
                     self._clock,
                     slots=queue.slots,
                     loop=loop,

@@ -52,9 +52,11 @@ def jobs(open_queue: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
+def threads(clock: VirtualClock) -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as pool:
         yield pool
+        clock.advance(1000)  # so that a test which failed does not hang
+        reset_memory()
 
 
 def send(queue: Any, *names: str, **fields: Any) -> Sequence[Any]:
@@ -303,6 +305,17 @@ def test_settled_leases_do_not_gather_under_one_long_lease(jobs: Any) -> None:
     assert not queue.leases
 
 
+def test_extensions_do_not_gather(jobs: Any, clock: VirtualClock) -> None:
+    send(jobs, "a")
+    held = take(jobs, lease_s=43200)
+    for _ in range(3000):
+        settle(jobs, held, Action.EXTEND, lease_s=43200)
+        clock.advance(1)
+    [queue] = jobs._space.queues.values()
+    assert queue._handles_in_ends <= 1100
+    assert settle(jobs, held) == [SETTLED]
+
+
 def test_sweeping_spares_leases_that_live(jobs: Any, clock: VirtualClock) -> None:
     send(jobs, "kept", "extended")
     _, extended = take(jobs, lease_s=100)
@@ -368,6 +381,18 @@ def test_a_waiting_receive_wakes_for_a_lease_that_began_while_it_waited(
         take(jobs, lease_s=10)
     clock.wait_for_waiters(1)
     clock.advance(10)
+    assert ids(waiting.result(20)) == ["a"]
+
+
+def test_a_waiting_receive_wakes_for_a_lease_that_is_shortened(
+    jobs: Any, clock: VirtualClock, threads: ThreadPoolExecutor
+) -> None:
+    send(jobs, "a")
+    held = take(jobs, lease_s=60)
+    waiting = blocked(threads, clock, jobs)
+    settle(jobs, held, Action.EXTEND, lease_s=5)
+    clock.wait_for_waiters(1)
+    clock.advance(5)
     assert ids(waiting.result(20)) == ["a"]
 
 
@@ -516,12 +541,17 @@ def test_size_counts_utf8_and_does_not_confuse_equal_looking_metadata(jobs: Any)
 def test_a_child_of_a_fork_has_the_queue_and_a_lock_that_is_free(jobs: Any) -> None:
     send(jobs, "a", "b")
     held = take(jobs, 1)
-    inside, leave = threading.Event(), threading.Event()
+    inside, leave, left = threading.Event(), threading.Event(), list[bool]()
 
     def hold_the_lock() -> None:
         with jobs._space.lock:
             inside.set()
             leave.wait(20)
+            left.append(True)
+
+    def use_the_queue() -> None:
+        if ids(take(jobs)) == ["b"] and settle(jobs, held) == [SETTLED] and send(jobs, "c") and left:
+            os._exit(0)
 
     holder = threading.Thread(target=hold_the_lock)
     holder.start()
@@ -530,11 +560,12 @@ def test_a_child_of_a_fork_has_the_queue_and_a_lock_that_is_free(jobs: Any) -> N
     releaser.start()
     child = os.fork()
     if child == 0:
-        code = 1
         try:
-            code = 0 if ids(take(jobs)) == ["b"] and settle(jobs, held) == [SETTLED] and send(jobs, "c") else 2
+            user = threading.Thread(target=use_the_queue, daemon=True)
+            user.start()
+            user.join(10)
         finally:
-            os._exit(code)
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     holder.join()
     releaser.join()

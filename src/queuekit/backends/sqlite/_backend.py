@@ -138,13 +138,14 @@ class SQLiteBackend:
 
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
         """Lease messages, waiting for the first. See `Backend.receive`."""
+        interrupts = self._interrupts
         # Where there was something just now, the look before the claim is saved.
         if (self._flowing or self._look().ready) and (messages := self._claim(max_messages, lease_s)):
             return messages
         if wait_s <= 0:
             return []
         until = self._clock.monotonic() + wait_s
-        while self._wait(until):
+        while self._wait(until, interrupts):
             if messages := self._claim(max_messages, lease_s):
                 return messages
         return []
@@ -181,7 +182,7 @@ class SQLiteBackend:
 
     def wait_for_change(self, timeout_s: float) -> bool:
         """See `Waitable.wait_for_change`."""
-        return self._look().ready or self._wait(self._clock.monotonic() + timeout_s)
+        return self._wait(self._clock.monotonic() + timeout_s, self._interrupts)
 
     def create(self) -> None:
         """See `Admin.create`."""
@@ -267,9 +268,8 @@ class SQLiteBackend:
             self._database.signal(self._queue).set()
         return messages
 
-    def _wait(self, until: float) -> bool:
-        """Wait until something may be claimed; False when the time is over, or the wait was interrupted."""
-        interrupts = self._interrupts
+    def _wait(self, until: float, interrupts: int) -> bool:
+        """Wait until something may be claimed; False when the time is over, or another interruption came."""
         signal = self._database.signal(self._queue)
         with self._database.listening():
             while not self._closed and interrupts == self._interrupts:

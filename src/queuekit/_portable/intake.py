@@ -21,7 +21,7 @@ from queuekit._values.errors import AlreadySettledError, UnsupportedError, Usage
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, queue_name
 from queuekit._wiring.registry import find_spec
-from queuekit.backend import Action
+from queuekit.backend import Action, Interruptible
 
 
 class Intake:
@@ -105,6 +105,11 @@ class Intake:
         why = describe(cause.error).partition(":")[0] if cause.error is not None else cause.reason
         self.link.journal.note("delivery.retried", f"{why}; again in {verdict.delay_s:.3g} s")
 
+    def interrupt(self) -> None:
+        """End a poll that is waiting, where the backend can."""
+        if isinstance(self.link.backend, Interruptible):
+            self.link.backend.interrupt()
+
     def close(self, *, timeout_s: float) -> None:
         """End the threads and close the queue. What is unsettled comes back when its lease ends."""
         self.receiver.close(timeout_s=timeout_s)
@@ -133,6 +138,10 @@ def drain(
     while (step := plan.next(clock.monotonic(), _together(receivers))) is not Step.CLOSE:
         if step is Step.CANCEL_RUNNING:
             cancel()
+        if step is Step.AWAIT_POLL:
+            # Again and again: the first interruption misses a poll that was just about to begin.
+            for each in intakes:
+                each.interrupt()
         if step in {Step.AWAIT_RUNNING, Step.AWAIT_POLL}:
             until = plan.drain_until if step is Step.AWAIT_RUNNING else plan.close_at
             _busiest(receivers).await_change(min(until, clock.monotonic() + _LOOK_AGAIN_S))

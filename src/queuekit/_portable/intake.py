@@ -138,26 +138,25 @@ def drain(
     while (step := plan.next(clock.monotonic(), _together(receivers))) is not Step.CLOSE:
         if step is Step.CANCEL_RUNNING:
             cancel()
-        if step is Step.AWAIT_POLL:
-            # Again and again: the first interruption misses a poll that was just about to begin.
-            for each in intakes:
-                each.interrupt()
+        for each in intakes:
+            _carry_out(step, each, plan)
         if step in {Step.AWAIT_RUNNING, Step.AWAIT_POLL}:
             until = plan.drain_until if step is Step.AWAIT_RUNNING else plan.close_at
             _busiest(receivers).await_change(min(until, clock.monotonic() + _LOOK_AGAIN_S))
-        for receiver in receivers:
-            _carry_out(step, receiver, plan)
     for each in intakes:
         each.close(timeout_s=max(0.0, plan.close_at - clock.monotonic()))
 
 
-def _carry_out(step: Step, receiver: Receiver, plan: ShutdownPlan) -> None:
+def _carry_out(step: Step, intake: Intake, plan: ShutdownPlan) -> None:
     if step is Step.RELEASE_WAITING:
-        receiver.release_waiting()
+        intake.receiver.release_waiting()
     elif step is Step.CANCEL_RUNNING:
-        receiver.release_running()
+        intake.receiver.release_running()
+    elif step is Step.AWAIT_POLL:
+        # Again and again: the first interruption misses a poll that was just about to begin.
+        intake.interrupt()
     elif step is Step.FLUSH:
-        receiver.control.wait_until_sent(plan.close_at)
+        intake.receiver.control.wait_until_sent(plan.close_at)
 
 
 # A second signal may move the plan's deadline while this thread waits.

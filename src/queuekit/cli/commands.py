@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands and their options. What they do stands in a module each."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from queuekit._values.duration import parse_duration
+from queuekit._values.errors import QueueKitError, SetupError, UsageError
+from queuekit._values.message import SendOptions
+from queuekit.cli.logs import LogLevel
+from queuekit.cli.send import BodyKind
+from queuekit.cli.showing import redact, say
+
+# typer has its own copy of click's errors in some releases, and no name for their root.
+_CommandError: type[Any] = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="queuekit",
+    help="Send to queues, work them, and look after them; the backend is picked by a URL.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+dead = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(dead, name="dead")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command. Returns the exit code; what went wrong was said in one line on stderr."""
+    try:
+        return int(get_command(app).main(args=list(arguments), prog_name="queuekit", standalone_mode=False) or 0)
+    except _CommandError as error:
+        # Arguments are quoted in it, and one of them may be a URL.
+        say(f"queuekit: {redact(error.format_message())} See queuekit --help.")
+        return 2
+    except QueueKitError as error:
+        say(f"queuekit: {redact(str(error))}")
+        return 2 if isinstance(error, (SetupError, UsageError)) else 1
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; what is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _attribute(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        msg = "expected NAME=VALUE"
+        raise typer.BadParameter(msg)
+    return name, value
+
+
+URL = Annotated[str, typer.Argument(metavar="URL", help="The queue, as in sqlite:///jobs.db?queue=orders.")]
+JSON = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
+
+
+@app.command()
+def worker(
+    target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the App is, as in shop.tasks:app.")],
+    processes: Annotated[int, typer.Option(min=0, help="Run handlers in so many child processes.")] = 0,
+    queue: Annotated[list[str] | None, typer.Option(help="Only this queue; may be repeated.")] = None,
+    drain: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="DURATION", help="How long handlers may go on, as in 30s."),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="How much to tell.")] = LogLevel.INFO,
+) -> int:
+    """Run the handlers of an app until SIGTERM or Ctrl-C, then drain."""
+    from queuekit.cli.worker import work
+
+    return work(target, processes=processes, queues=queue or (), drain=drain, log_level=log_level)
+
+
+@app.command()
+def send(
+    url: URL,
+    message: Annotated[str | None, typer.Argument(help="The body; without it, stdin is sent.")] = None,
+    jsonl: Annotated[str | None, typer.Option(metavar="FILE", help="One JSON value a line; - for stdin.")] = None,
+    kind: Annotated[BodyKind, typer.Option("--as", help="What the body is.")] = BodyKind.TEXT,
+    message_type: Annotated[str | None, typer.Option("--type", help="Picks the handler.")] = None,
+    attribute: Annotated[
+        list[Any] | None, typer.Option(parser=_attribute, metavar="NAME=VALUE", help="May be repeated.")
+    ] = None,
+    delay: Annotated[timedelta | None, typer.Option(parser=_duration, metavar="DURATION", help="As in 30s.")] = None,
+    ordering_key: Annotated[str | None, typer.Option(help="Messages of one key stay in order.")] = None,
+    dedup_id: Annotated[str | None, typer.Option(help="A second send with this id adds nothing.")] = None,
+    priority: Annotated[int | None, typer.Option(help="0 to 9, higher first.")] = None,
+    as_json: JSON = False,
+) -> int:
+    """Send one message, from the argument or stdin, or one for each line of a JSONL file."""
+    from queuekit.cli.send import send_lines, send_one
+
+    options: SendOptions = {
+        "type": message_type,
+        "attributes": _attributes(attribute or []),
+        "delay": delay,
+        "ordering_key": ordering_key,
+        "dedup_id": dedup_id,
+        "priority": priority,
+    }
+    if jsonl is None:
+        return send_one(url, message, kind=kind, options=options, as_json=as_json)
+    _refuse_beside_jsonl(
+        {"MESSAGE": message, "--as": None if kind is BodyKind.TEXT else kind, "--dedup-id": dedup_id}
+    )
+    return send_lines(url, jsonl, options=options, as_json=as_json)
+
+
+@dead.command("ls")
+def dead_ls(
+    url: URL,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 100,
+    as_json: JSON = False,
+) -> int:
+    """List dead letters, the oldest first."""
+    from queuekit.cli.dead import list_dead
+
+    return list_dead(url, limit=limit, as_json=as_json)
+
+
+@dead.command("show")
+def dead_show(
+    url: URL, message_id: Annotated[str, typer.Argument(metavar="ID", help="From dead ls.")], as_json: JSON = False
+) -> int:
+    """Show all of one dead letter."""
+    from queuekit.cli.dead import show_dead
+
+    return show_dead(url, message_id, as_json=as_json)
+
+
+@dead.command("redrive")
+def dead_redrive(
+    url: URL,
+    message_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="From dead ls.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Move at most so many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved.")] = False,
+    as_json: JSON = False,
+) -> int:
+    """Send dead letters back to their queue: those named, else all."""
+    from queuekit.cli.dead import redrive
+
+    return redrive(url, message_ids or (), limit=limit, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def info(
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="A queue.")] = None, as_json: JSON = False
+) -> int:
+    """Tell the version and the known schemes; with a URL, what the queue can do and holds."""
+    from queuekit.cli.info import info as tell
+
+    return tell(url, as_json=as_json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Argument(help="Whose files; by default Python's own library.")] = None,
+    as_json: JSON = False,
+) -> int:
+    """Hash files through a queue, with failures, poison and a killed worker, and count what came of it."""
+    from queuekit.cli.demo import demo as run_demo
+
+    return run_demo(folder, as_json=as_json)
+
+
+def _attributes(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    attributes = dict(pairs)
+    if len(attributes) < len(pairs):
+        msg = "an attribute is given twice; give each once"
+        raise UsageError(msg)
+    return attributes
+
+
+def _refuse_beside_jsonl(given: dict[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            msg = f"{name} and --jsonl exclude each other: a file has one message a line"
+            raise UsageError(msg)

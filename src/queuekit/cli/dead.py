@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``queuekit dead``: look at dead letters, and send them back."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from queuekit import DeadLetters, DeadMessage, RedriveReport
+from queuekit.cli.showing import put, put_block, put_json, put_table, redact, say
+
+
+def list_dead(url: str, *, limit: int, as_json: bool) -> int:
+    """List dead letters, the oldest first. Returns the exit code.
+
+    Raises:
+        QueueKitError: The URL is wrong, or the service could not be asked.
+    """
+    with DeadLetters(url) as dead:
+        letters = list(dead.letters(limit=limit + 1))
+        queue = dead.queue
+    shown, more = letters[:limit], len(letters) > limit
+    if as_json:
+        for letter in shown:
+            put_json(describe(letter))
+    elif shown:
+        rows = [
+            (each.message_id, str(each.attempts), _when(each.last), each.type or "", _why(each)) for each in shown
+        ]
+        put_table(("id", "attempts", "died", "type", "reason"), rows)
+    if more:
+        say(f"there are more; see them with --limit {2 * limit}")
+    elif not shown:
+        say(f"{queue} is empty")
+    return 0
+
+
+def show_dead(url: str, message_id: str, *, as_json: bool) -> int:
+    """Show all of one dead letter. Returns the exit code.
+
+    Raises:
+        QueueKitError: The URL is wrong, or the service could not be asked.
+    """
+    with DeadLetters(url) as dead:
+        letter = dead.show(message_id)
+        queue = dead.queue
+    if letter is None:
+        say(f"queuekit: {queue} has no dead letter {message_id!r}")
+        return 1
+    if as_json:
+        put_json(describe(letter) | {"traceback": letter.traceback} | _body(letter.body))
+        return 0
+    for name, value in describe(letter).items():
+        if name != "attributes" and value not in {None, ""}:
+            put(f"{name}: {value}")
+    for name, text in letter.attributes.items():
+        put(f"attribute {name}: {text}")
+    if letter.traceback:
+        put_block("traceback", letter.traceback.rstrip("\n"))
+    put_block(f"body ({len(letter.body)} bytes)", letter.body.decode("utf-8", "backslashreplace"))
+    return 0
+
+
+def redrive(url: str, message_ids: Sequence[str], *, limit: int | None, dry_run: bool, as_json: bool) -> int:
+    """Send dead letters back to their queue; all of them where no id is named. Returns the exit code.
+
+    Raises:
+        QueueKitError: The URL is wrong, or the service could not be asked.
+    """
+    with DeadLetters(url) as dead:
+        report = dead.redrive(message_ids=list(message_ids) or None, limit=limit, dry_run=dry_run)
+    missing = [] if limit is not None else sorted(set(message_ids) - _seen(report))
+    if as_json:
+        put_json(
+            {
+                "dry_run": dry_run,
+                "moved": list(report.moved),
+                "skipped": list(report.skipped),
+                "failed": [{"message_id": each, "reason": redact(why)} for each, why in report.failed],
+                "missing": missing,
+            }
+        )
+    else:
+        _tell(report, missing, dry_run=dry_run)
+    return int(bool(report.failed or missing))
+
+
+def describe(letter: DeadMessage) -> dict[str, Any]:
+    """A dead letter as JSON has it, without its body and traceback."""
+    return {
+        "message_id": letter.message_id,
+        "reason": letter.reason,
+        "error": letter.error,
+        "attempts": letter.attempts,
+        "first": letter.first.isoformat() if letter.first else None,
+        "last": letter.last.isoformat() if letter.last else None,
+        "source": redact(letter.source) if letter.source else None,
+        "worker": letter.worker,
+        "type": letter.type,
+        "ordering_key": letter.ordering_key,
+        "attributes": dict(letter.attributes),
+        "trimmed": " ".join(letter.trimmed),
+    }
+
+
+def _body(body: bytes) -> dict[str, str]:
+    try:
+        return {"body": body.decode("utf-8"), "body_encoding": "utf-8"}
+    except UnicodeDecodeError:
+        return {"body": base64.b64encode(body).decode("ascii"), "body_encoding": "base64"}
+
+
+def _seen(report: RedriveReport) -> set[str]:
+    return {*report.moved, *report.skipped, *(each for each, _ in report.failed)}
+
+
+def _tell(report: RedriveReport, missing: Sequence[str], *, dry_run: bool) -> None:
+    for message_id in report.moved:
+        put(message_id)
+    for message_id, why in report.failed:
+        say(f"{message_id}: {redact(why)}")
+    for message_id in missing:
+        say(f"{message_id}: no such dead letter")
+    for message_id in report.skipped:
+        say(f"{message_id}: somebody else took it meanwhile")
+    say(f"{len(report.moved)} {'would be' if dry_run else 'were'} sent back")
+
+
+def _when(instant: datetime | None) -> str:
+    return instant.strftime("%Y-%m-%d %H:%M:%S") if instant else ""
+
+
+def _why(letter: DeadMessage) -> str:
+    return f"{letter.reason} ({letter.error})" if letter.error else letter.reason

@@ -42,6 +42,8 @@ class Consume(Group):
         poll = harness.start(lambda: queue.receive(wait_s=wait_s))
         harness.until_blocked()
         harness.pass_time(0.9 * wait_s)
+        poll.join(0.05)  # real time in which a poll that gave up too soon would end
+        assert not poll.done, "the poll gave up before its time"
         harness.pass_time(0.1 * wait_s + harness.tolerance_s)
         assert poll.result("an empty receive") == []
         assert -CLOCK_STEP_S <= poll.took_s - wait_s <= 2 * harness.tolerance_s + CLOCK_STEP_S

@@ -38,6 +38,3 @@ class MemoryHarness(Harness):
 
 class TestMemory(BackendContract):
     harness_class = MemoryHarness
-    known_deviations: ClassVar = {
-        "SHU-07": "the engine interrupts once, and a poll that begins just then delays close by up to 10 s",
-    }

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from queuekit.testing.contract import BackendContract, Harness
 
 
@@ -22,6 +20,3 @@ class SQLiteHarness(Harness):
 
 class TestSQLite(BackendContract):
     harness_class = SQLiteHarness
-    known_deviations: ClassVar = {
-        "SHU-07": "the engine interrupts once, and a poll that begins just then delays close by up to 10 s",
-    }

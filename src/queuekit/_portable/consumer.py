@@ -65,10 +65,13 @@ class Consumer(Generic[T]):
 
     Examples:
         ```python
+        with Producer("memory://emails", payload=str) as emails:
+            emails.send("hello")
         with Consumer("memory://emails", payload=str) as consumer:
             for delivery in consumer:
                 print(delivery.payload)
                 delivery.ack()
+                break  # or go on, until the consumer is closed
         ```
     """
 

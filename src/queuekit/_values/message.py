@@ -47,7 +47,9 @@ class Message(Generic[T]):
 
     Examples:
         ```python
-        producer.send_many([Message(order, ordering_key=order.customer) for order in orders])
+        with Producer("memory://orders", payload=dict) as producer:
+            orders = [{"customer": "ada", "item": "tea"}, {"customer": "joe", "item": "jam"}]
+            producer.send_many([Message(order, ordering_key=order["customer"]) for order in orders])
         ```
     """
 

@@ -32,11 +32,22 @@ class VirtualClock:
 
     Examples:
         ```python
+        import threading
+
+        from queuekit.testing import VirtualClock
+
         clock = VirtualClock()
-        thread = Thread(target=lambda: backend.receive(max_messages=1, wait_s=20, lease_s=60))
+        quiet = threading.Condition()
+
+        def wait() -> None:
+            with quiet:
+                clock.wait(quiet, 20)
+
+        thread = threading.Thread(target=wait)
         thread.start()
         clock.wait_for_waiters(1)  # it is blocked now
         clock.advance(20)  # and this ends its wait
+        thread.join()
         ```
     """
 

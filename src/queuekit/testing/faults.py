@@ -4,9 +4,13 @@
 Put a `FaultyOpener` in the place of an opener, and every backend that it opens follows the script:
 
 ```python
+from queuekit._wiring.opening import Opener
+from queuekit.backend import SystemClock
+from queuekit.testing.faults import FaultyOpener, Script, raise_after, unavailable
+
 script = Script()
-script.on("send", raise_after(unavailable()))       # the first send is carried out, its answer is lost
-opener = FaultyOpener(opener, script, max_send_batch=10)
+script.on("send", raise_after(unavailable()))  # the first send is carried out, its answer is lost
+opener = FaultyOpener(Opener(SystemClock()), script, max_send_batch=10)
 ```
 """
 
@@ -94,6 +98,7 @@ class Script:
         self._steps: dict[Verb, deque[Step]] = {}
         self._always: dict[Verb, Step] = {}
         self._calls: list[Call] = []
+        self._answered: list[Call] = []
 
     def on(self, verb: Verb, *steps: Step) -> Script:
         """Let each of the next calls of ``verb`` go through one of these steps; later calls go unharmed."""
@@ -115,10 +120,16 @@ class Script:
         with self._lock:
             return [each for each in self._calls if verb in {None, each.verb}]
 
+    def answered(self, verb: Verb) -> list[Call]:
+        """Every call of the verb that has returned, in the order of their answers."""
+        with self._lock:
+            return [each for each in self._answered if verb == each.verb]
+
     def forget_calls(self) -> None:
         """Begin a new record."""
         with self._lock:
             self._calls.clear()
+            self._answered.clear()
 
     def run(self, call: Call, proceed: Proceed) -> Answers:
         """Record one call and take it through its step."""
@@ -126,7 +137,10 @@ class Script:
             self._calls.append(call)
             steps = self._steps.get(call.verb)
             step = steps.popleft() if steps else self._always.get(call.verb)
-        return proceed(call.batch) if step is None else step(call, proceed)
+        answers = proceed(call.batch) if step is None else step(call, proceed)
+        with self._lock:
+            self._answered.append(call)
+        return answers
 
 
 def unavailable(*, sent: Literal["no", "maybe"] = "maybe") -> ErrorClass:

@@ -4,6 +4,9 @@
 Write a harness and one class, and pytest runs every case against your backend:
 
 ```python
+from queuekit.testing.contract import BackendContract, Harness
+
+
 class MyHarness(Harness):
     def base_url(self) -> str:
         return "mine://localhost"

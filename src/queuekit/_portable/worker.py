@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from queuekit.backend import IncomingMessage
 logger = logging.getLogger("queuekit")
 
 _FLUSH_S = 10.0
+_LOOK_AGAIN_S = 0.25
 
 
 class ExitCode(IntEnum):
@@ -218,7 +220,9 @@ class Worker:
             link.journal.note("worker.started", f"{len(queue.handlers)} handlers, {queue.slots} at once")
 
     def _await_stop(self) -> None:
-        os.read(self._wake_read, 1)
+        # A signal that comes just before this thread blocks has its handler run only once the thread goes on.
+        while not select.select([self._wake_read], [], [], _LOOK_AGAIN_S)[0]:
+            pass
 
     def _shut_down(self) -> None:
         self._plan = ShutdownPlan(now=self._clock.monotonic(), drain_s=self._drain_s, flush_s=_FLUSH_S)

@@ -55,11 +55,15 @@ def _no_secret_in_logs_and_warnings(request: pytest.FixtureRequest) -> Iterator[
         show(message, category, filename, lineno, file, line)
 
     handler = _Listener(leaks)
-    logging.getLogger().addHandler(handler)
+    root, ours = logging.getLogger(), logging.getLogger("queuekit")
+    root.addHandler(handler)
+    level = ours.level
+    ours.setLevel(logging.DEBUG)  # a secret in a record that is usually off is a leak too
     warnings.showwarning = listen
     yield
     warnings.showwarning = show
-    logging.getLogger().removeHandler(handler)
+    ours.setLevel(level)
+    root.removeHandler(handler)
 
 
 @pytest.hookimpl(wrapper=True)

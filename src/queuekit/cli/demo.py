@@ -39,6 +39,7 @@ _PORTION = 100
 _BUDGET_S = 50.0
 _LOOK_S = 0.004
 _PAGE = 500
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(QueueKitError):
@@ -275,7 +276,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _stopping_on_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP clean up as Ctrl-C does."""
+    """Have every polite signal clean up; Ctrl-C too where a shell had it ignored."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -283,7 +284,7 @@ def _stopping_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGHUP)}
+    before = {each: signal.signal(each, stop) for each in _STOPPING}
     try:
         yield
     finally:

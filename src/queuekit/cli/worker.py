@@ -68,7 +68,7 @@ def load_app(target: str) -> App:
             raise UsageError(msg)
         found = getattr(found, name)
     if not isinstance(found, App):
-        msg = f"{target!r} is no queuekit.App but a {type(found).__qualname__}; {_FORM}"
+        msg = f"{target!r} is no queuekit.App; it is of type {type(found).__qualname__}"
         raise UsageError(msg)
     return found
 
@@ -90,6 +90,8 @@ def _import(name: str) -> Any:
 
 def _failure(name: str, error: Exception) -> str:
     """What stopped an import, and where; without source lines, in which a URL may stand with its password."""
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(_OURS)][-1:]
+    frames = [
+        each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith((_OURS, "<frozen"))
+    ][-1:]
     where = "".join(f" ({each.filename}, line {each.lineno})" for each in frames)
     return f"importing {name!r} failed{where}: {type(error).__name__}: {error}"

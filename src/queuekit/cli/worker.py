@@ -16,7 +16,7 @@ from queuekit.cli.logs import LogLevel, set_up_logging
 from queuekit.cli.showing import say
 
 _FORM = "name the app as MODULE:ATTRIBUTE, as in shop.tasks:app"
-_OURS = str(Path(__file__).parents[1])
+_NOT_THEIRS = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<frozen")
 
 
 def work(
@@ -90,8 +90,6 @@ def _import(name: str) -> Any:
 
 def _failure(name: str, error: Exception) -> str:
     """What stopped an import, and where; without source lines, in which a URL may stand with its password."""
-    frames = [
-        each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith((_OURS, "<frozen"))
-    ][-1:]
-    where = "".join(f" ({each.filename}, line {each.lineno})" for each in frames)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(_NOT_THEIRS)]
+    where = "".join(f" ({each.filename}, line {each.lineno})" for each in frames[-1:])
     return f"importing {name!r} failed{where}: {type(error).__name__}: {error}"

@@ -40,11 +40,12 @@ class Consume(Group):
         queue.expect_nothing("the queue is new")
         wait_s = max(2 * harness.tolerance_s, 1.0, queue.capabilities.wait_at_least_s)
         poll = harness.start(lambda: queue.receive(wait_s=wait_s))
-        harness.until_blocked()
-        harness.pass_time(0.9 * wait_s)
-        poll.join(0.05)  # real time in which a poll that gave up too soon would end
-        assert not poll.done, "the poll gave up before its time"
-        harness.pass_time(0.1 * wait_s + harness.tolerance_s)
+        if harness.virtual:
+            harness.until_blocked()
+            harness.pass_time(0.9 * wait_s)
+            poll.join(0.05)  # real time in which a poll that gave up too soon would end
+            assert not poll.done, "the poll gave up before its time"
+            harness.pass_time(0.1 * wait_s)
         assert poll.result("an empty receive") == []
         assert -CLOCK_STEP_S <= poll.took_s - wait_s <= 2 * harness.tolerance_s + CLOCK_STEP_S
 

@@ -147,7 +147,7 @@ class Face:
 
 def extended(opener: FaultyOpener, times: int) -> bool:
     """Whether the engine has extended leases at least so often."""
-    calls = opener.script.calls("settle")
+    calls = opener.script.answered("settle")
     return sum(entry.action is Action.EXTEND for call in calls for entry in call.batch) >= times
 
 

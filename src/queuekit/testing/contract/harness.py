@@ -75,7 +75,8 @@ class Harness:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.clock: Clock = VirtualClock() if self.virtual else SystemClock()
+        # A seed of its own: cases that share a store must not draw the same tokens.
+        self.clock: Clock = VirtualClock(seed=uuid.uuid4().int) if self.virtual else SystemClock()
         self.opener = Opener(self.clock)
         self._opened: list[Backend] = []
         self._openers = [self.opener]
@@ -186,6 +187,10 @@ class Harness:
         It has half a lease for that. Time moves slowly here: the engine's thread may be starved for a
         moment, and must not lose the lease for it.
         """
+        for _ in range(25):
+            if kept():
+                return
+            threading.Event().wait(0.002)
         self.until(kept, within_s=0.3 * self.min_lease_s, what="the lease is kept", steps=15, pause_s=0.05)
 
     def let(self, call: Callable[[], T], *, within_s: float = 60.0) -> T:

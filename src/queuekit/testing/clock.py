@@ -56,6 +56,7 @@ class VirtualClock:
         self._arrived = threading.Condition(self._lock)
         self._arrivals = 0
         self._ticks = 1000 * _TICKS
+        self._read = threading.local()
         self._wall_offset = start * _TICKS - self._ticks
         self._random = random.Random(seed)
         self._tokens = random.Random(f"{seed} tokens")
@@ -68,11 +69,13 @@ class VirtualClock:
 
     def monotonic(self) -> float:
         """Seconds; begins at 1000."""
-        return self._ticks / _TICKS
+        ticks = self._read.ticks = self._ticks
+        return ticks / _TICKS
 
     def time(self) -> float:
         """Seconds since the epoch, as `advance` and `jump_wall` made them."""
-        return (self._ticks + self._wall_offset) / _TICKS
+        ticks = self._read.ticks = self._ticks
+        return (ticks + self._wall_offset) / _TICKS
 
     def token_bytes(self, count: int) -> bytes:
         """Bytes that repeat from the seed, but never within one clock."""
@@ -84,20 +87,24 @@ class VirtualClock:
         return "virtual"
 
     def wait(self, condition: threading.Condition, timeout_s: float | None) -> bool:
-        """Wait until the condition is notified or `advance` reaches the limit; False for the latter."""
-        if timeout_s is not None and timeout_s <= 0:
-            return condition.wait(0)
+        """Wait until the condition is notified or `advance` reaches the limit; False for the latter.
+
+        The limit counts from when this thread last read the clock: a thread that computed its timeout just
+        before an `advance`, and waits just after it, would otherwise wait for time that is over.
+        """
         waiter = object()
         with self._lock:
-            limit = None if timeout_s is None else self.monotonic() + timeout_s
-            self._waiters[waiter] = (condition, limit)
-            self._arrivals += 1
-            self._arrived.notify_all()
+            limit = None if timeout_s is None else getattr(self._read, "ticks", self._ticks) / _TICKS + timeout_s
+            late = limit is not None and limit <= self._ticks / _TICKS
+            if not late:
+                self._waiters[waiter] = (condition, limit)
+                self._arrivals += 1
+                self._arrived.notify_all()
         try:
-            condition.wait()
+            condition.wait(0 if late else None)
         finally:
             with self._lock:
-                del self._waiters[waiter]
+                self._waiters.pop(waiter, None)
         return limit is None or self.monotonic() < limit
 
     def advance(self, seconds: float) -> None:
@@ -111,7 +118,7 @@ class VirtualClock:
             raise ValueError(msg)
         with self._lock:
             self._ticks += math.ceil(seconds * _TICKS)
-            now = self.monotonic()
+            now = self._ticks / _TICKS
             reached = [condition for condition, limit in self._waiters.values() if limit is not None and limit <= now]
         _notify(reached)
 

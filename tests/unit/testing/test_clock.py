@@ -71,6 +71,14 @@ def test_a_wait_ends_at_its_limit_and_not_before() -> None:
         assert waiting.result(20) is False
 
 
+def test_time_that_passed_since_the_timeout_was_computed_is_not_waited_for_again() -> None:
+    clock, condition = VirtualClock(), threading.Condition()
+    left_s = 1010 - clock.monotonic()
+    clock.advance(10)
+    with condition:
+        assert clock.wait(condition, left_s) is False
+
+
 def test_a_notified_wait_is_true_and_its_thread_counts_as_blocked_no_more() -> None:
     clock, condition, again = VirtualClock(), threading.Condition(), threading.Event()
 

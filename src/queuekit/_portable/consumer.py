@@ -10,7 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
@@ -25,6 +25,9 @@ from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import ClosedError, UsageError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import Opener
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 T = TypeVar("T", default=bytes)
 
@@ -79,7 +82,7 @@ class Consumer(Generic[T]):
         self,
         url: str | QueueURL | None = None,
         *,
-        payload: type[T] | Any = bytes,
+        payload: TypeForm[T] = bytes,  # type: ignore[assignment]  # it is T's own default
         queue: str | None = None,
         lease: timedelta = timedelta(seconds=60),
         keep_leases: bool = True,

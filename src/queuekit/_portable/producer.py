@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar, Unpack
 
@@ -30,6 +30,9 @@ from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, queue_name
 from queuekit._wiring.registry import find_spec
 from queuekit.backend import OutgoingMessage
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 T = TypeVar("T", default=bytes)
 
@@ -75,7 +78,7 @@ class Producer(Generic[T]):
         self,
         url: str | QueueURL | None = None,
         *,
-        payload: type[T] | Any = bytes,
+        payload: TypeForm[T] = bytes,  # type: ignore[assignment]  # it is T's own default
         queue: str | None = None,
         message_type: str | None = None,
         timeout: timedelta = timedelta(seconds=30),

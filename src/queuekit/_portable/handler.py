@@ -95,7 +95,8 @@ class Handler(Generic[T, R]):
     options: QueueOptions
 
     def __post_init__(self) -> None:
-        functools.update_wrapper(self, self.function)
+        # Names and docstring only: a decorator's attributes, such as tenacity's `retry`, would overwrite ours.
+        functools.update_wrapper(self, self.function, updated=())
 
     @property
     def is_async(self) -> bool:
@@ -138,6 +139,9 @@ def payload_type(function: Callable[..., Any]) -> Any:
         UsageError: The function is a generator, takes something else than one payload, or has no annotation.
     """
     name = getattr(function, "__qualname__", repr(function))
+    if not (callable(function) and hasattr(function, "__name__")):
+        msg = f"a handler must be a function with a name and is {function!r}; wrap it in a def"
+        raise UsageError(msg)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         msg = f"the handler {name} is a generator, which would never run; use return, or loop inside it"
         raise UsageError(msg)
@@ -156,6 +160,6 @@ def payload_type(function: Callable[..., Any]) -> Any:
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except NameError as error:
+    except (NameError, SyntaxError, TypeError, AttributeError) as error:
         msg = f"an annotation of the handler {name} cannot be resolved: {error}; import the type at module level"
         raise UsageError(msg) from error

@@ -226,6 +226,8 @@ class Worker:
 
     def _shut_down(self) -> None:
         self._plan = ShutdownPlan(now=self._clock.monotonic(), drain_s=self._drain_s, flush_s=_FLUSH_S)
+        if self._requests > 1:
+            self._plan.hurry(self._clock.monotonic())
         for queue in self._queues:
             queue.intake.link.journal.note("worker.draining", f"at most {self._drain_s:g} s")
         drain([queue.intake for queue in self._queues], self._plan, self._clock, cancel=self._cancel)

@@ -164,7 +164,14 @@ def describe(error: BaseException) -> str:
     """The type and text of an exception, short enough for a dead letter."""
     if isinstance(error, ChildError):
         return error.described
-    return _shorten(f"{type(error).__qualname__}: {error}", _LONGEST_TEXT)
+    return _shorten(f"{type(error).__qualname__}: {_text(error)}", _LONGEST_TEXT)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the handler boundary: its exception's own code must not stop the worker
+        return "<its text cannot be shown>"
 
 
 def render(error: BaseException) -> str:

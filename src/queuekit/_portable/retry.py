@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -142,9 +143,16 @@ class Judge:
     def on_return(self, value: object, attempt: int | None) -> Verdict:
         """The verdict on a handler that returned."""
         if isinstance(value, type) and issubclass(value, (Retry, DeadLetter)):
-            value = value()
+            try:
+                value = value()
+            except Exception as error:  # noqa: BLE001 - the handler boundary: a subclass is the user's code
+                return self.on_error(error, attempt)
         if isinstance(value, (Retry, DeadLetter)):
             return self.on_error(value, attempt)
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            # Nothing that has not run is ever acked, and nobody would run this.
+            msg = "the handler returned a generator, which nobody runs; loop inside the handler"
+            return self.on_error(UsageError(msg), attempt)
         return ACK
 
     def on_error(self, error: BaseException, attempt: int | None) -> Verdict:
@@ -167,7 +175,8 @@ class Judge:
             return Verdict(Action.RETRY, self._rounded(demanded_s), Cause("the handler asked", error), demanded=True)
         wish_s = planned_wait_s(self._wait, attempt or 1, error, fallback=self._default)
         # A policy's wait is a wish: the nearest that the service can do will do.
-        return Verdict(Action.RETRY, min(self._rounded(wish_s), self._longest_s), Cause("failed", error))
+        wait_s = min(self._rounded(min(wish_s, self._longest_s)), self._longest_s)
+        return Verdict(Action.RETRY, wait_s, Cause("failed", error))
 
     def _rounded(self, delay_s: float) -> float:
         steps = math.ceil(delay_s / self._resolution_s - 1e-9)

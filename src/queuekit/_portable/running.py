@@ -126,6 +126,8 @@ class Triage:
             payload = bound.codec.decode(message.body, known.content_type if known else None)
         except CodecError as error:
             return Verdict(Action.DEAD, cause=Cause("undecodable", error))
+        except Exception as error:  # noqa: BLE001 - the handler boundary: validators are the user's code
+            return bound.judge.on_error(error, attempt)
         current = Current(
             message,
             self._queue,
@@ -361,7 +363,7 @@ class LoopRunner:
         _current.set(current)
         try:
             async with asyncio.timeout(bound.timeout_s):
-                value = await bound.function(payload)
+                value = await _await(bound.function(payload))
             verdict = ACK if value is None else bound.judge.on_return(value, current.attempt)
         except asyncio.CancelledError as error:
             # Only our own cancelling is a release; a handler that cancels itself has failed.
@@ -372,7 +374,11 @@ class LoopRunner:
 
 
 async def _await(value: Awaitable[Any]) -> Any:
-    return await value
+    """What an awaitable comes to, also where it answers with another one."""
+    answer = await value
+    while inspect.isawaitable(answer):
+        answer = await answer
+    return answer
 
 
 def own_loop() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:

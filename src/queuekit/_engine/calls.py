@@ -45,7 +45,7 @@ class Sender:
     def send(self, batch: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
         """Send one batch that is within the backend's limits. One outcome per message, in order."""
         outcomes = self._guard.send(batch, timeout_s=self._budget_s)
-        if all(type(outcome) is Accepted for outcome in outcomes):
+        if set(map(type, outcomes)) == {Accepted}:
             return outcomes
         return self._try_again(batch, list(outcomes))
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from queuekit._engine.guard import Guard, error_from
-from queuekit._engine.held import Held, State, weight
+from queuekit._engine.held import DONE, RECORDED, RUNNING, Held, Lease, weights
 from queuekit._engine.journal import Journal
 from queuekit._engine.leases import Beat, LeaseKeeper
 from queuekit._engine.settling import Settler, group_by_call, settlements
@@ -29,6 +29,7 @@ from queuekit._values.outcome import (
 from queuekit.backend import Action, OutgoingMessage, Settlement
 
 _LONGEST_DEAD_RETRY_S = 600.0
+_new = tuple.__new__
 
 
 class DeadLetterRoute(Protocol):
@@ -114,9 +115,6 @@ class Control:
             AlreadySettledError: A settlement was recorded before.
         """
         with self._lock:
-            if held.state >= State.RECORDED and not held.lease_lost:
-                msg = "this delivery was settled before; settle each delivery once"
-                raise AlreadySettledError(msg, operation=action.value)
             self._record(held, action, delay_s, dead)
 
     def record_locked(self, held: Held, action: Action, delay_s: float = 0.0) -> None:
@@ -124,15 +122,17 @@ class Control:
         self._record(held, action, delay_s, None)
 
     def _record(self, held: Held, action: Action, delay_s: float, dead: OutgoingMessage | None) -> None:
-        if held.action is not None:
+        if held.settlement is not None:
             msg = "this delivery was settled before; settle each delivery once"
             raise AlreadySettledError(msg, operation=action.value)
-        held.action, held.delay_s, held.dead = action, delay_s, dead
-        if held.state is State.RUNNING and not held.abandoned:
+        # A tuple of known length is made at half of a named tuple's own cost.
+        held.settlement = _new(Settlement, (held.message.handle, action, delay_s, 0.0, dead))
+        state = held.state
+        if state is RUNNING and not held.lease.abandoned:
             self.running -= 1
-        if held.state is State.DONE:
+        if state is DONE:
             return  # the lease was lost before: its outcome stands, and nothing may be sent
-        held.state = State.RECORDED
+        held.state = RECORDED
         if self._settler.add(held):
             self._settle_wanted.notify()
 
@@ -141,15 +141,22 @@ class Control:
         if self._settler.flush():
             self._settle_wanted.notify()
 
-    def track(self, group: list[Held], now: float) -> None:
+    def first_lease(self, until: float, received_at: float, now: float) -> Lease:
+        """The lease of deliveries that just arrived."""
+        return self._keeper.first_lease(until, received_at, now)
+
+    def track(self, group: list[Held], leases: Iterable[Lease]) -> None:
         """Keep the leases of deliveries that just arrived. Lock held."""
-        self._keeper.track(group, now)
-        self._beat_wanted.notify()
+        before = self._keeper.next_at()
+        self._keeper.track(group, leases)
+        # Woken for every poll, the lease thread would look in vain nearly every time.
+        if before is None or self._keeper.next_at() != before:
+            self._beat_wanted.notify()
 
     def abandon(self, held: Held) -> None:
         """Keep the lease of a delivery no longer: its handler hangs. It comes back when the lease ends."""
         with self._lock:
-            if held.state is State.RUNNING and not held.abandoned:
+            if held.state is RUNNING and not held.lease.abandoned:
                 self.running -= 1
                 self._keeper.abandon(held)
                 self._beat_wanted.notify()
@@ -160,7 +167,7 @@ class Control:
         What hangs is left to its lease, so that the attempt counts.
         """
         for held in self._keeper.in_flight:
-            if held.state is State.RUNNING and not held.abandoned:
+            if held.state is RUNNING and not held.lease.abandoned:
                 self._record(held, Action.RELEASE, 0.0, None)
         self.flush()
 
@@ -213,7 +220,7 @@ class Control:
             [Settlement(held.message.handle, Action.EXTEND, 0.0, by_s)], timeout_s=self._budget_s
         )[0]
         if isinstance(outcome, Settled):
-            return self._set_lease([held], [outcome], by_s)
+            return self._set_leases([(held, outcome)], by_s)
         if isinstance(outcome, LeaseLost):
             self._lose([held])
             raise self._lease_lost_error()
@@ -238,9 +245,9 @@ class Control:
 
     def _settle_forever(self) -> None:
         while batch := self._next_batch():
-            late = [held for held in batch if self._settler.refuse_late(held, self._clock.monotonic())]
+            late = set(self._settler.late(batch, self._clock.monotonic()))
             if late:
-                self._answer(late, [LEASE_LOST] * len(late))
+                self._answer(list(late), [LEASE_LOST] * len(late))
                 batch = [held for held in batch if held not in late]
             for part in self._calls(batch):
                 self._settle(part)
@@ -261,29 +268,31 @@ class Control:
         return [batch] if self._can.mixed_settles else group_by_call(batch)
 
     def _settle(self, batch: list[Held]) -> None:
-        if self._dead_letters is not None and any(held.action is Action.DEAD for held in batch):
-            batch = self._copy_dead(batch, self._dead_letters)
+        if self._dead_letters is not None:
+            self._copy_dead(batch, self._dead_letters)
         outcomes = self._guard.settle(settlements(batch), timeout_s=self._budget_s)
         self._answer(batch, outcomes)
 
-    def _copy_dead(self, batch: list[Held], route: DeadLetterRoute) -> list[Held]:
+    def _copy_dead(self, batch: list[Held], route: DeadLetterRoute) -> None:
         """Copy, and only what is confirmed is then acked; the rest is retried, never dropped."""
-        dead = [held for held in batch if held.action is Action.DEAD and held.dead is not None]
-        outcomes = route.copy([held.dead for held in dead if held.dead is not None])
-        for held, outcome in zip(dead, outcomes, strict=True):
+        dead = [(held, each, each.dead) for held in batch if (each := held.settlement) is not None and each.dead]
+        if not dead:
+            return
+        outcomes = route.copy([letter for _, _, letter in dead])
+        for (held, settlement, _), outcome in zip(dead, outcomes, strict=True):
             if isinstance(outcome, (Accepted, Duplicate)):
-                held.action = Action.ACK
+                held.settlement = settlement._replace(action=Action.ACK, dead=None)
             else:
-                held.action, held.delay_s = Action.RETRY, self.dead_retry_s()
+                retry_s = self.dead_retry_s()
+                held.settlement = settlement._replace(action=Action.RETRY, delay_s=retry_s, dead=None)
                 self._journal.note("dead_letter.failed", outcome.error.detail)
-        return batch
 
     def dead_retry_s(self) -> float:
         """How long a message waits whose dead-letter queue is missing or down: the longest sensible wait."""
         return min(_LONGEST_DEAD_RETRY_S, self._can.max_retry_delay_s)
 
     def _answer(self, batch: list[Held], outcomes: Sequence[SettleOutcome]) -> None:
-        if all(type(outcome) is Settled for outcome in outcomes):
+        if set(map(type, outcomes)) == {Settled}:
             self._finish(batch, outcomes)
             return
         now = self._clock.monotonic()
@@ -302,12 +311,11 @@ class Control:
         self._finish(final, answers)
 
     def _finish(self, batch: Sequence[Held], outcomes: Sequence[SettleOutcome]) -> None:
-        size = 0
+        size = sum(weights(batch))
         with self._lock:
             for held, outcome in zip(batch, outcomes, strict=True):
                 held.outcome = outcome
-                held.state = State.DONE
-                size += weight(held.message)
+                held.state = DONE
             self._settler.settled(len(batch))
             self._keeper.forget(batch)
             self._finished(len(batch), size)
@@ -355,39 +363,34 @@ class Control:
         lease_s = self._keeper.lease_s
         entries = [Settlement(held.message.handle, Action.EXTEND, 0.0, lease_s) for held in batch]
         outcomes = self._guard.settle(entries, timeout_s=min(self._budget_s, lease_s))
-        extended = [
-            (held, outcome) for held, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, Settled)
-        ]
-        self._set_lease([held for held, _ in extended], [outcome for _, outcome in extended], lease_s)
+        self._set_leases([(h, o) for h, o in zip(batch, outcomes, strict=True) if isinstance(o, Settled)], lease_s)
         self._lose([held for held, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, LeaseLost)])
         failed = [h for h, o in zip(batch, outcomes, strict=True) if not isinstance(o, (Settled, LeaseLost))]
         with self._lock:
             self._keeper.failed(failed, self._clock.monotonic())
 
-    def _set_lease(self, batch: list[Held], outcomes: Sequence[Settled], lease_s: float) -> float:
+    def _set_leases(self, extended: Sequence[tuple[Held, Settled]], lease_s: float) -> float:
         now = self._clock.monotonic()
         until = now
         with self._lock:
-            for held, outcome in zip(batch, outcomes, strict=True):
-                until = held.lease_until = outcome.lease_until if outcome.lease_until is not None else now + lease_s
-            self._keeper.extended(batch, now)
+            for held, outcome in extended:
+                until = outcome.lease_until if outcome.lease_until is not None else now + lease_s
+                self._keeper.extended(held, until, now)
             self._beat_wanted.notify()
         return until
 
     def _lose(self, batch: Sequence[Held]) -> None:
         """Mark deliveries as not ours any more. A settlement that is on its way gets its own answer."""
-        size = 0
         with self._lock:
-            gone = [held for held in batch if held.state < State.RECORDED]
-            running = [held for held in gone if held.state is State.RUNNING]
+            gone = [held for held in batch if held.state < RECORDED]
+            running = [held for held in gone if held.state is RUNNING]
             for held in gone:
                 held.lease_lost = True
-                held.state = State.DONE
+                held.state = DONE
                 held.outcome = LEASE_LOST
-                size += weight(held.message)
-            self.running -= sum(not held.abandoned for held in running)
+            self.running -= sum(not held.lease.abandoned for held in running)
             self._keeper.forget(gone)
-            self._finished(len(gone), size)
+            self._finished(len(gone), sum(weights(gone)))
             self._answered.notify_all()
         if gone:
             self._journal.note("lease.lost", "the message may be delivered again", count=len(gone))

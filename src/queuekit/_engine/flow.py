@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _AHEAD_S = 0.2
 
 
@@ -32,9 +34,11 @@ class Flow:
         "_pace",
         "_polled_at",
         "_prefetch",
+        "_taken_before",
         "_tightened_at",
         "bytes",
         "count",
+        "refill_at",
         "taken",
     )
 
@@ -46,7 +50,7 @@ class Flow:
         self._pace = 0.0
         self._polled_at: float | None = None
         self._full_prefetch = self._limit = prefetch
-        self._prefetch = 0 if by_pace else prefetch
+        self._set_prefetch()
         self._tightened_at = -float("inf")
         self._max_in_flight = max_in_flight
         self._max_bytes = max_bytes
@@ -54,6 +58,7 @@ class Flow:
         self.count = 0
         self.bytes = 0
         self.taken = 0
+        self._taken_before = 0
 
     def want(self, *, demand: int, waiting: int) -> int:
         """How many to poll for now; 0 means not to poll.
@@ -74,9 +79,9 @@ class Flow:
         return max(0, min(demand + self._prefetch - waiting, room, self._batch, by_bytes))
 
     @property
-    def refill_at(self) -> int:
-        """The number of waiting deliveries at which it is time to poll again."""
-        return self._prefetch // 2
+    def taken_in_all(self) -> int:
+        """How many deliveries were taken since the beginning; ``taken`` counts from the last poll."""
+        return self._taken_before + self.taken
 
     def polled(self, now: float) -> None:
         """A poll begins."""
@@ -84,6 +89,7 @@ class Flow:
             pace = self.taken / max(now - self._polled_at, 1e-6)
             self._pace = (self._pace + pace) / 2
         self._polled_at = now
+        self._taken_before += self.taken
         self.taken = 0
         self._set_prefetch()
 
@@ -91,11 +97,15 @@ class Flow:
         """Whether a delivery of that many bytes may stay; otherwise it must be released."""
         return not self.count or (self.count < self._max_in_flight and self.bytes + size <= self._max_bytes)
 
-    def add(self, size: int) -> None:
-        """A delivery is in flight."""
-        self.count += 1
-        self.bytes += size
-        self._largest = max(self._largest, size)
+    def admits_all(self, count: int, size: int) -> bool:
+        """Whether that many deliveries, of so many bytes together, may stay."""
+        return self.count + count <= self._max_in_flight and self.bytes + size <= self._max_bytes
+
+    def add(self, sizes: Sequence[int]) -> None:
+        """Deliveries are in flight."""
+        self.count += len(sizes)
+        self.bytes += sum(sizes)
+        self._largest = max(self._largest, max(sizes))
 
     def remove(self, count: int, size: int) -> None:
         """Deliveries are settled or lost."""
@@ -116,3 +126,5 @@ class Flow:
 
     def _set_prefetch(self) -> None:
         self._prefetch = min(self._limit, int(self._pace * _AHEAD_S)) if self._by_pace else self._limit
+        # The number of waiting deliveries at which it is time to poll again.
+        self.refill_at = self._prefetch // 2

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from queuekit._values.outcome import SettleOutcome
-from queuekit.backend import Action, IncomingMessage, OutgoingMessage
+from queuekit.backend import IncomingMessage, Settlement
 
 
 class State(IntEnum):
@@ -22,6 +25,39 @@ class State(IntEnum):
     """The outcome of its settlement is known, or it was lost."""
 
 
+# A member looked up on its class costs several times a global, and these are looked up per message.
+WAITING, RUNNING, RECORDED, DONE = State
+
+
+class Lease(NamedTuple):
+    """For how long deliveries are ours. Those that came together share one until one of them is extended.
+
+    Attributes:
+        until: When it ends, in monotonic seconds.
+        received_at: When the poll that brought the delivery began.
+        renew_at: When the keeper looks at it next.
+        abandoned: Whether it is extended no more, because its handler hangs.
+    """
+
+    until: float
+    received_at: float
+    renew_at: float
+    abandoned: bool = False
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What went wrong while a settlement was sent.
+
+    Attributes:
+        tries: How often it was tried.
+        unknown: Whether an answer was lost, so that an earlier try may have settled it.
+    """
+
+    tries: int = 0
+    unknown: bool = False
+
+
 class Held:
     """One delivery from the poll that brought it to the outcome of its settlement.
 
@@ -29,29 +65,22 @@ class Held:
     ``lease_lost``, which is only ever set.
     """
 
-    __slots__ = (
-        "abandoned", "action", "dead", "delay_s", "lease_lost", "lease_until", "message", "outcome", "received_at",
-        "renew_at", "state", "tries", "unknown",
-    )  # fmt: skip
+    __slots__ = ("lease", "lease_lost", "message", "outcome", "settlement", "state", "trouble")
 
-    def __init__(self, message: IncomingMessage, lease_until: float, received_at: float) -> None:
+    def __init__(self, message: IncomingMessage, lease: Lease) -> None:
         self.message = message
-        self.lease_until = lease_until
-        self.received_at = received_at
-        self.renew_at = lease_until
-        self.state = State.WAITING
+        self.lease = lease
+        self.state = WAITING
         self.lease_lost = False
-        self.abandoned = False
-        self.action: Action | None = None
-        self.delay_s = 0.0
-        self.dead: OutgoingMessage | None = None
+        self.settlement: Settlement | None = None
         self.outcome: SettleOutcome | None = None
-        self.tries = 0
-        self.unknown = False
+        self.trouble: Trouble | None = None
 
 
-def weight(message: IncomingMessage) -> int:
-    """Bytes that a delivery occupies here, near enough to bound memory by."""
-    if not message.attributes:
-        return len(message.body)
+def weights(group: Sequence[Held]) -> list[int]:
+    """Bytes that each delivery occupies here, near enough to bound memory by."""
+    return [_with_attributes(held.message) if held.message.attributes else len(held.message.body) for held in group]
+
+
+def _with_attributes(message: IncomingMessage) -> int:
     return len(message.body) + sum(len(name) + len(value) for name, value in message.attributes.items())

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from queuekit._engine.held import Held, State
+from queuekit._engine.held import RUNNING, WAITING, Held, Lease
 from queuekit._values.clock import Random
 
 _RENEW_AT = 0.5
@@ -37,7 +37,8 @@ class Beat:
 class LeaseKeeper:
     """Keeps the leases of what is in flight, waiting and running deliveries alike.
 
-    Nothing per message happens until half of a lease has passed, and most messages are settled by then. A
+    Nothing per message happens until half of a lease has passed, and most messages are settled by then:
+    those that came together share one `Lease`, and get one of their own when something is decided. A
     beat looks at everything in flight, which flow control bounds, and takes along what is due a little
     later, so that beats are at least a tenth of a lease apart.
 
@@ -59,39 +60,36 @@ class LeaseKeeper:
         self._next_at = math.inf
         self.in_flight: set[Held] = set()
 
-    def track(self, group: Iterable[Held], now: float) -> None:
-        """Keep deliveries that just arrived, or whose leases were just extended."""
-        self.in_flight.update(group)
-        spread = self._random.uniform(1 - _JITTER, 1 + _JITTER)
-        for held in group:
-            left_s = held.lease_until - now
-            if not self._keep:
-                held.renew_at = held.lease_until
-            elif left_s < self.lease_s * (1 - _RENEW_AT):
-                held.renew_at = now  # shorter than was asked for: the service may cap it, so ask at once
-            else:
-                held.renew_at = now + left_s * _RENEW_AT * spread
-            self._next_at = min(self._next_at, held.renew_at)
+    def first_lease(self, until: float, received_at: float, now: float) -> Lease:
+        """The lease of deliveries that just arrived."""
+        left_s = until - now
+        if not self._keep:
+            renew_at = until
+        elif left_s < self.lease_s * (1 - _RENEW_AT):
+            renew_at = now  # shorter than was asked for: the service may cap it, so ask at once
+        else:
+            renew_at = now + left_s * _RENEW_AT * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        return Lease(until, received_at, renew_at)
 
-    def extended(self, group: Iterable[Held], now: float) -> None:
-        """The service gave these a new end of lease, set in each."""
-        for held in group:
-            left_s = held.lease_until - now
-            held.renew_at = held.lease_until if held.abandoned else now + max(left_s * _RENEW_AT, _SOONEST_S)
-            self._next_at = min(self._next_at, held.renew_at)
+    def track(self, group: Iterable[Held], leases: Iterable[Lease]) -> None:
+        """Keep deliveries that just arrived; ``leases`` are all that they have."""
+        self.in_flight.update(group)
+        self._next_at = min(self._next_at, *(lease.renew_at for lease in leases))
+
+    def extended(self, held: Held, until: float, now: float) -> None:
+        """The service gave this one a new end of lease."""
+        renew_at = until if held.lease.abandoned else now + max((until - now) * _RENEW_AT, _SOONEST_S)
+        self._renew(held, held.lease._replace(until=until, renew_at=renew_at))
 
     def failed(self, group: Iterable[Held], now: float) -> None:
         """The service could not be asked; ask again soon, as often as fits before the end."""
         for held in group:
-            left_s = held.lease_until - now
-            held.renew_at = now + max(left_s / 4, min(left_s, _SOONEST_S))
-            self._next_at = min(self._next_at, held.renew_at)
+            left_s = held.lease.until - now
+            self._renew(held, held.lease._replace(renew_at=now + max(left_s / 4, min(left_s, _SOONEST_S))))
 
     def abandon(self, held: Held) -> None:
         """Watch this lease to its end, and extend it no more."""
-        held.abandoned = True
-        held.renew_at = held.lease_until
-        self._next_at = min(self._next_at, held.renew_at)
+        self._renew(held, held.lease._replace(renew_at=held.lease.until, abandoned=True))
 
     def forget(self, group: Iterable[Held]) -> None:
         """These are settled or lost."""
@@ -111,27 +109,33 @@ class LeaseKeeper:
         beat = Beat()
         soon = now + self.lease_s * _TOGETHER if self._keep else now
         for held in self.in_flight:
-            if held.state <= State.RUNNING and held.renew_at <= soon:
+            if held.state <= RUNNING and held.lease.renew_at <= soon:
                 self._decide(held, now, starts_in_s, beat)
         self._next_at = min(
-            (held.renew_at for held in self.in_flight if held.state <= State.RUNNING), default=math.inf
+            (held.lease.renew_at for held in self.in_flight if held.state <= RUNNING), default=math.inf
         )
         return beat
 
+    def _renew(self, held: Held, lease: Lease) -> None:
+        held.lease = lease
+        self._next_at = min(self._next_at, lease.renew_at)
+
     def _decide(self, held: Held, now: float, starts_in_s: Callable[[Held], float], beat: Beat) -> None:
-        if now >= held.lease_until:
-            held.renew_at = math.inf
+        lease = held.lease
+        renew_at = lease.until
+        if now >= lease.until:
+            renew_at = math.inf
             beat.lost.append(held)
-        elif held.abandoned or not self._keep:
-            held.renew_at = held.lease_until
-        elif now - held.received_at + self.lease_s > self._max_total_s:
-            if held.renew_at != held.lease_until:
+        elif lease.abandoned or not self._keep:
+            pass
+        elif now - lease.received_at + self.lease_s > self._max_total_s:
+            if lease.renew_at != lease.until:
                 beat.at_limit.append(held)
-            held.renew_at = held.lease_until
-        elif held.state is State.WAITING and starts_in_s(held) > _STARTS_WITHIN_LEASES * self.lease_s:
-            held.renew_at = math.inf
+        elif held.state is WAITING and starts_in_s(held) > _STARTS_WITHIN_LEASES * self.lease_s:
+            renew_at = math.inf
             beat.release.append(held)
         else:
             # Until the answer is here it is not due again; the answer sets the next time.
-            held.renew_at = math.inf
+            renew_at = math.inf
             beat.extend.append(held)
+        held.lease = lease._replace(renew_at=renew_at)

@@ -13,7 +13,7 @@ from queuekit._engine import metadata
 from queuekit._engine.control import Control, DeadLetterRoute
 from queuekit._engine.flow import Flow
 from queuekit._engine.guard import Guard
-from queuekit._engine.held import Held, State, weight
+from queuekit._engine.held import RUNNING, WAITING, Held, weights
 from queuekit._engine.journal import Journal
 from queuekit._engine.shutdown import Standing
 from queuekit._engine.waits import FullJitter, planned_wait_s
@@ -103,7 +103,6 @@ class Receiver:
         self._outage: QueueKitError | None = None
         self._backoff = FullJitter(clock.random, least_s=0.1, most_s=10.0)
         self._poll_thread: threading.Thread | None = None
-        self._taken = 0
         self._pace_from = (clock.monotonic(), 0)
         self.control = Control(
             guard=guard,
@@ -186,13 +185,13 @@ class Receiver:
         # Once stopping, what waits is given back: nobody begins it.
         while buffer and not self._stopping:
             held = buffer.popleft()
-            if held.state is not State.WAITING:
+            if held.state is not WAITING:
                 continue
-            held.state = State.RUNNING
+            held.state = RUNNING
             self.control.running += 1
-            self._flow.taken += 1
-            self._taken += 1
-            if len(buffer) == self._flow.refill_at:
+            flow = self._flow
+            flow.taken += 1
+            if len(buffer) == flow.refill_at:
                 self._poll_wanted.notify()
             return held
         return None
@@ -281,28 +280,45 @@ class Receiver:
         if not batch:
             return
         now = self._clock.monotonic()
-        wall = self._clock.time()
         fallback = began + self._settings.max_lease_s
-        group = [Held(m, m.lease_until if m.lease_until is not None else fallback, began) for m in batch]
-        expired = {held for held in group if _expired(held.message, wall)}
+        leases = {
+            until: self.control.first_lease(until if until is not None else fallback, began, now)
+            for until in {message.lease_until for message in batch}
+        }
+        group = [Held(message, leases[message.lease_until]) for message in batch]
+        expired = self._expired(group)
+        sizes = weights(group)
         with self._lock:
-            for held in group:
-                size = weight(held.message)
-                fits = self._flow.admits(size)
-                self._flow.add(size)
-                if held in expired:
-                    self.control.record_locked(held, Action.ACK)
-                elif self._stopping or not fits:
-                    self.control.record_locked(held, Action.RELEASE)
-                else:
-                    self._buffer.append(held)
-            self.control.track(group, now)
+            if not self._stopping and not expired and self._flow.admits_all(len(group), sum(sizes)):
+                self._flow.add(sizes)
+                self._buffer.extend(group)
+            else:
+                self._admit_singly(group, sizes, expired)
+            self.control.track(group, leases.values())
             self._wake_takers(len(self._buffer))
             callbacks = self._take_callbacks()
         if expired:
             self._journal.note("delivery.expired", count=len(expired))
         for callback in callbacks:
             callback()
+
+    def _admit_singly(self, group: list[Held], sizes: list[int], expired: set[Held]) -> None:
+        for held, size in zip(group, sizes, strict=True):
+            fits = self._flow.admits(size)
+            self._flow.add((size,))
+            if held in expired:
+                self.control.record_locked(held, Action.ACK)
+            elif self._stopping or not fits:
+                self.control.record_locked(held, Action.RELEASE)
+            else:
+                self._buffer.append(held)
+
+    def _expired(self, group: list[Held]) -> set[Held]:
+        ending = [held for held in group if metadata.EXPIRES in held.message.metadata]
+        if not ending:
+            return set()
+        wall = self._clock.time()
+        return {held for held in ending if _is_past(held.message.metadata[metadata.EXPIRES], wall)}
 
     def _wake_takers(self, count: int) -> None:
         if count and self._demand:
@@ -354,8 +370,8 @@ class Receiver:
         now = self._clock.monotonic()
         since, taken = self._pace_from
         self._flow.relax(now, 10 * self._settings.lease_s)
-        rate = (self._taken - taken) / max(now - since, 1e-9)
-        self._pace_from = (now, self._taken)
+        rate = (self._flow.taken_in_all - taken) / max(now - since, 1e-9)
+        self._pace_from = (now, self._flow.taken_in_all)
         positions = {id(held): index for index, held in enumerate(self._buffer)}
         demand = self._demand
         return lambda held: 0.0 if demand else (positions.get(id(held), 0) / rate if rate else float("inf"))
@@ -379,7 +395,7 @@ class Receiver:
     def release_waiting(self) -> int:
         """Give back every delivery that nobody has taken."""
         with self._lock:
-            waiting = [held for held in self._buffer if held.state is State.WAITING]
+            waiting = [held for held in self._buffer if held.state is WAITING]
             self._buffer.clear()
             for held in waiting:
                 self.control.record_locked(held, Action.RELEASE)
@@ -398,7 +414,7 @@ class Receiver:
         with self._lock:
             return Standing(
                 polling=self._polling,
-                waiting=sum(held.state is State.WAITING for held in self._buffer),
+                waiting=sum(held.state is WAITING for held in self._buffer),
                 running=self.control.running,
                 unsent=int(self.control.unsent()),
             )
@@ -422,9 +438,6 @@ class Receiver:
             self._poll_thread.join(timeout_s)
 
 
-def _expired(message: IncomingMessage, wall: float) -> bool:
-    text = message.metadata.get(metadata.EXPIRES)
-    if text is None:
-        return False
+def _is_past(text: str, wall: float) -> bool:
     expires_at = metadata.read_instant(text)
     return expires_at is not None and expires_at <= wall

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import count, islice
 
-from queuekit._engine.held import Held, State
+from queuekit._engine.held import Held, Trouble
 from queuekit._values.outcome import (
     LEASE_LOST,
     ErrorClass,
@@ -104,14 +104,15 @@ class Settler:
             return outcome
         if isinstance(outcome, LeaseLost):
             # An earlier try whose answer was lost may have settled it: nobody knows.
-            return Unknown(_EARLIER_UNKNOWN) if held.unknown else outcome
-        held.unknown = held.unknown or isinstance(outcome, Unknown)
+            return Unknown(_EARLIER_UNKNOWN) if held.trouble and held.trouble.unknown else outcome
+        trouble = held.trouble = held.trouble or Trouble()
+        trouble.unknown |= isinstance(outcome, Unknown)
         if not outcome.error.retryable:
             return outcome
-        due = now + min(_FIRST_WAIT_S * 2.0**held.tries, _LONGEST_WAIT_S)
-        held.tries += 1
-        if due >= held.lease_until:
-            return outcome if held.unknown else LEASE_LOST
+        due = now + min(_FIRST_WAIT_S * 2.0**trouble.tries, _LONGEST_WAIT_S)
+        trouble.tries += 1
+        if due >= held.lease.until:
+            return outcome if trouble.unknown else LEASE_LOST
         heapq.heappush(self._again, (due, next(self._order), held))
         return None
 
@@ -119,12 +120,13 @@ class Settler:
         """A batch of this many entries has its answer."""
         self.sending -= count
 
-    def refuse_late(self, held: Held, now: float) -> bool:
-        """Whether our own clock says that the lease ended, so that nothing is to be sent.
+    def late(self, batch: Iterable[Held], now: float) -> list[Held]:
+        """Those whose lease has ended by our own clock, so that nothing is to be sent for them.
 
         A late ACK of finished work can lose nothing, so it is sent where the backend takes it safely.
         """
-        return now >= held.lease_until and not (held.action is Action.ACK and self._late_ack)
+        ended = [held for held in batch if held.lease.until <= now]
+        return [held for held in ended if not (self._late_ack and _settlement(held).action is Action.ACK)]
 
 
 _EARLIER_UNKNOWN = ErrorClass(ErrorCode.UNAVAILABLE, detail="an earlier try had no answer and may have settled it")
@@ -132,19 +134,20 @@ _EARLIER_UNKNOWN = ErrorClass(ErrorCode.UNAVAILABLE, detail="an earlier try had 
 
 def settlements(batch: Iterable[Held]) -> list[Settlement]:
     """The entries that carry out what was recorded."""
-    return [Settlement(held.message.handle, _action(held), held.delay_s, 0.0, held.dead) for held in batch]
+    return [_settlement(held) if held.settlement is None else held.settlement for held in batch]
 
 
 def group_by_call(batch: list[Held]) -> list[list[Held]]:
     """Parts of one action and one delay each, for backends that do not mix."""
     groups: dict[tuple[Action, float], list[Held]] = {}
     for held in batch:
-        groups.setdefault((_action(held), held.delay_s), []).append(held)
+        settlement = _settlement(held)
+        groups.setdefault((settlement.action, settlement.delay_s), []).append(held)
     return list(groups.values())
 
 
-def _action(held: Held) -> Action:
-    if held.action is None or held.state is not State.RECORDED:
+def _settlement(held: Held) -> Settlement:
+    if held.settlement is None:
         msg = "a delivery without a recorded settlement reached the settler"
         raise RuntimeError(msg)
-    return held.action
+    return held.settlement

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Generic, Literal, cast
+from typing import Any, Final, Generic, Literal
 
 from typing_extensions import TypeVar
 
@@ -102,7 +102,7 @@ class Delivery(Generic[T]):
         self._held = held
         self._desk = desk
         self._codec = codec
-        self._payload: object = _UNREAD
+        self._payload: Any = _UNREAD
 
     @property
     def payload(self) -> T:
@@ -113,8 +113,10 @@ class Delivery(Generic[T]):
                 it with its raw bytes.
         """
         if self._payload is _UNREAD:
-            self._payload = self._codec.decode(self._held.message.body, self.content_type)
-        return cast("T", self._payload)
+            message = self._held.message
+            self._payload = self._codec.decode(message.body, message.metadata.get(meta.CONTENT_TYPE))
+        payload: T = self._payload
+        return payload
 
     @property
     def body(self) -> bytes:
@@ -181,7 +183,7 @@ class Delivery(Generic[T]):
         Raises:
             AlreadySettledError: It was settled before.
         """
-        self._desk.ack(self._held)
+        self._desk.control.record(self._held, Action.ACK)
 
     def retry(self, *, delay: timedelta = timedelta(0)) -> None:
         """Failed: deliver it again, and count the attempt.
@@ -256,7 +258,7 @@ class Delivery(Generic[T]):
             UnsupportedError: The backend has no such settlement.
             QueueKitError: The service refused.
         """
-        if self._held.action is None:
+        if self._held.settlement is None:
             msg = "nothing was settled yet; call ack, retry, release or dead_letter first"
             raise UsageError(msg, queue=self._desk.queue, operation="settle")
         self._raise_for(self._desk.control.wait_for(self._held, timeout_seconds(timeout)))

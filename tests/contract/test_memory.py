@@ -14,6 +14,7 @@ class MemoryHarness(Harness):
     """A process's own queues need nothing but a clock."""
 
     virtual = True
+    private = True
     one_process = True
     min_lease_s = 10.0
     min_delay_s = 5.0

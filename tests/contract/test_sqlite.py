@@ -10,6 +10,7 @@ class SQLiteHarness(Harness):
     """One file for all queues of a case."""
 
     virtual = True
+    private = True
     min_lease_s = 10.0
     min_delay_s = 5.0
     tolerance_s = 0.0

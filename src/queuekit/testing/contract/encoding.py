@@ -73,18 +73,26 @@ class Encoding(Group):
                 {"id": "ours"},
             )
 
-    def test_ENC_07_foreign_message_readable(self, harness: Harness) -> None:
-        """A message that the service's own SDK sent arrives as its bytes, without metadata."""
-        queue = Queue(harness)
-        harness.hook("raw_put")(queue.name, b"foreign")
-        (got,) = queue.take()
-        assert (got.body, dict(got.metadata)) == (b"foreign", {})
-        assert got.message_id
+    def test_ENC_07_foreign_message_readable(self, harness: Harness, face: Face) -> None:
+        """A message that queuekit did not send, without any metadata, is decoded as the consumer declares."""
+        for payload, value in ((bytes, b"[1]"), (str, "[1]"), (list[int], [1])):
+            queue = Queue(harness)
+            if harness.private:
+                queue.put(b"[1]")
+            else:
+                harness.hook("raw_put")(queue.name, b"[1]")
+            delivery = face.next(face.consumer(queue, payload=payload))
+            assert (delivery.body, delivery.payload, delivery.type) == (b"[1]", value, None)
+            assert delivery.message_id
 
-    def test_ENC_08_raw_sdk_can_read_ours(self, harness: Harness) -> None:
-        """The service's own SDK sees the body and the attributes as the backend's page documents them."""
+    def test_ENC_08_raw_sdk_can_read_ours(self, harness: Harness, face: Face) -> None:
+        """Others see the body and the attributes as they were sent; queuekit's own metadata is in neither."""
         queue = Queue(harness)
-        queue.put(b"ours", attributes={"color": "red"})
+        face.send(face.producer(queue), b"ours", attributes={"color": "red"})
+        if harness.private:
+            (got,) = queue.take()
+            assert (got.body, dict(got.attributes)) == (b"ours", {"color": "red"})
+            return
         body, attributes = harness.hook("raw_get")(queue.name)
         assert body == b"ours"
         assert attributes.get("color") == "red"

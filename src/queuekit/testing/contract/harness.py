@@ -57,6 +57,7 @@ class Harness:
         virtual: Whether the backend's time comes wholly from the `Clock` that it is opened with, so that
             the suite can run it on a virtual one, and cases about hours take milliseconds.
         one_process: Whether the queue lives in this process, as memory does.
+        private: Whether nobody but queuekit reads or writes the store, so that it has no raw messages.
         min_lease_s: The lease of cases that wait for its end: the shortest that is safe to time.
         min_delay_s: The delay of cases that wait for it.
         tolerance_s: How late the service may be.
@@ -67,6 +68,7 @@ class Harness:
 
     virtual: bool = False
     one_process: bool = False
+    private: bool = False
     min_lease_s: float = 2.0
     min_delay_s: float = 1.0
     tolerance_s: float = 1.0

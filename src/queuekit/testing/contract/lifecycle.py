@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -67,6 +68,38 @@ with Producer(url) as producer:
 code = app.run()
 print("ended", flush=True)
 os._exit(code)
+"""
+
+_FORKS = """
+import os, sys
+from datetime import timedelta
+from queuekit._portable.consumer import Consumer
+from queuekit._portable.producer import Producer
+from queuekit._values.errors import QueueKitError
+producer = Producer(sys.argv[1])
+consumer = Consumer(sys.argv[1], lease=timedelta(seconds=60))
+producer.send_many([b"held", b"waiting"]).raise_for_failures()
+held = consumer.receive(timeout=10)
+child = os.fork()
+if child == 0:
+    try:
+        producer.send(b"child")
+        producer.send_soon(b"soon").result(10)
+        got = consumer.receive(timeout=10)
+        got.release()
+        got.settled(timeout=10)
+        consumer.close()
+        producer.close()
+    except QueueKitError as error:
+        print("refused", error, flush=True)
+    os._exit(0)
+pid, status = os.waitpid(child, 0)
+held.ack()
+held.settled(timeout=10)
+producer.send(b"parent")
+consumer.close()
+producer.close()
+print("unharmed", status, flush=True)
 """
 
 
@@ -248,7 +281,7 @@ class Lifecycle(Group):
             assert ran.returncode == 0, ran.stderr
             assert ran.stdout.splitlines() == (["handled 1", "ended"] if requests == 1 else ["ended"])
             if not harness.one_process:
-                left = {each.body for each in queue.take_up_to(3)}
+                left = {each.body for each in queue.take_up_to(3, within_s=0.5)}
                 # Whether the second was still begun, and acked, depends on when the stop came.
                 assert left - {b"2"} == ({b"1"} if requests == 2 else set())
 
@@ -288,6 +321,22 @@ class Lifecycle(Group):
         if not harness.one_process:
             got = queue.take(2, within_s=10.0)
             assert {each.body for each in got} == {b"now", b"soon"}
+
+    def test_SHU_14_fork_safety(self, harness: Harness) -> None:
+        """After a fork the child's producer and consumer work afresh or refuse clearly; the parent's go on, and
+        nothing of theirs is settled or lost by the child."""
+        if not hasattr(os, "fork"):
+            pytest.skip("this system has no fork")
+        harness = harness.in_real_time()
+        queue = Queue(harness)
+        command = [sys.executable, "-W", "ignore", "-c", _FORKS, harness.url(queue.name)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=REAL_LIMIT_S, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.splitlines()[-1] == "unharmed 0", ran.stdout + ran.stderr
+        if not harness.one_process:
+            sent = {b"waiting", b"parent"} | (set() if "refused" in ran.stdout else {b"child", b"soon"})
+            assert {each.body for each in queue.take(len(sent), within_s=5.0)} == sent
+            queue.expect_nothing("the parent's own message was acked by the parent")
 
 
 def _expect_poll_that_begins_late_to_end(harness: Harness, face: Face) -> None:

@@ -94,13 +94,13 @@ class Composer(Generic[T]):
     def compose_many(self, items: Iterable[T | Message[T]]) -> Composed:
         """Check and encode many; what cannot be sent is answered for and does not stop the rest."""
         given = list(items)
-        ids = self._clock.token_bytes(16 * len(given)).hex()
+        random = self._clock.token_bytes(16 * len(given)).hex()
+        ids = [random[start : start + 32] for start in range(0, len(random), 32)]
         encode, metadata, largest = self._codec.encode, self._metadata, self._plain_limit()
         new, make = tuple.__new__, OutgoingMessage
         messages: list[OutgoingMessage] = []
         rejected: dict[int, Rejected] = {}
-        for position, item in enumerate(given):
-            message_id = ids[position * 32 : position * 32 + 32]
+        for item, message_id in zip(given, ids, strict=True):
             try:
                 if isinstance(item, Message):
                     messages.append(self._with_options(item, message_id))
@@ -112,7 +112,7 @@ class Composer(Generic[T]):
                     self._check_size(made)
                 messages.append(made)
             except QueueKitError as error:
-                rejected[position] = Rejected(_entry_error(error), _id_of(item, message_id))
+                rejected[len(messages) + len(rejected)] = Rejected(_entry_error(error), _id_of(item, message_id))
         positions = [index for index in range(len(given)) if index not in rejected] if rejected else None
         return Composed(messages, positions, rejected)
 

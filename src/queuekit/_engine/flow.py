@@ -105,7 +105,7 @@ class Flow:
         """Deliveries are in flight."""
         self.count += len(sizes)
         self.bytes += sum(sizes)
-        self._largest = max(self._largest, max(sizes))
+        self._largest = max((self._largest, *sizes))
 
     def remove(self, count: int, size: int) -> None:
         """Deliveries are settled or lost."""

@@ -133,8 +133,7 @@ class Receiver:
                 reached during the whole wait.
         """
         with self._lock:
-            held = self._pop()
-            return held if held is not None else self._wait_for_one(timeout_s)
+            return self._pop() or self._wait_for_one(timeout_s)
 
     def take_now(self) -> Held | None:
         """The next delivery that is here already, or None. Raises as `take` does."""

@@ -143,12 +143,71 @@ def names() -> str:
     return table(["name", "what it is", "docstring"], rows)
 
 
+def groups() -> str:
+    """The groups of the contract suite."""
+    from queuekit.testing.contract.ids import GROUPS
+
+    return table(["group", "about", "cases"], [[f"`{key}`", title, f"{n}"] for key, (title, n) in GROUPS.items()])
+
+
+def waiting() -> str:
+    """The cases of the contract suite that have no test yet."""
+    from queuekit.testing.contract.waiting import WAITING
+
+    return table(["case", "waits for"], [[f"`{case}`", reason] for case, reason in WAITING.items()])
+
+
+def commands() -> str:
+    """Every command, with its arguments and options."""
+    from queuekit.cli.commands import app, dead
+
+    parts = []
+    for prefix, group in (("queuekit", app), ("queuekit dead", dead)):
+        for each in group.registered_commands:
+            function = each.callback
+            if function is not None:
+                title = f"### {prefix} {each.name or function.__name__}"
+                parts.append(f"{title}\n\n{inspect.getdoc(function)}\n\n{_parameters(function)}")
+    return "\n".join(parts)
+
+
+def _parameters(function: Callable[..., Any]) -> str:
+    hints = get_type_hints(function, include_extras=True)
+    rows = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, info = get_args(hints[name])[:2]
+        dashed = name.replace("_", "-")
+        # Beside Annotated, typer keeps the first spelling where a default would stand.
+        names = [each for each in (info.default, *(info.param_decls or ())) if str(each).startswith("--")]
+        spelling = info.metavar or dashed.upper()
+        if type(info).__name__ == "OptionInfo":
+            spelling = names[0] if names else f"--{dashed}"
+            spelling += "" if kind is bool else f" {info.metavar or _placeholder(kind)}"
+        required = parameter.default is inspect.Parameter.empty
+        rows.append([f"`{spelling}`", "required" if required else _cli_default(parameter.default), info.help or ""])
+    return table(["argument or option", "default", "meaning"], rows)
+
+
+def _placeholder(kind: Any) -> str:
+    inner = next((each for each in (get_args(kind) or (kind,)) if each is not type(None)), str)
+    inner = (get_args(inner) or (inner,))[0]
+    members = getattr(inner, "__members__", None)
+    return "|".join(each.value for each in members.values()) if members else {int: "N"}.get(inner, "TEXT")
+
+
+def _cli_default(value: Any) -> str:
+    return "" if value is None or value is False else f"`{getattr(value, 'value', value)}`"
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "capabilities": capabilities,
+    "commands": commands,
     "features": features,
+    "groups": groups,
     "names": names,
     "memory options": lambda: options("memory"),
     "sqlite options": lambda: options("sqlite"),
+    "waiting": waiting,
 }
 
 

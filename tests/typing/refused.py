@@ -66,7 +66,7 @@ def consumers() -> None:
     delivery = consumer.receive(timeout=5)
     delivery.ack()  # E
     for each in consumer:
-        print(each.payload.subject)  # E
+        _ = each.payload.subject  # E
         each.retry(timedelta(seconds=1))  # E
         each.dead_letter()  # E
         each.extend(by=60)  # E

@@ -150,12 +150,14 @@ class SendBatcher(Generic[T]):
             self._finish(lane)
 
     def take(self, now: float) -> list[T] | None:
-        """The next batch to send now, or None. The oldest goes first."""
+        """The next batch to send now, or None. The oldest goes first, so that no key keeps others waiting."""
+        oldest = next(iter(self._open.items()), None)
+        if oldest is not None:
+            lane, gathering = oldest
+            if now - gathering.since >= self._linger_s and not self._ready_since(gathering.since):
+                self._finish(lane)
         if not self._ready:
-            lapsed = [lane for lane, each in self._open.items() if now - each.since >= self._linger_s]
-            if not lapsed:
-                return None
-            self._finish(lapsed[0])
+            return None
         batch = self._ready.popleft()
         self._pending -= len(batch.items)
         return batch.items
@@ -169,7 +171,12 @@ class SendBatcher(Generic[T]):
         """When `take` will have something if nothing is added; None while nothing is pending."""
         if self._ready:
             return -float("inf")
-        return min((each.since + self._linger_s for each in self._open.values()), default=None)
+        oldest = next(iter(self._open.values()), None)
+        return None if oldest is None else oldest.since + self._linger_s
+
+    def _ready_since(self, instant: float) -> bool:
+        """Whether the next ready batch began to gather by then; open batches stand in order of beginning."""
+        return bool(self._ready) and self._ready[0].since <= instant
 
     def _finish(self, lane: str | None) -> None:
         self._ready.append(self._open.pop(lane))

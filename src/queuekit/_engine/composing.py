@@ -109,7 +109,7 @@ class Composer(Generic[T]):
                 # A tuple of known length is made at half of a named tuple's own cost.
                 made = new(make, (message_id, body, meta.EMPTY, metadata, 0.0, None, None, 0))
                 if len(body) > largest:
-                    self._check_size(made)
+                    self._check_plain(made)
                 messages.append(made)
             except QueueKitError as error:
                 rejected[len(messages) + len(rejected)] = Rejected(_entry_error(error), _id_of(item, message_id))
@@ -160,13 +160,21 @@ class Composer(Generic[T]):
             self._refuse("a delay together with an ordering key", "leave one of them out")
         if message.ordering_key is not None and can.ordering == "none":
             self._refuse("an ordering key", "use a queue that orders")
-        if message.ordering_key is None and can.ordering_key_required:
-            msg = f"{self._queue} needs an ordering key for every message; pass ordering_key="
-            raise InvalidMessageError(msg)
+        if message.ordering_key is None:
+            self._check_key_not_required()
         if message.dedup_id is not None and not can.dedup_window_s:
             self._refuse("a dedup id", "leave it out, and make the handler idempotent")
         if message.priority and not can.priority_levels:
             self._refuse("a priority", "use one queue per priority")
+
+    def _check_key_not_required(self) -> None:
+        if self._capabilities.ordering_key_required:
+            msg = f"{self._queue} needs an ordering key for every message; pass ordering_key="
+            raise InvalidMessageError(msg)
+
+    def _check_plain(self, message: OutgoingMessage) -> None:
+        self._check_key_not_required()
+        self._check_size(message)
 
     def _refuse(self, what: str, remedy: str) -> None:
         msg = f"{self._queue} cannot take {what}; {remedy}"
@@ -183,8 +191,15 @@ class Composer(Generic[T]):
             if expires_s <= delay_s:
                 msg = "expires_in ends before the message is due; make it longer than the delay"
                 raise InvalidMessageError(msg)
-            changed[meta.EXPIRES] = meta.write_instant(self._clock.time() + expires_s)
+            changed[meta.EXPIRES] = self._expiry(expires_s)
         return changed
+
+    def _expiry(self, expires_s: float) -> str:
+        try:
+            return meta.write_instant(self._clock.time() + expires_s)
+        except (ValueError, OverflowError):
+            msg = f"expires_in of {expires_s:g} s ends after the year 9999; leave it out"
+            raise InvalidMessageError(msg) from None
 
     def _check_size(self, message: OutgoingMessage) -> None:
         size, limit = self._backend.size(message), self._capabilities.max_message_bytes

@@ -24,6 +24,7 @@ from queuekit.backend import (
     ErrorCode,
     IncomingMessage,
     OutgoingMessage,
+    QueueURL,
     Rejected,
     SendOutcome,
     Settlement,
@@ -37,6 +38,7 @@ from queuekit.testing.contract.gates import GATES, closed_gate, requires
 from queuekit.testing.contract.ids import GROUPS, all_ids, case_id
 from queuekit.testing.contract.twins import TWINS
 from queuekit.testing.contract.waiting import WAITING
+from queuekit.testing.faults import FaultyOpener, InjectedFault, Script
 
 CASES = {name: case for name, case in inspect.getmembers(BackendContract, callable) if name.startswith("test_")}
 
@@ -218,6 +220,60 @@ def test_a_gated_case_runs_its_twin_instead_of_skipping(tmp_path: Path) -> None:
     lying = _harness(tmp_path, Liar, ABSENT["retry_delay"])
     with pytest.raises(AssertionError, match="retry_delay is absent"):
         BackendContract().test_ACK_05_retry_with_delay(lying)
+
+
+class Declared:
+    """Opens memory as if its queues had to be made first; a sloppy one makes them all the same."""
+
+    def __init__(self, harness: Harness, made: set[str], *, sloppy: bool) -> None:
+        self._inner, self._made, self._sloppy = harness.opener, made, sloppy
+        self.clock = harness.clock
+
+    def open(self, url: QueueURL, keywords: Any = None) -> Backend:
+        script = Script()
+        if not self._sloppy and url.hosts[0].name not in self._made:
+            script.always("send", _no_such_queue).always("receive", _no_such_queue)
+        return FaultyOpener(self._inner, script, queues="declared").open(url, keywords)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _no_such_queue(_call: Any, _proceed: Any) -> Any:
+    raise InjectedFault(ErrorClass(ErrorCode.NOT_FOUND, sent="no"))
+
+
+class DeclaredHarness(Harness):
+    virtual = True
+    one_process = True
+    tolerance_s = 0.0
+
+    def declare(self, *, sloppy: bool) -> None:
+        self.made: set[str] = set()
+        self.opener: Any = Declared(self, self.made, sloppy=sloppy)
+
+    def base_url(self) -> str:
+        return "memory://{name}"
+
+    def url(self, queue: str) -> str:
+        self.made.add(queue)
+        return super().url(queue)
+
+
+@pytest.mark.parametrize(
+    "case", ["test_PRO_11_unroutable_is_rejected", "test_URL_10_nonexistent_queue_fails_on_first_use"]
+)
+def test_queues_that_must_be_declared_are_judged(case: str, tmp_path: Path) -> None:
+    honest = DeclaredHarness(tmp_path)
+    honest.declare(sloppy=False)
+    getattr(BackendContract(), case)(honest)
+    BackendContract().test_PRO_02_send_many_all_accepted(honest)
+    honest.cleanup()
+    sloppy = DeclaredHarness(tmp_path)
+    sloppy.declare(sloppy=True)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        getattr(BackendContract(), case)(sloppy)
+    sloppy.cleanup()
 
 
 def test_a_deviation_that_names_no_case_is_refused() -> None:

@@ -87,12 +87,16 @@ class Harness:
         """The backend's URL without a queue, or with ``{name}`` where the queue's name goes."""
         raise NotImplementedError
 
-    def url(self, queue: str) -> str:
-        """The whole URL of a queue. Override it to make the queue first, where queues are declared."""
+    def url_of(self, queue: str) -> str:
+        """The whole URL of a queue, which may not exist."""
         base = self.base_url()
         if "{name}" in base:
             return base.replace("{name}", queue)
         return fill_queue(QueueURL.parse(base), queue).reveal()
+
+    def url(self, queue: str) -> str:
+        """The whole URL of a queue that can be used. Override it to make the queue, where queues are declared."""
+        return self.url_of(queue)
 
     def unique_name(self) -> str:
         """A queue name that no other case uses."""

@@ -11,7 +11,7 @@ import pytest
 from queuekit._engine.guard import Guard
 from queuekit._values.errors import UnavailableError
 from queuekit._values.message import Message
-from queuekit.backend import Accepted, ErrorCode, NotAttempted, Rejected, Unknown
+from queuekit.backend import Accepted, ErrorCode, NotAttempted, QueueURL, Rejected, Unknown
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
@@ -133,7 +133,9 @@ class Produce(Group):
     @requires("declared")
     def test_PRO_11_unroutable_is_rejected(self, harness: Harness) -> None:
         """Sending to a queue that does not exist is refused as not found, never accepted."""
-        guard = Guard(harness.open(harness.unique_name()), "the missing queue")
+        missing = harness.opener.open(QueueURL.parse(harness.url_of(harness.unique_name())))
+        guard = Guard(missing, "the missing queue")
         (outcome,) = guard.send([message()], timeout_s=CALL_S)
         assert isinstance(outcome, Rejected | NotAttempted)
         assert outcome.error.code is ErrorCode.NOT_FOUND
+        missing.close()

@@ -32,7 +32,7 @@ from queuekit._values.errors import (
 from queuekit._values.options import read_options
 from queuekit._values.url import Host, QueueURL
 from queuekit._wiring import registry
-from queuekit._wiring.opening import fill_queue, has_queue, queue_name
+from queuekit._wiring.opening import has_queue, queue_name
 from queuekit.backend import BackendSpec, ErrorClass, ErrorCode
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
@@ -160,9 +160,11 @@ class Urls(Group):
     def test_URL_10_nonexistent_queue_fails_on_first_use(self, harness: Harness) -> None:
         """A queue that does not exist is QueueNotFoundError at its first use, with the queue named."""
         name = harness.unique_name()
-        guard = Guard(harness.opener.open(fill_queue(QueueURL.parse(harness.base_url()), name)), name)
+        missing = harness.opener.open(QueueURL.parse(harness.url_of(name)))
+        guard = Guard(missing, name)
         with pytest.raises(QueueNotFoundError, match=name):
             guard.receive(max_messages=1, wait_s=0.0, lease_s=harness.lease_s)
+        missing.close()
 
     def test_URL_11_check_reports_everything(self, harness: Harness, face: Face) -> None:
         """check() says in one go whether the queue is reached and what it lacks; it raises for neither."""

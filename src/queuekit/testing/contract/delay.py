@@ -34,6 +34,8 @@ class Delay(Group):
         queue.expect_nothing("nine tenths of its delay have passed")
         queue.take(within_s=delay + harness.tolerance_s)
         assert harness.clock.monotonic() - sent_at >= delay - 0.005
+        queue.put(b"y", delay_s=delay)
+        queue.expect_waiting_receive_after(delay)
 
     @requires("delay")
     def test_DEL_02_delay_delivered_in_window(self, harness: Harness) -> None:

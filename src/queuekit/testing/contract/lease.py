@@ -38,7 +38,7 @@ class Lease(Group):
 
     @requires("lease")
     def test_LEA_02_lease_expiry_redelivers(self, harness: Harness) -> None:
-        """Unsettled, it returns when the lease ends, with the attempt counted."""
+        """Unsettled, it returns when the lease ends, with the attempt counted, also to a consumer that waits."""
         queue = Queue(harness)
         queue.put(b"x")
         (first,) = queue.take(lease_s=harness.min_lease_s)
@@ -47,6 +47,10 @@ class Lease(Group):
         assert second.message_id == first.message_id
         if queue.capabilities.attempts == "exact":
             assert second.attempt == 2
+        waiting = Queue(harness)
+        waiting.put(b"y")
+        waiting.take(lease_s=harness.min_lease_s)
+        waiting.expect_waiting_receive_after(harness.min_lease_s)
 
     @requires("lease")
     def test_LEA_03_not_redelivered_before_expiry(self, harness: Harness) -> None:

@@ -114,6 +114,22 @@ class Queue:
         got = self.receive(min(10, self.capabilities.max_receive))
         assert got == [], f"{len(got)} came: {why}"
 
+    def expect_waiting_receive_after(self, seconds: float) -> None:
+        """Insist that a receive which waits is woken by the passing of so much time, no sooner and not much later."""
+        harness = self.harness
+        if not self.capabilities.long_poll:
+            return
+        poll = harness.start(lambda: self.receive(wait_s=10 * seconds))
+        if harness.virtual:
+            harness.until_blocked()
+            harness.pass_time(0.9 * seconds)
+            poll.join(0.02)  # real time in which a poll that ends too soon would end
+            assert not poll.done, "it was received too soon"
+            harness.pass_time(0.1 * seconds)
+        got = poll.result("a receive that waits for something to become ready")
+        assert len(got) == 1
+        assert poll.took_s <= seconds + harness.tolerance_s + 0.005
+
     def settle(self, *settlements: Settlement) -> list[SettleOutcome]:
         """Settle in calls that respect the limits and the mixing rule, as the engine does."""
         outcomes: list[SettleOutcome] = []

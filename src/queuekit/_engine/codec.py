@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from pydantic import Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from queuekit._values.errors import DecodeError, EncodeError, InvalidMessageError, UsageError
@@ -22,6 +26,11 @@ _ALWAYS_FINITE = frozenset({
     "dict", "frozenset", "list", "set", "tuple",
 })  # fmt: skip
 """Kinds of schema that bring no inf or nan of their own; whatever is missing here may."""
+_NOT_FINITE = (b"null", b"NaN", b"nan", b"Infinity", b"inf")
+"""How JSON by pydantic shows inf and nan, as values and as keys."""
+_TAKES_NONE = frozenset({"any", "json", "none", "nullable"})
+_REPLACED = "\ufffd".encode()
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Codec(Protocol[T]):
@@ -119,20 +128,31 @@ class _JsonCodec(Generic[T]):
         except Exception as error:  # pydantic raises many kinds for a type that it cannot describe
             msg = f"pydantic cannot make a codec for the payload type {payload!r}; see the cause"
             raise UsageError(msg) from error
-        self._classes: list[type] = []
-        _look_through(self._adapter.core_schema, self._classes)
+        classes: list[type] = []
+        _look_through(self._adapter.core_schema, classes)
+        # Bound here: looked up on a model's class for each message, it takes longer than it runs.
+        self._subclasses: list[Callable[[], list[type]]] = [cls.__subclasses__ for cls in classes]
+        self._classes = tuple(classes)
         self._always_finite = all(map(_is_always_finite, _nodes(self._adapter.core_schema)))
+        self._roots = _roots(self._adapter.core_schema)
+        self._takes_none = any(node.get("type") in _TAKES_NONE for node in _nodes(self._adapter.core_schema))
 
     def encode(self, value: T) -> bytes:
+        if self._roots is not None and type(value) not in self._roots:
+            self._refuse_other_class(value, tuple(self._roots))
         try:
             body = self._to_json(value, by_alias=True, round_trip=True, warnings="error")
         except (PydanticSerializationError, UnicodeEncodeError, RecursionError) as error:
             raise EncodeError(self._refusal(value, error)) from None
         # Looked for only where the type could hold it: a None, which is written as null too, is common.
-        if not self._always_finite and (b"null" in body or b"NaN" in body or b"Infinity" in body):
+        if not self._always_finite and any(text in body for text in _NOT_FINITE):
             self._refuse_not_finite(value)
-        for cls in self._classes:
-            if cls.__subclasses__():
+        if b"null" in body and (not self._takes_none or body == b"null"):
+            self._refuse_none(value, body)
+        if _REPLACED in body:
+            self._refuse_surrogates(value)
+        for subclasses in self._subclasses:
+            if subclasses():
                 self._refuse_lost_fields(value, body)
                 break
         return body
@@ -162,10 +182,32 @@ class _JsonCodec(Generic[T]):
             msg = "the payload holds inf or nan, which JSON cannot carry; send None or a string instead"
             raise EncodeError(msg)
 
+    def _refuse_other_class(self, value: T, roots: tuple[type, ...]) -> None:
+        # pydantic writes those fields of it that the declared class has too, and says nothing.
+        if not isinstance(value, roots):
+            msg = f"the value of type {_name(value)} is not what the payload type declares; pass a value of that type"
+            raise EncodeError(msg)
+
+    def _refuse_none(self, value: T, body: bytes) -> None:
+        # pydantic writes a None wherever it stands, and the reader would refuse it.
+        try:
+            self._from_json(body)
+        except ValidationError:
+            msg = f"the value of type {_name(value)} holds None where the payload type has none; pass a value"
+            raise EncodeError(msg) from None
+
+    def _refuse_surrogates(self, value: T) -> None:
+        # In the keys of a dict pydantic replaces them: the reader would get another key.
+        plain = self._adapter.serializer.to_python(value, by_alias=True, round_trip=True, warnings="none")
+        if any(isinstance(each, str) and _SURROGATE.search(each) for each in _parts(plain)):
+            msg = "the payload holds text with a lone surrogate, which has no UTF-8 form; remove it"
+            raise EncodeError(msg)
+
     def _refuse_lost_fields(self, value: T, body: bytes) -> None:
-        # A subclass instance is written with its parent's fields only; written as itself it differs.
+        # A subclass instance is written with its parent's fields only; written as itself it differs. So
+        # does a field with a form of its own, and therefore an instance must be there too.
         as_itself = self._to_json(value, by_alias=True, round_trip=True, warnings="none", serialize_as_any=True)
-        if as_itself != body:
+        if as_itself != body and any(_is_subclassed(type(each), self._classes) for each in _parts(value)):
             msg = "the payload holds an instance of a subclass whose own fields would be lost; declare that type"
             raise EncodeError(msg)
 
@@ -180,20 +222,31 @@ def _is_always_finite(node: dict[str, Any]) -> bool:
 
 
 def _holds_not_finite(value: Any) -> bool:
+    return any(
+        not math.isfinite(each) if isinstance(each, float) else isinstance(each, Decimal) and not each.is_finite()
+        for each in _parts(value)
+    )
+
+
+def _is_subclassed(cls: type, classes: tuple[type, ...]) -> bool:
+    return any(cls is not each and issubclass(cls, each) for each in classes)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Everything that a value is made of, itself included."""
     pending = [value]
     while pending:
         each = pending.pop()
-        if isinstance(each, float):
-            if not math.isfinite(each):
-                return True
-        elif isinstance(each, Mapping):
+        yield each
+        if isinstance(each, Mapping):
             pending.extend(each.keys())
             pending.extend(each.values())
-        elif isinstance(each, (list, tuple, set, frozenset)):
+        elif isinstance(each, (list, tuple, set, frozenset, deque)):
             pending.extend(each)
-        elif type(each).__name__ == "Decimal" and not each.is_finite():
-            return True
-    return False
+        elif is_dataclass(each) and not isinstance(each, type):
+            pending.extend(getattr(each, part.name) for part in fields(each))
+        elif isinstance(each, BaseModel):
+            pending.extend(vars(each).values())
 
 
 def _look_through(schema: Any, classes: list[type]) -> None:
@@ -212,6 +265,21 @@ def _look_through(schema: Any, classes: list[type]) -> None:
             raise EncodeError(msg)
         if kind in {"model", "dataclass"} and isinstance(cls, type) and cls not in classes:
             classes.append(cls)
+
+
+def _roots(schema: Any) -> frozenset[type] | None:
+    """The classes that values can have, where the payload type is one class or some; None for all else."""
+    kind = schema["type"]
+    if kind in {"model", "dataclass"}:
+        return frozenset({schema["cls"]})
+    if kind in {"nullable", "definitions", "function-after", "function-before", "function-wrap"}:
+        inner = _roots(schema["schema"])
+        return inner if kind != "nullable" or inner is None else inner | {type(None)}
+    if kind != "union":
+        return None
+    found = [_roots(each[0] if isinstance(each, tuple) else each) for each in schema["choices"]]
+    known = [each for each in found if each is not None]
+    return frozenset().union(*known) if len(known) == len(found) else None
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:

@@ -77,6 +77,27 @@ def capabilities() -> str:
     return table(["capability", *URLS, "meaning"], rows)
 
 
+def limits(scheme: str) -> str:
+    """The numbers of one backend that a user may run into."""
+    can = Opener(SystemClock()).open(QueueURL.parse(URLS[scheme])).capabilities
+    rows = [
+        ["bytes of a message: body, attributes and queuekit's metadata", show(can.max_message_bytes, "_bytes")],
+        ["messages in one call that sends", f"{can.max_send_batch}; `send_many` takes any number and splits"],
+        ["bytes in one call that sends", show(can.max_send_batch_bytes, "_bytes")],
+        ["messages in one call that receives", f"{can.max_receive}"],
+        ["settlements in one call", f"{can.max_settle_batch}"],
+        ["a lease", f"{show(can.min_lease_s, '_s')} to {show(can.max_lease_s, '_s')}"],
+        ["delay of a send", f"{show(can.max_delay_s, '_s')}, in steps of {show(can.delay_resolution_s, '_s')}"],
+        [
+            "delay of a retry",
+            f"{show(can.max_retry_delay_s, '_s')}, in steps of {show(can.retry_delay_resolution_s, '_s')}",
+        ],
+        ["priorities", f"{can.priority_levels}"],
+        ["memory of dedup ids, unless `dedup_window` says otherwise", show(can.dedup_window_s, "_s")],
+    ]
+    return table(["what", "at most"], [row for row in rows if row[1] != "none"])
+
+
 def features() -> str:
     """The names that ``require=`` knows."""
     cans = declared()
@@ -205,7 +226,9 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "features": features,
     "groups": groups,
     "names": names,
+    "memory limits": lambda: limits("memory"),
     "memory options": lambda: options("memory"),
+    "sqlite limits": lambda: limits("sqlite"),
     "sqlite options": lambda: options("sqlite"),
     "waiting": waiting,
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reference pages say what the code says."""
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -67,6 +68,11 @@ def test_every_generated_part_is_on_a_page(generator: ModuleType) -> None:
 
 def test_the_api_page_has_every_public_name_and_no_other() -> None:
     assert first_cells(page("reference/api.md")) == queuekit.__all__
+
+
+def test_the_options_of_a_send_are_the_fields_of_a_message() -> None:
+    fields = [each.name for each in dataclasses.fields(queuekit.Message)]
+    assert ["payload", *queuekit.SendOptions.__annotations__] == fields
 
 
 def error_classes(root: type[QueueKitError]) -> list[type[QueueKitError]]:

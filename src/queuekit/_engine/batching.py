@@ -31,6 +31,11 @@ class BatchLimits:
     one_key_per_call: bool = False
     one_per_key: bool = False
 
+    @property
+    def by_count_only(self) -> bool:
+        """Whether any messages may go together, up to the count."""
+        return self.size is None and not (self.one_key_per_call or self.one_per_key)
+
     @classmethod
     def of(cls, can: Capabilities) -> BatchLimits:
         """The limits of a queue for sends."""
@@ -49,7 +54,7 @@ def split(
 
     Every position comes exactly once. Messages must be within the limits one by one.
     """
-    if limits.size is None and not limits.one_key_per_call and not limits.one_per_key:
+    if limits.by_count_only:
         for start in range(0, len(messages), limits.count):
             yield range(start, min(start + limits.count, len(messages)))
         return

@@ -249,6 +249,8 @@ class Control:
             if late:
                 self._answer(list(late), [LEASE_LOST] * len(late))
                 batch = [held for held in batch if held not in late]
+            if self._dead_letters is not None:
+                self._copy_dead(batch, self._dead_letters)
             for part in self._calls(batch):
                 self._settle(part)
 
@@ -268,8 +270,6 @@ class Control:
         return [batch] if self._can.mixed_settles else group_by_call(batch)
 
     def _settle(self, batch: list[Held]) -> None:
-        if self._dead_letters is not None:
-            self._copy_dead(batch, self._dead_letters)
         outcomes = self._guard.settle(settlements(batch), timeout_s=self._budget_s)
         self._answer(batch, outcomes)
 

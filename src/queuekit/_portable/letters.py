@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from queuekit._engine import metadata as meta
+from queuekit._engine.batching import BatchLimits, split
 from queuekit._portable.link import Link
 from queuekit._values.clock import Clock
 from queuekit._values.outcome import SendOutcome
@@ -16,6 +17,7 @@ from queuekit.backend import IncomingMessage, OutgoingMessage
 
 _LONGEST_TRACEBACK = 8_000
 _LONGEST_TEXT = 1_000
+_COPY_S = 5.0
 _TRIM_ORDER = (meta.DEAD_TRACEBACK, meta.DEAD_ERROR, meta.DEAD_WORKER, meta.DEAD_FIRST, meta.DEAD_REASON)
 
 
@@ -136,16 +138,17 @@ class CopyRoute:
     def __init__(self, link: Link) -> None:
         self.link = link
         self._dedup = link.backend.capabilities.dedup_window_s > 0
-        # The settle thread must not sleep: a copy that fails makes the message retry instead.
-        self._most = link.backend.capabilities.max_send_batch
+        self._limits = BatchLimits.of(link.backend.capabilities)
 
     def copy(self, letters: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
         """Send the letters; one outcome each."""
-        outcomes: list[SendOutcome] = []
-        for start in range(0, len(letters), self._most):
-            part = [self._prepared(letter) for letter in letters[start : start + self._most]]
-            outcomes.extend(self.link.guard.send(part, timeout_s=5.0))
-        return outcomes
+        prepared = [self._prepared(letter) for letter in letters]
+        outcomes: dict[int, SendOutcome] = {}
+        for positions in split(prepared, self._limits, self.link.backend.size):
+            # The settle thread must not sleep: a copy that fails makes the message retry instead.
+            sent = self.link.guard.send([prepared[each] for each in positions], timeout_s=_COPY_S)
+            outcomes.update(zip(positions, sent, strict=True))
+        return [outcomes[position] for position in range(len(prepared))]
 
     def _prepared(self, letter: OutgoingMessage) -> OutgoingMessage:
         can = self.link.backend.capabilities

@@ -305,7 +305,7 @@ class Producer(Generic[T]):
         self._build()
 
     def _send_in_calls(self, messages: list[OutgoingMessage]) -> list[SendOutcome]:
-        if len(messages) <= self._limits.count and self._limits.size is None and not self._limits.one_key_per_call:
+        if len(messages) <= self._limits.count and self._limits.by_count_only:
             return list(self._sender.send(messages)) if messages else []
         outcomes: list[SendOutcome] = [_NEVER] * len(messages)
         failed_keys: set[str] = set()

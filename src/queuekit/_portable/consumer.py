@@ -132,7 +132,8 @@ class Consumer(Generic[T]):
         """The next delivery, or None when there was none in time.
 
         Args:
-            timeout: A timedelta or seconds; None waits for as long as it takes.
+            timeout: A timedelta or seconds; None waits for as long as it takes. 0 takes only what an earlier
+                call has brought here, so on a fresh consumer it finds nothing.
 
         Raises:
             ClosedError: The consumer was closed, also while this call waited.

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from _bench import Contest, Part, arguments, compare
+from _bench import Contest, Part, arguments, begin, compare
 from _payloads import EMAIL, PUSH, Email, Push, emails, pushes
 from queuekit import Consumer, Producer
 from queuekit.testing import reset_memory
@@ -26,7 +26,7 @@ def bare(adapter: TypeAdapter[Any], make: Payloads) -> Part:
     def run(count: int) -> float:
         payloads = make(count)
         dump, validate = adapter.dump_json, adapter.validate_json
-        began = perf_counter()
+        began = begin()
         queue: deque[tuple[int, bytes]] = deque()
         for index, payload in enumerate(payloads):
             queue.append((index, dump(payload, by_alias=True, round_trip=True, warnings="error")))
@@ -50,7 +50,7 @@ def through_queuekit(payload: Any, make: Payloads) -> Part:
             Producer("memory://bench", payload=payload) as producer,
             Consumer("memory://bench", payload=payload) as consumer,
         ):
-            began = perf_counter()
+            began = begin()
             for start in range(0, count, _BATCH):
                 producer.send_many(payloads[start : start + _BATCH])
             left = count

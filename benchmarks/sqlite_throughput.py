@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from time import monotonic, perf_counter, time
 
-from _bench import Contest, Part, arguments, compare
+from _bench import Contest, Part, arguments, begin, compare
 from _payloads import EMAIL, Email, dump, emails
 from queuekit import App, Consumer, Producer
 
@@ -158,7 +158,7 @@ class _Seen:
 
 
 def _measured(step: Callable[[], object]) -> float:
-    began = perf_counter()
+    began = begin()
     step()
     return perf_counter() - began
 

@@ -237,7 +237,8 @@ class MemoryQueue:
         self._next_handle += len(entries)
         self._end_together(range(handle, self._next_handle), lease_until)
         leases = self.leases
-        taken = []
+        taken: list[IncomingMessage] = []
+        new, make = tuple.__new__, IncomingMessage
         for entry in entries:
             attempt = entry.attempt = entry.attempt + 1
             entry.handle = handle
@@ -245,11 +246,8 @@ class MemoryQueue:
             leases[handle] = entry
             message_id, body, attributes, metadata, _, key, _, priority = entry.message
             at = entry.enqueued_at
-            taken.append(
-                IncomingMessage(
-                    handle, message_id, body, attributes, metadata, attempt, at, lease_until, key, priority
-                )
-            )
+            fields = (handle, message_id, body, attributes, metadata, attempt, at, lease_until, key, priority)
+            taken.append(new(make, fields))  # at half of a named tuple's own cost
             handle += 1
         return taken
 

@@ -26,6 +26,7 @@ class Flow:
     __slots__ = (
         "_batch",
         "_by_pace",
+        "_full_at",
         "_full_prefetch",
         "_largest",
         "_limit",
@@ -53,7 +54,7 @@ class Flow:
         self._set_prefetch()
         self._tightened_at = -float("inf")
         self._max_in_flight = max_in_flight
-        self._max_bytes = max_bytes
+        self._max_bytes = self._full_at = max_bytes
         self._largest = 1
         self.count = 0
         self.bytes = 0
@@ -71,7 +72,7 @@ class Flow:
             waiting: How many deliveries wait for a taker.
         """
         room = self._max_in_flight - self.count
-        if room <= 0 or (self.count and self.bytes >= self._max_bytes):
+        if room <= 0 or (self.count and self.bytes >= self._full_at):
             return 0
         if demand <= waiting and (not self.taken or waiting > self.refill_at):
             return 0
@@ -95,7 +96,11 @@ class Flow:
 
     def admits(self, size: int) -> bool:
         """Whether a delivery of that many bytes may stay; otherwise it must be released."""
-        return not self.count or (self.count < self._max_in_flight and self.bytes + size <= self._max_bytes)
+        admitted = not self.count or (self.count < self._max_in_flight and self.bytes + size <= self._max_bytes)
+        if not admitted:
+            # To poll again before something else is settled would bring the same one, to be released again.
+            self._full_at = min(self._full_at, self.bytes)
+        return admitted
 
     def admits_all(self, count: int, size: int) -> bool:
         """Whether that many deliveries, of so many bytes together, may stay."""
@@ -111,6 +116,8 @@ class Flow:
         """Deliveries are settled or lost."""
         self.count -= count
         self.bytes -= size
+        if self.bytes < self._full_at or not self.count:
+            self._full_at = self._max_bytes
 
     def tighten(self, now: float) -> None:
         """Waiting deliveries had to be released: fetch less ahead."""

@@ -68,7 +68,7 @@ class LeaseKeeper:
         elif left_s < self.lease_s * (1 - _RENEW_AT):
             renew_at = now  # shorter than was asked for: the service may cap it, so ask at once
         else:
-            renew_at = now + left_s * _RENEW_AT * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+            renew_at = now + self._rest_s(left_s, self._random.uniform(1 - _JITTER, 1 + _JITTER))
         return Lease(until, received_at, renew_at)
 
     def track(self, group: Iterable[Held], leases: Iterable[Lease]) -> None:
@@ -78,7 +78,7 @@ class LeaseKeeper:
 
     def extended(self, held: Held, until: float, now: float) -> None:
         """The service gave this one a new end of lease."""
-        renew_at = until if held.lease.abandoned else now + max((until - now) * _RENEW_AT, _SOONEST_S)
+        renew_at = until if held.lease.abandoned else now + max(self._rest_s(until - now), _SOONEST_S)
         self._renew(held, held.lease._replace(until=until, renew_at=renew_at))
 
     def failed(self, group: Iterable[Held], now: float) -> None:
@@ -115,6 +115,10 @@ class LeaseKeeper:
             (held.lease.renew_at for held in self.in_flight if held.state <= RUNNING), default=math.inf
         )
         return beat
+
+    def _rest_s(self, left_s: float, spread: float = 1.0) -> float:
+        """How long to leave a lease alone; one longer than ours must not be cut short by extending it."""
+        return left_s - min(left_s, self.lease_s) * _RENEW_AT * spread
 
     def _renew(self, held: Held, lease: Lease) -> None:
         held.lease = lease

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable
 from itertools import count, islice
@@ -23,6 +24,7 @@ from queuekit.backend import Action, Settlement
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
+_MOST_DOUBLINGS = 10
 
 
 class Settler:
@@ -45,6 +47,7 @@ class Settler:
         self._late_ack = late_ack
         self._fresh: deque[Held] = deque()
         self._since: float | None = None
+        self._first_end = math.inf
         self._again: list[tuple[float, int, Held]] = []
         self._order = count()
         self._flushing = False
@@ -54,6 +57,10 @@ class Settler:
         """Take one recorded settlement; True when the sending thread should look now."""
         self._fresh.append(held)
         gathered = len(self._fresh)
+        until = held.lease.until
+        if until < self._first_end:
+            self._first_end = until
+            return True
         return gathered == 1 or gathered == self._batch
 
     def flush(self) -> bool:
@@ -74,7 +81,8 @@ class Settler:
             return now
         if self._since is None:
             self._since = now
-        fresh_due = self._since + self._linger_s
+        # Half of what is left of a lease is for lingering, at most; the other half is for the call.
+        fresh_due = min(self._since + self._linger_s, max(self._since, (self._since + self._first_end) / 2))
         return fresh_due if due is None else min(due, fresh_due)
 
     def take(self, now: float) -> list[Held]:
@@ -91,6 +99,7 @@ class Settler:
             for _ in range(room):
                 self._fresh.popleft()
         self._since = now if self._fresh else None
+        self._first_end = min((held.lease.until for held in self._fresh), default=math.inf)
         self._flushing = self._flushing and bool(self._fresh)
         self.sending += len(batch)
         return batch
@@ -109,7 +118,7 @@ class Settler:
         trouble.unknown |= isinstance(outcome, Unknown)
         if not outcome.error.retryable:
             return outcome
-        due = now + min(_FIRST_WAIT_S * 2.0**trouble.tries, _LONGEST_WAIT_S)
+        due = now + min(_FIRST_WAIT_S * 2.0 ** min(trouble.tries, _MOST_DOUBLINGS), _LONGEST_WAIT_S)
         trouble.tries += 1
         if due >= held.lease.until:
             return outcome if trouble.unknown else LEASE_LOST

@@ -1,56 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
 """One producer and one consumer interface over many queue services; the backend is picked by a URL."""
 
-from queuekit._portable.app import App
-from queuekit._portable.consumer import Consumer
-from queuekit._portable.context import Current, current
-from queuekit._portable.dead_letters import DeadLetters, DeadMessage, RedriveReport
-from queuekit._portable.delivery import Delivery
-from queuekit._portable.handler import Handler
-from queuekit._portable.link import CheckReport
-from queuekit._portable.producer import Producer
-from queuekit._portable.report import SendReport
-from queuekit._portable.retry import DeadLetter, Retry, RetryPolicy
-from queuekit._portable.worker import ExitCode
-from queuekit._values.errors import (
-    AccessDeniedError,
-    AlreadySettledError,
-    BackendBugError,
-    BackendMissingError,
-    ClosedError,
-    CodecError,
-    DecodeError,
-    EncodeError,
-    InvalidMessageError,
-    InvalidURLError,
-    LeaseLostError,
-    MessageTooLargeError,
-    PartialFailureError,
-    ProviderError,
-    QueueExistsError,
-    QueueFullError,
-    QueueKitError,
-    QueueNotFoundError,
-    RefusedError,
-    SetupError,
-    ThrottledError,
-    UnavailableError,
-    UnknownSchemeError,
-    UnsupportedError,
-    UsageError,
-)
-from queuekit._values.message import Message, SendOptions
-from queuekit._values.outcome import (
-    Accepted,
-    Duplicate,
-    ErrorClass,
-    ErrorCode,
-    NotAttempted,
-    Rejected,
-    SendOutcome,
-    Unknown,
-)
-from queuekit._values.url import QueueURL
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from queuekit._portable.app import App
+    from queuekit._portable.consumer import Consumer
+    from queuekit._portable.context import Current, current
+    from queuekit._portable.dead_letters import DeadLetters, DeadMessage, RedriveReport
+    from queuekit._portable.delivery import Delivery
+    from queuekit._portable.handler import Handler
+    from queuekit._portable.link import CheckReport
+    from queuekit._portable.producer import Producer
+    from queuekit._portable.report import SendReport
+    from queuekit._portable.retry import DeadLetter, Retry, RetryPolicy
+    from queuekit._portable.worker import ExitCode
+    from queuekit._values.errors import (
+        AccessDeniedError,
+        AlreadySettledError,
+        BackendBugError,
+        BackendMissingError,
+        ClosedError,
+        CodecError,
+        DecodeError,
+        EncodeError,
+        InvalidMessageError,
+        InvalidURLError,
+        LeaseLostError,
+        MessageTooLargeError,
+        PartialFailureError,
+        ProviderError,
+        QueueExistsError,
+        QueueFullError,
+        QueueKitError,
+        QueueNotFoundError,
+        RefusedError,
+        SetupError,
+        ThrottledError,
+        UnavailableError,
+        UnknownSchemeError,
+        UnsupportedError,
+        UsageError,
+    )
+    from queuekit._values.message import Message, SendOptions
+    from queuekit._values.outcome import (
+        Accepted,
+        Duplicate,
+        ErrorClass,
+        ErrorCode,
+        NotAttempted,
+        Rejected,
+        SendOutcome,
+        Unknown,
+    )
+    from queuekit._values.url import QueueURL
 
 __all__ = [
     "Accepted",
@@ -106,3 +110,73 @@ __all__ = [
     "UsageError",
     "current",
 ]
+
+# Each name is imported at its first use, because the engine is not needed by whoever only imports
+# queuekit: a plug-in of a test runner, a command line, a module that sends on one path (docs/adr/0008).
+_HOMES = {
+    "App": "queuekit._portable.app",
+    "Consumer": "queuekit._portable.consumer",
+    "Current": "queuekit._portable.context",
+    "current": "queuekit._portable.context",
+    "DeadLetters": "queuekit._portable.dead_letters",
+    "DeadMessage": "queuekit._portable.dead_letters",
+    "RedriveReport": "queuekit._portable.dead_letters",
+    "Delivery": "queuekit._portable.delivery",
+    "Handler": "queuekit._portable.handler",
+    "CheckReport": "queuekit._portable.link",
+    "Producer": "queuekit._portable.producer",
+    "SendReport": "queuekit._portable.report",
+    "DeadLetter": "queuekit._portable.retry",
+    "Retry": "queuekit._portable.retry",
+    "RetryPolicy": "queuekit._portable.retry",
+    "ExitCode": "queuekit._portable.worker",
+    "AccessDeniedError": "queuekit._values.errors",
+    "AlreadySettledError": "queuekit._values.errors",
+    "BackendBugError": "queuekit._values.errors",
+    "BackendMissingError": "queuekit._values.errors",
+    "ClosedError": "queuekit._values.errors",
+    "CodecError": "queuekit._values.errors",
+    "DecodeError": "queuekit._values.errors",
+    "EncodeError": "queuekit._values.errors",
+    "InvalidMessageError": "queuekit._values.errors",
+    "InvalidURLError": "queuekit._values.errors",
+    "LeaseLostError": "queuekit._values.errors",
+    "MessageTooLargeError": "queuekit._values.errors",
+    "PartialFailureError": "queuekit._values.errors",
+    "ProviderError": "queuekit._values.errors",
+    "QueueExistsError": "queuekit._values.errors",
+    "QueueFullError": "queuekit._values.errors",
+    "QueueKitError": "queuekit._values.errors",
+    "QueueNotFoundError": "queuekit._values.errors",
+    "RefusedError": "queuekit._values.errors",
+    "SetupError": "queuekit._values.errors",
+    "ThrottledError": "queuekit._values.errors",
+    "UnavailableError": "queuekit._values.errors",
+    "UnknownSchemeError": "queuekit._values.errors",
+    "UnsupportedError": "queuekit._values.errors",
+    "UsageError": "queuekit._values.errors",
+    "Message": "queuekit._values.message",
+    "SendOptions": "queuekit._values.message",
+    "Accepted": "queuekit._values.outcome",
+    "Duplicate": "queuekit._values.outcome",
+    "ErrorClass": "queuekit._values.outcome",
+    "ErrorCode": "queuekit._values.outcome",
+    "NotAttempted": "queuekit._values.outcome",
+    "Rejected": "queuekit._values.outcome",
+    "SendOutcome": "queuekit._values.outcome",
+    "Unknown": "queuekit._values.outcome",
+    "QueueURL": "queuekit._values.url",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *globals()]

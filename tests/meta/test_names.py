@@ -19,11 +19,17 @@ NO_TWIN = {
 }
 
 
+def flatten(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements, and those under an `if` such as ``if TYPE_CHECKING``."""
+    for node in body:
+        yield from node.body if isinstance(node, ast.If) else [node]
+
+
 def own_names(module: Any) -> set[str]:
     """What a module defines, or imports from another module of queuekit."""
     tree = ast.parse(Path(module.__file__).read_text("utf-8"))
     found: set[str] = set()
-    for node in tree.body:
+    for node in flatten(tree.body):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(node.name)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("queuekit"):

@@ -19,7 +19,8 @@ from queuekit._portable.frames import pack, unpack, unpack_jobs, verdict_row
 from queuekit._portable.handler import Handler
 from queuekit._portable.link import Link
 from queuekit._portable.retry import Verdict
-from queuekit._portable.running import Job, LoopRunner, ThreadRunner, Triage, own_loop
+from queuekit._portable.running import LoopRunner, ThreadRunner, own_loop
+from queuekit._portable.triage import Job, Triage
 from queuekit._values.clock import SystemClock
 from queuekit._values.errors import ClosedError, LeaseLostError
 from queuekit._values.outcome import ErrorClass, ErrorCode

@@ -5,50 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import Any, Protocol
 
-from queuekit._engine import metadata as meta
-from queuekit._engine.codec import Codec, codec_for
 from queuekit._portable.context import Current, _current
-from queuekit._portable.handler import Handler
-from queuekit._portable.letters import Cause
-from queuekit._portable.retry import ACK, RELEASE, Judge, RetryPolicy, Verdict
-from queuekit._values.capability import Capabilities
+from queuekit._portable.retry import ACK, RELEASE, Verdict
+from queuekit._portable.triage import Bound, Job, Triage
 from queuekit._values.clock import Clock
-from queuekit._values.errors import ClosedError, CodecError
-from queuekit.backend import Action, IncomingMessage
-
-logger = logging.getLogger("queuekit")
-
-
-class Job(Protocol):
-    """One delivery to run a handler for."""
-
-    @property
-    def message(self) -> IncomingMessage:
-        """The delivery as the service made it."""
-        ...
-
-    @property
-    def lease_lost(self) -> bool:
-        """Whether it is not ours any more."""
-        ...
-
-    def settle(self, verdict: Verdict) -> None:
-        """Record the verdict. Called once, unless the job was abandoned."""
-        ...
-
-    def abandon(self) -> None:
-        """Keep its lease no longer: its handler hangs. It comes back when the lease ends."""
-        ...
-
-    def extend(self, by_s: float) -> None:
-        """Extend its lease; raises as `Delivery.extend` does."""
-        ...
+from queuekit._values.errors import ClosedError
 
 
 class Feed(Protocol):
@@ -69,82 +35,6 @@ class Feed(Protocol):
     def forget(self, callback: Callable[[], None]) -> None:
         """Take back a `when_ready`."""
         ...
-
-
-class _Bound:
-    """A handler with what running it needs."""
-
-    __slots__ = ("codec", "function", "judge", "timeout_s")
-
-    def __init__(self, handler: Handler[Any, Any], can: Capabilities, clock: Clock) -> None:
-        self.function = handler.function
-        self.codec: Codec[Any] = codec_for(handler.payload)
-        self.judge = Judge(handler.retry, can, clock)
-        self.timeout_s = handler.timeout_s
-
-
-class Triage:
-    """Picks the handler of a message, and judges everything that happens before it runs.
-
-    Args:
-        handlers: The handlers of one queue.
-        can: What the queue can do.
-        clock: For chance.
-        queue: The queue's redacted URL.
-        draining: Whether the worker is stopping.
-    """
-
-    def __init__(
-        self,
-        handlers: Sequence[Handler[Any, Any]],
-        can: Capabilities,
-        clock: Clock,
-        queue: str,
-        draining: Callable[[], bool],
-    ) -> None:
-        self._by_type: Mapping[str, _Bound] = {each.message_type: _Bound(each, can, clock) for each in handlers}
-        untyped = handlers if len(handlers) == 1 else [each for each in handlers if each.default]
-        self._untyped = self._by_type[untyped[0].message_type] if untyped else None
-        self._unknown = Judge(RetryPolicy(), can, clock)
-        self._queue = queue
-        self._draining = draining
-
-    def open(self, job: Job) -> tuple[_Bound, Any, Current] | Verdict:
-        """What to run for a job; or the verdict, where nothing is to be run."""
-        message = job.message
-        known = meta.read(message.metadata) if message.metadata else None
-        attempt = message.attempt
-        if known is not None and attempt is not None:
-            attempt += known.base
-        bound = self._untyped if known is None or known.type is None else self._by_type.get(known.type)
-        if bound is None:
-            return self._no_handler(known.type if known else None, attempt)
-        too_often = bound.judge.on_receipt(attempt)
-        if too_often is not None:
-            return too_often
-        try:
-            payload = bound.codec.decode(message.body, known.content_type if known else None)
-        except CodecError as error:
-            return Verdict(Action.DEAD, cause=Cause("undecodable", error))
-        except Exception as error:  # noqa: BLE001 - the handler boundary: validators are the user's code
-            return bound.judge.on_error(error, attempt)
-        current = Current(
-            message,
-            self._queue,
-            attempt,
-            extend=job.extend,
-            lost=lambda: job.lease_lost,
-            draining=self._draining,
-        )
-        return bound, payload, current
-
-    def _no_handler(self, message_type: str | None, attempt: int | None) -> Verdict:
-        """Retried by policy first: during a rolling deploy another worker may know the type."""
-        error = LookupError(f"no handler for messages of type {message_type!r}")
-        verdict = self._unknown.on_error(error, attempt)
-        if verdict.action is Action.DEAD:
-            return Verdict(Action.DEAD, cause=Cause("no_handler", error))
-        return verdict
 
 
 class _Slot:
@@ -241,7 +131,7 @@ class ThreadRunner:
             return
         job.settle(verdict)
 
-    def _call(self, bound: _Bound, payload: Any, current: Current) -> Verdict:
+    def _call(self, bound: Bound, payload: Any, current: Current) -> Verdict:
         _current.set(current)
         try:
             value = bound.function(payload)
@@ -395,8 +285,3 @@ def end_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, timeout_
     thread.join(timeout_s)
     if not thread.is_alive():
         loop.close()
-
-
-def run_on(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
-    """Start work on a loop that another thread runs."""
-    asyncio.run_coroutine_threadsafe(work, loop)

@@ -22,7 +22,8 @@ from queuekit._engine.shutdown import ShutdownPlan
 from queuekit._portable.handler import Handler
 from queuekit._portable.intake import Intake, drain
 from queuekit._portable.retry import Verdict
-from queuekit._portable.running import Job, LoopRunner, ThreadRunner, Triage, end_loop, own_loop
+from queuekit._portable.running import LoopRunner, ThreadRunner, end_loop, own_loop
+from queuekit._portable.triage import Job, Triage
 from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueNotFoundError
 from queuekit.backend import IncomingMessage

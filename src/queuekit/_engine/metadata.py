@@ -8,9 +8,9 @@ into one native attribute or spreads it, as its service allows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import NamedTuple
 
 VERSION = "1"
 """Version of this format; a reader accepts unknown names and keeps them."""
@@ -38,8 +38,7 @@ TRIMMED = "dead-trimmed"
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What the engine needs to know of a message's metadata.
 
     Attributes:
@@ -64,12 +63,14 @@ def read(metadata: Mapping[str, str]) -> Envelope:
     """Read metadata that anybody may have written: what is malformed counts as absent."""
     if not metadata:
         return _NOTHING
+    get = metadata.get
+    expires, base, redriven = get(EXPIRES), get(BASE), get(REDRIVEN)
     return Envelope(
-        type=metadata.get(TYPE),
-        content_type=metadata.get(CONTENT_TYPE),
-        expires_at=read_instant(metadata.get(EXPIRES)),
-        base=_read_count(metadata.get(BASE)),
-        redriven=_read_count(metadata.get(REDRIVEN)),
+        get(TYPE),
+        get(CONTENT_TYPE),
+        read_instant(expires) if expires is not None else None,
+        _read_count(base) if base is not None else 0,
+        _read_count(redriven) if redriven is not None else 0,
     )
 
 
@@ -89,5 +90,5 @@ def read_instant(text: str | None) -> float | None:
     return instant.timestamp() if instant.tzinfo is not None else None
 
 
-def _read_count(text: str | None) -> int:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else 0
+def _read_count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 _ERRORS: Mapping[ErrorCode, type[errors.QueueKitError]] = {
     ErrorCode.INVALID_MESSAGE: errors.InvalidMessageError,
+    ErrorCode.TOO_LARGE: errors.InvalidMessageError,
     ErrorCode.ENCODE: errors.EncodeError,
     ErrorCode.UNSUPPORTED: errors.UnsupportedError,
     ErrorCode.NOT_FOUND: errors.QueueNotFoundError,

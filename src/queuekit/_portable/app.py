@@ -76,7 +76,7 @@ class App:
         self._opener = Opener(self._clock)
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._lock = threading.Lock()
-        self._worker: Worker | None = None
+        self._stop_worker: Callable[[], None] | None = None
 
     def handler(
         self,
@@ -206,21 +206,30 @@ class App:
 
     def _make_worker(self, processes: int, queues: Sequence[str] | None, drain: timedelta | None) -> Worker:
         drain_s = self._drain_s if drain is None else seconds("drain", drain)
+        worker: Worker
         if processes:
             from queuekit._portable.processes import ProcessWorker, target_of
 
             target = target_of(self)
-            self._worker = ProcessWorker(
+            worker = ProcessWorker(
                 self._plan(queues), self._clock, drain_s=drain_s, processes=processes, target=target
             )
         else:
-            self._worker = Worker(self._plan(queues), self._clock, drain_s=drain_s)
-        return self._worker
+            worker = Worker(self._plan(queues), self._clock, drain_s=drain_s)
+        self.when_stopped(worker.stop)
+        return worker
 
     def stop(self) -> None:
-        """Ask a running worker to drain and end. Safe from any thread, and from a handler."""
-        if self._worker is not None:
-            self._worker.stop()
+        """Ask a running worker to drain and end. Safe from any thread, and from a handler.
+
+        Without a running worker it does nothing.
+        """
+        if self._stop_worker is not None:
+            self._stop_worker()
+
+    def when_stopped(self, stop: Callable[[], None]) -> None:
+        """Say what `stop` does from now on; a child process passes it on to its worker."""
+        self._stop_worker = stop
 
     def close(self) -> None:
         """Close the producers that handlers sent through. Idempotent; a worker closes what it opened itself."""

@@ -34,6 +34,10 @@ class ChildApp(Protocol):
         """A queue's link and handlers."""
         ...
 
+    def when_stopped(self, stop: Callable[[], None]) -> None:
+        """Say what `stop` does from now on."""
+        ...
+
 
 def main(connection: Connection, target: str, queues: Sequence[tuple[str, int]]) -> None:
     """The whole life of a child.
@@ -71,6 +75,7 @@ class _Child:
     def start(self, app: ChildApp, queues: Sequence[tuple[str, int]]) -> None:
         """Make one runner per queue, and tell the parent."""
         clock = SystemClock()
+        app.when_stopped(lambda: self.say({"op": "stop"}))
         for name, slots in queues:
             link, handlers = app.open_queue(name)
             triage = Triage(handlers, link.capabilities, clock, link.shown, lambda: self.draining)

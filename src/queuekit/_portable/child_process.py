@@ -26,6 +26,7 @@ class ChildProcess:
         extend: Extends the lease of a job.
         lost: Called with the jobs of a child that died, and with those that hung.
         failed: Called when children die before they are ready, again and again.
+        stop: Called when a handler asks the worker to stop.
 
     Concurrency:
         Each queue's dispatcher calls `submit` and `await_room`; one thread reads.
@@ -40,9 +41,11 @@ class ChildProcess:
         extend: Callable[[int, Held, float], None],
         lost: Callable[[list[tuple[int, Held]], set[Held]], None],
         failed: Callable[[BaseException], None],
+        stop: Callable[[], None],
     ) -> None:
         self._start, self._slots = start, slots
         self._settle, self._extend, self._lost, self._failed = settle, extend, lost, failed
+        self._stop_worker = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._send_lock = threading.Lock()
@@ -191,6 +194,8 @@ class ChildProcess:
                 self._changed.notify_all()
         elif header["op"] == "extend":
             threading.Thread(target=self._answer_extend, args=(connection, header), daemon=True).start()
+        elif header["op"] == "stop":
+            self._stop_worker()
         elif header["op"] == "hung":
             with self._lock:
                 job = self._jobs.get(header["job"])

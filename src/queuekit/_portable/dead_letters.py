@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -163,16 +164,50 @@ class DeadLetters:
             report = self._redrive_page(self._link.backend, chosen[start : start + _PAGE], report)
         return report
 
+    async def aletters(self, *, limit: int | None = None) -> AsyncIterator[DeadMessage]:
+        """As `letters`, suspending."""
+        letters = self.letters(limit=limit)
+        loop = asyncio.get_running_loop()
+        while (letter := await loop.run_in_executor(None, next, letters, None)) is not None:
+            yield letter
+
+    async def ashow(self, message_id: str) -> DeadMessage | None:
+        """As `show`, suspending."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.show, message_id)
+
+    async def aredrive(
+        self,
+        *,
+        message_ids: Sequence[str] | None = None,
+        where: Callable[[DeadMessage], bool] | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+    ) -> RedriveReport:
+        """As `redrive`, suspending."""
+        return await asyncio.get_running_loop().run_in_executor(
+            None, lambda: self.redrive(message_ids=message_ids, where=where, limit=limit, dry_run=dry_run)
+        )
+
     def close(self) -> None:
         """Give everything back. Idempotent."""
         self._link.backend.close()
         self._opener.close()
+
+    async def aclose(self) -> None:
+        """As `close`, suspending."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     def _stored(self) -> Iterator[StoredMessage]:
         cursor = ""

@@ -121,6 +121,7 @@ class ProcessWorker(Worker):
             extend=lambda queue, held, by_s: self._intake(queue).extend(held, by_s),
             lost=self._child_lost,
             failed=self._fail,
+            stop=self.stop,
         )
 
     def _spawn(self) -> tuple[Any, Connection]:

@@ -33,7 +33,7 @@ class SendReport:
         return iter(self.outcomes)
 
     def __repr__(self) -> str:
-        return f"SendReport({len(self.outcomes)} sent to {self.queue}, {len(self.failed)} failed)"
+        return f"SendReport({len(self.outcomes)} messages to {self.queue}, {len(self.failed)} failed)"
 
     @property
     def ok(self) -> bool:
@@ -51,15 +51,12 @@ class SendReport:
         return tuple(each for each in self.outcomes if isinstance(each, Unknown))
 
     def retryable_messages(self) -> list[Any]:
-        """Those inputs that it makes sense to send again: all that failed and were not rejected.
+        """Those inputs that it makes sense to send again: all that failed and were not rejected for good.
 
-        A message whose outcome is `Unknown` is among them; sending it again may duplicate it.
+        A message whose outcome is `Unknown` is among them; sending it again may duplicate it. So is one
+        that was rejected because the queue was full.
         """
-        return [
-            given
-            for given, outcome in zip(self.inputs, self.outcomes, strict=True)
-            if not isinstance(outcome, (Accepted, Duplicate, Rejected))
-        ]
+        return [given for given, outcome in zip(self.inputs, self.outcomes, strict=True) if _may_go_again(outcome)]
 
     def raise_for_failures(self) -> None:
         """Raise unless the queue has every message.
@@ -73,6 +70,12 @@ class SendReport:
             first = raise_for(failed[0], self.queue)
             msg = f"{len(failed)} of {len(self.outcomes)} messages to {self.queue} failed; the first: {first}"
             raise PartialFailureError(msg, failures=failed, queue=self.queue, operation="send") from first
+
+
+def _may_go_again(outcome: SendOutcome) -> bool:
+    if isinstance(outcome, (Accepted, Duplicate)):
+        return False
+    return outcome.error.retryable or not isinstance(outcome, Rejected)
 
 
 def raise_for(outcome: SendOutcome, queue: str) -> QueueKitError | None:

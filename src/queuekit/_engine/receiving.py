@@ -97,6 +97,7 @@ class Receiver:
         self._demand = 0
         self._callbacks: list[Callable[[], None]] = []
         self._polling = False
+        self._asked = False
         self._stopping = False
         self._closed = False
         self._failure: QueueKitError | None = None
@@ -204,8 +205,7 @@ class Receiver:
             while True:
                 left_s = None if deadline is None else deadline - self._clock.monotonic()
                 if left_s is not None and left_s <= 0:
-                    if self._outage is not None:
-                        raise copy(self._outage) from self._outage
+                    self._give_up()
                     return None
                 self._clock.wait(self._arrived, left_s)
                 held = self._pop()
@@ -214,6 +214,25 @@ class Receiver:
                 self._raise_if_over()
         finally:
             self._demand -= demand
+
+    def give_up(self) -> None:
+        """To be called by who looked for a delivery with `take_now` for as long as it wanted.
+
+        Raises:
+            QueueKitError: The service could not be reached meanwhile.
+        """
+        with self._lock:
+            self._raise_if_over()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._outage is not None:
+            raise copy(self._outage) from self._outage
+        if not self._polling:
+            # No poll has begun for this taker, who was gone before the poll thread could see it: one does
+            # now, so that asking without waiting finds something the next time.
+            self._asked = True
+            self._ask_for_more()
 
     def _ask_for_more(self) -> None:
         self._start()
@@ -262,9 +281,10 @@ class Receiver:
             self._polling = False
             self._arrived_if_stopping()
             while not self._stopping:
-                want = self._flow.want(demand=self._demand, waiting=len(self._buffer))
+                demand = max(self._demand, self._asked)
+                want = self._flow.want(demand=demand, waiting=len(self._buffer))
                 if want > 0:
-                    self._polling = True
+                    self._polling, self._asked = True, False
                     self._flow.polled(self._clock.monotonic())
                     return want
                 self._clock.wait(self._poll_wanted, None)
@@ -330,16 +350,16 @@ class Receiver:
 
     def _after_failure(self, error: QueueKitError, failures: int) -> bool:
         """Log an outage once, wait, and go on; False when no other try can mend it."""
+        callbacks: list[Callable[[], None]] = []
         with self._lock:
             stopping = self._stopping
             first, self._outage = self._outage is None, error
-            if not error.retryable and not stopping:
-                self._failure = error
+            if stopping or not error.retryable:
                 self._polling = False
                 self._arrived.notify_all()
+            if not error.retryable and not stopping:
+                self._failure = error
                 callbacks = self._take_callbacks()
-            else:
-                callbacks = []
         for callback in callbacks:
             callback()
         if first and not stopping:

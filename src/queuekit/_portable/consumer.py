@@ -8,6 +8,7 @@ import os
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
@@ -157,6 +158,7 @@ class Consumer(Generic[T]):
         while (held := self._receiver.take_now()) is None:
             left_s = None if deadline is None else deadline - loop.time()
             if left_s is not None and left_s <= 0:
+                self._receiver.give_up()
                 return None
             await self._await_arrival(loop, left_s)
         return self._hand_out(held)
@@ -263,7 +265,9 @@ class Consumer(Generic[T]):
         arrived = asyncio.Event()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(arrived.set)
+            # A loop that was closed meanwhile has nobody left who waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(arrived.set)
 
         self._receiver.when_ready(wake)
         try:

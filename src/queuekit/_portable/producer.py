@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
@@ -364,7 +365,9 @@ def _message(payload: Any, options: SendOptions) -> Message[Any]:
 
 
 def _set_in(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    loop.call_soon_threadsafe(event.set)
+    # A loop that was closed meanwhile has nobody left who waits.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(event.set)
 
 
 def _accepted(outcome: SendOutcome, queue: str) -> Accepted | Duplicate:

@@ -25,11 +25,13 @@ STEPS = st.lists(
     most=st.integers(1, 30),
     by_pace=st.booleans(),
 )
-def test_never_more_in_flight_than_allowed(
+def test_never_more_in_flight_than_allowed(  # noqa: C901 - one branch per kind of step
     steps: list[tuple[str, int]], demand: int, prefetch: int, batch: int, most: int, by_pace: bool
 ) -> None:
     flow = _flow(prefetch=prefetch, batch=batch, max_in_flight=most, by_pace=by_pace)
-    now, waiting, running = 0.0, [], []
+    now = 0.0
+    waiting: list[int] = []
+    running: list[int] = []
     for kind, number in steps:
         now += number / 100
         if kind == "poll":

@@ -48,7 +48,7 @@ class Service:
         beats = 0
         while (at := self.keeper.next_at()) is not None and at <= end:
             self.now = max(self.now, at)
-            self._carry_out(self.keeper.beat(self.now, lambda held: self.starts_in_s(held)))
+            self._carry_out(self.keeper.beat(self.now, self.starts_in_s))
             beats += 1
             assert beats < 5000, "the keeper beats again and again"
         self.now = max(self.now, end)

@@ -77,7 +77,7 @@ def test_an_entry_is_tried_inside_its_lease_and_answered_once(
 
 
 def test_tries_go_on_for_as_long_as_the_lease_lasts(make_held: MakeHeld) -> None:
-    settler, now = _settler(), 0.0
+    settler, now, final = _settler(), 0.0, None
     held = _recorded(make_held(until=12 * 3600.0))
     settler.add(held)
     settler.flush()
@@ -161,7 +161,8 @@ def test_flush_sends_everything_that_is_gathered(make_held: MakeHeld) -> None:
 
 @given(steps=st.lists(st.sampled_from(["add", "take", "fail", "flush", "pass"]), max_size=80))
 def test_nothing_gets_lost_between_adding_and_the_answer(make_held: MakeHeld, steps: list[str]) -> None:
-    settler, now, sent, out = _settler(batch=3), 0.0, [], []
+    settler, now = _settler(batch=3), 0.0
+    out: list[Held] = []
     added: list[Held] = []
     for step in [*steps, "flush", *["pass", "take"] * 60]:
         if step == "add":
@@ -177,7 +178,7 @@ def test_nothing_gets_lost_between_adding_and_the_answer(make_held: MakeHeld, st
             assert len(set(batch)) == len(batch)
             for held in batch:
                 answer: Any = Failed(LATER) if step == "fail" else SETTLED
-                (out if settler.judge(held, answer, now) else sent).append(held)
+                out += [held] if settler.judge(held, answer, now) else []
             settler.settled(len(batch))
     assert settler.idle()
     assert sorted(map(id, out)) == sorted(map(id, added))

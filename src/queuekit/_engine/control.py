@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -98,6 +99,7 @@ class Control:
         self._answered = threading.Condition(lock)
         self._waiting_for_answers = 0
         self._stopping = False
+        self._stopped = False
         self._threads: list[threading.Thread] = []
         self.running = 0
 
@@ -176,32 +178,25 @@ class Control:
         return not self._settler.idle()
 
     def wait_for(self, held: Held, timeout_s: float | None) -> SettleOutcome | None:
-        """Wait for the outcome of a recorded settlement; None when the time is over first."""
-        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
-        with self._lock:
-            self._waiting_for_answers += 1
-            try:
-                self.flush()
-                while held.outcome is None:
-                    left_s = None if deadline is None else deadline - self._clock.monotonic()
-                    if left_s is not None and left_s <= 0:
-                        return None
-                    self._clock.wait(self._answered, left_s)
-                return held.outcome
-            finally:
-                self._waiting_for_answers -= 1
+        """Wait for the outcome of a recorded settlement; None when the time is over, or the threads have ended."""
+        until = math.inf if timeout_s is None else self._clock.monotonic() + timeout_s
+        self._wait(lambda: held.outcome is not None, until)
+        return held.outcome
 
     def wait_until_sent(self, until: float) -> bool:
         """Wait until every recorded settlement has an outcome; False when the time is over first."""
+        return self._wait(self._settler.idle, until)
+
+    def _wait(self, answered: Callable[[], bool], until: float) -> bool:
         with self._lock:
             self._waiting_for_answers += 1
             try:
-                while not self._settler.idle():
-                    self.flush()
+                while not answered():
                     left_s = until - self._clock.monotonic()
-                    if left_s <= 0:
+                    if left_s <= 0 or self._stopped:
                         return False
-                    self._clock.wait(self._answered, left_s)
+                    self.flush()
+                    self._clock.wait(self._answered, None if left_s == math.inf else left_s)
                 return True
             finally:
                 self._waiting_for_answers -= 1
@@ -211,11 +206,15 @@ class Control:
 
         Raises:
             LeaseLostError: The delivery is not ours any more.
+            AlreadySettledError: Its settlement is recorded.
             UnsupportedError: The service has no lease to extend.
             QueueKitError: The service did not answer or refused; the old lease still runs.
         """
         if held.lease_lost:
             raise self._lease_lost_error()
+        if held.settlement is not None:
+            msg = "this delivery was settled before; there is nothing left to extend"
+            raise AlreadySettledError(msg, queue=self._guard.queue, operation="extend")
         outcome = self._guard.settle(
             [Settlement(held.message.handle, Action.EXTEND, 0.0, by_s)], timeout_s=self._budget_s
         )[0]
@@ -236,10 +235,12 @@ class Control:
             self._stopping = True
             self._settle_wanted.notify_all()
             self._beat_wanted.notify_all()
-            self._answered.notify_all()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout_s)
+        with self._lock:
+            self._stopped = True
+            self._answered.notify_all()
 
     # The settle thread
 

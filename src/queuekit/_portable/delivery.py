@@ -232,6 +232,7 @@ class Delivery(Generic[T]):
         Raises:
             UsageError: The length is outside what the service takes.
             LeaseLostError: The delivery is not ours any more. Stop working on it.
+            AlreadySettledError: It was settled before.
             UnsupportedError: The service has no lease to extend.
             UnavailableError: The service did not answer. The old lease still runs; calling again is safe.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -55,7 +56,7 @@ class ErrorClass:
     raw: BaseException | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The queue has the message, as durably as it promises.
 
@@ -67,14 +68,21 @@ class Accepted:
     message_id: str
     provider_id: str | None = None
 
-    def __init__(self, message_id: str, provider_id: str | None = None) -> None:
-        # One is made per message sent: what a frozen dataclass does by itself costs half as much again.
-        _set_message_id(self, message_id)
-        _set_provider_id(self, provider_id)
-
 
 _set_message_id = vars(Accepted)["message_id"].__set__
 _set_provider_id = vars(Accepted)["provider_id"].__set__
+
+
+def accept_all(message_ids: Iterable[str]) -> list[Accepted]:
+    """One `Accepted` per id, at half of the constructor's cost: one is made for each message ever sent."""
+    new = object.__new__
+    made = []
+    for message_id in message_ids:
+        accepted = new(Accepted)
+        _set_message_id(accepted, message_id)
+        _set_provider_id(accepted, None)
+        made.append(accepted)
+    return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,14 +268,15 @@ class MemoryQueue:
         monotonic = self.clock.monotonic()
         extended: dict[float, list[int]] = {}
         outcomes: list[SettleOutcome] = []
+        leases, ack, remove = self.leases, Action.ACK, self._remove_leased
         for settlement in batch:
             handle, action, delay_s, lease_s, dead = settlement
             # Only an int is looked up: True equals 1, and what has no hash would raise.
-            entry = self.leases.get(handle) if type(handle) is int else None
+            entry = leases.get(handle) if type(handle) is int else None
             if entry is None:
                 outcomes.append(LEASE_LOST)
-            elif action is Action.ACK:
-                self._remove_leased(entry)
+            elif action is ack:
+                remove(entry)
                 outcomes.append(SETTLED)
             elif action is Action.EXTEND:
                 entry.lease_until = monotonic + lease_s

@@ -44,10 +44,11 @@ class Sender:
 
     def send(self, batch: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
         """Send one batch that is within the backend's limits. One outcome per message, in order."""
+        deadline = self._clock.monotonic() + self._budget_s
         outcomes = self._guard.send(batch, timeout_s=self._budget_s)
         if set(map(type, outcomes)) == {Accepted}:
             return outcomes
-        return self._try_again(batch, list(outcomes))
+        return self._try_again(batch, list(outcomes), deadline)
 
     def close(self) -> None:
         """Let no call wait for another try: what is open then is reported as it stands."""
@@ -55,8 +56,9 @@ class Sender:
             self._closed = True
             self._closing.notify_all()
 
-    def _try_again(self, batch: Sequence[OutgoingMessage], outcomes: list[SendOutcome]) -> list[SendOutcome]:
-        deadline = self._clock.monotonic() + self._budget_s
+    def _try_again(
+        self, batch: Sequence[OutgoingMessage], outcomes: list[SendOutcome], deadline: float
+    ) -> list[SendOutcome]:
         attempt = 1
         while retry := [index for index, outcome in enumerate(outcomes) if _retryable(outcome)]:
             error = _first_error(outcomes[index] for index in retry)

@@ -98,8 +98,7 @@ class Control:
         self._beat_wanted = threading.Condition(lock)
         self._answered = threading.Condition(lock)
         self._waiting_for_answers = 0
-        self._stopping = False
-        self._stopped = False
+        self._stopping = self._stopped = False
         self._threads: list[threading.Thread] = []
         self.running = 0
 
@@ -179,8 +178,8 @@ class Control:
 
     def wait_for(self, held: Held, timeout_s: float | None) -> SettleOutcome | None:
         """Wait for the outcome of a recorded settlement; None when the time is over, or the threads have ended."""
-        until = math.inf if timeout_s is None else self._clock.monotonic() + timeout_s
-        self._wait(lambda: held.outcome is not None, until)
+        until_s = math.inf if timeout_s is None else timeout_s
+        self._wait(lambda: held.outcome is not None, self._clock.monotonic() + until_s)
         return held.outcome
 
     def wait_until_sent(self, until: float) -> bool:
@@ -213,8 +212,7 @@ class Control:
         if held.lease_lost:
             raise self._lease_lost_error()
         if held.settlement is not None:
-            msg = "this delivery was settled before; there is nothing left to extend"
-            raise AlreadySettledError(msg, queue=self._guard.queue, operation="extend")
+            raise AlreadySettledError("this delivery was settled before", queue=self._guard.queue, operation="extend")
         outcome = self._guard.settle(
             [Settlement(held.message.handle, Action.EXTEND, 0.0, by_s)], timeout_s=self._budget_s
         )[0]
@@ -238,7 +236,7 @@ class Control:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout_s)
-        with self._lock:
+        with self._answered:
             self._stopped = True
             self._answered.notify_all()
 

@@ -85,8 +85,8 @@ class Guard:
             what = self._classify(error)
             kind = NotAttempted if what.sent == "no" else Unknown
             return [kind(what, message.message_id) for message in batch]
-        if len(outcomes) != len(batch):
-            bug = self._miscount("send", len(outcomes), len(batch))
+        if (have := _length(outcomes)) != len(batch):
+            bug = self._miscount("send", have, len(batch))
             return [Unknown(bug, message.message_id) for message in batch]
         return outcomes
 
@@ -97,8 +97,8 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - the guard
             what = self._classify(error)
             return [Failed(what) if what.sent == "no" else Unknown(what) for _ in batch]
-        if len(outcomes) != len(batch):
-            bug = self._miscount("settle", len(outcomes), len(batch))
+        if (have := _length(outcomes)) != len(batch):
+            bug = self._miscount("settle", have, len(batch))
             return [Unknown(bug) for _ in batch]
         return outcomes
 
@@ -150,6 +150,13 @@ class Guard:
     def _miscount(self, verb: str, have: int, want: int) -> ErrorClass:
         detail = f"the backend answered {have} outcomes for {want} entries of {verb}; report it to its author"
         return ErrorClass(ErrorCode.BACKEND_BUG, scope="connection", detail=detail)
+
+
+def _length(outcomes: Any) -> int:
+    try:
+        return len(outcomes)
+    except TypeError:  # a None or a generator: what it says about the entries cannot be known
+        return 0
 
 
 def _code_of(error: errors.QueueKitError) -> ErrorCode:

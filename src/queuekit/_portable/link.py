@@ -206,6 +206,18 @@ def seconds(name: str, length: timedelta, *, least: float = 0.0) -> float:
     return value
 
 
+def whole_number(name: str, value: int, *, least: int) -> int:
+    """A user's count.
+
+    Raises:
+        UsageError: It is no whole number, or less than ``least``.
+    """
+    if type(value) is not int or value < least:
+        msg = f"{name} must be a whole number of at least {least} and is {value!r}"
+        raise UsageError(msg)
+    return value
+
+
 def timeout_seconds(timeout: timedelta | float | None) -> float | None:
     """A user's timeout in seconds: a timedelta, a number of seconds, or None for no limit.
 

@@ -21,7 +21,7 @@ from queuekit._engine.calls import Sender
 from queuekit._engine.codec import codec_for
 from queuekit._engine.composing import Composer
 from queuekit._engine.outbox import Outbox, Parcel
-from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds
+from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds, whole_number
 from queuekit._portable.report import SendReport, raise_for
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import ClosedError, InvalidURLError, UsageError
@@ -64,6 +64,7 @@ class Producer(Generic[T]):
         SetupError: The URL, an option or the backend's installation is wrong, or a required feature is
             missing. Nothing was connected to.
         EncodeError: Values of the payload type cannot be sent, as they hold a secret.
+        UsageError: A length or number is out of range.
 
     Concurrency:
         Safe from any thread and any event loop. After a fork, the child opens afresh at its first call.
@@ -99,7 +100,7 @@ class Producer(Generic[T]):
         self._message_type = message_type
         self._budget_s = seconds("timeout", timeout, least=0.001)
         self._linger_s = seconds("linger", linger)
-        self._max_pending = max_pending
+        self._max_pending = whole_number("max_pending", max_pending, least=1)
         self._closed = False
         self._build()
 

@@ -38,7 +38,9 @@ app.add_typer(dead, name="dead")
 def run(arguments: Sequence[str]) -> int:
     """Run one command. Returns the exit code; what went wrong was said in one line on stderr."""
     try:
-        return int(get_command(app).main(args=list(arguments), prog_name="queuekit", standalone_mode=False) or 0)
+        code = get_command(app).main(args=list(arguments), prog_name="queuekit", standalone_mode=False)
+        sys.stdout.flush()  # here, where it can still be said that nobody reads
+        return int(code or 0)
     except _CommandError as error:
         # Arguments are quoted in it, and one of them may be a URL.
         say(f"queuekit: {redact(error.format_message())} See queuekit --help.")
@@ -104,6 +106,9 @@ def send(
     ordering_key: Annotated[str | None, typer.Option(help="Messages of one key stay in order.")] = None,
     dedup_id: Annotated[str | None, typer.Option(help="A second send with this id adds nothing.")] = None,
     priority: Annotated[int | None, typer.Option(help="0 to 9, higher first.")] = None,
+    timeout: Annotated[
+        Any, typer.Option(parser=_duration, metavar="DURATION", help="How long to try, each batch anew.")
+    ] = "30s",
     as_json: JSON = False,
 ) -> int:
     """Send one message, from the argument or stdin, or one for each line of a JSONL file."""
@@ -118,11 +123,11 @@ def send(
         "priority": priority,
     }
     if jsonl is None:
-        return send_one(url, message, kind=kind, options=options, as_json=as_json)
+        return send_one(url, message, kind=kind, options=options, timeout=timeout, as_json=as_json)
     _refuse_beside_jsonl(
         {"MESSAGE": message, "--as": None if kind is BodyKind.TEXT else kind, "--dedup-id": dedup_id}
     )
-    return send_lines(url, jsonl, options=options, as_json=as_json)
+    return send_lines(url, jsonl, options=options, timeout=timeout, as_json=as_json)
 
 
 @dead.command("ls")

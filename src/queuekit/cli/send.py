@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +22,6 @@ from queuekit import (
     EncodeError,
     Message,
     Producer,
-    Rejected,
     SendOptions,
     SendOutcome,
     UsageError,
@@ -87,14 +87,16 @@ def check_json(text: bytes) -> None:
         raise EncodeError(msg) from None
 
 
-def send_one(url: str, text: str | None, *, kind: BodyKind, options: SendOptions, as_json: bool) -> int:
+def send_one(
+    url: str, text: str | None, *, kind: BodyKind, options: SendOptions, timeout: timedelta, as_json: bool
+) -> int:
     """Send one message, from the command line or else from stdin. Returns the exit code.
 
     Raises:
         QueueKitError: The URL is wrong, or the body is not what it is said to be.
     """
     body = sys.stdin.buffer.read() if text is None else text.encode("utf-8", "surrogateescape")
-    with open_producer(url, kind) as producer:
+    with open_producer(url, kind, timeout) as producer:
         outcome = producer.send_many([Message(_payload(body, kind), **options)]).outcomes[0]
     failed = not isinstance(outcome, (Accepted, Duplicate))
     if as_json:
@@ -108,7 +110,7 @@ def send_one(url: str, text: str | None, *, kind: BodyKind, options: SendOptions
     return int(failed)
 
 
-def send_lines(url: str, file: str, *, options: SendOptions, as_json: bool) -> int:
+def send_lines(url: str, file: str, *, options: SendOptions, timeout: timedelta, as_json: bool) -> int:
     """Send one message for each line of a JSONL file, ``-`` for stdin. Returns the exit code.
 
     A line that fails does not stop the others; what hits the whole queue or its connection does, and the
@@ -119,7 +121,8 @@ def send_lines(url: str, file: str, *, options: SendOptions, as_json: bool) -> i
     """
     tried = failed = 0
     stopper: SendOutcome | None = None
-    with open_producer(url, BodyKind.JSON) as producer, _opened(file) as (stream, size), _progress(size) as advance:
+    producer = open_producer(url, BodyKind.JSON, timeout)
+    with producer, _opened(file) as (stream, size), _progress(size) as advance:
         for batch in batches(read_lines(stream)):
             outcomes = producer.send_many([Message(line.body, **options) for line in batch]).outcomes
             failed += sum(_report(*pair, as_json=as_json) for pair in zip(batch, outcomes, strict=True))
@@ -134,11 +137,11 @@ def send_lines(url: str, file: str, *, options: SendOptions, as_json: bool) -> i
     return int(failed > 0)
 
 
-def open_producer(url: str, kind: BodyKind) -> Producer[Any]:
+def open_producer(url: str, kind: BodyKind, timeout: timedelta) -> Producer[Any]:
     """A producer for bodies of a kind."""
     if kind is BodyKind.JSON:
-        return JSONProducer(url)
-    return Producer(url, payload=str if kind is BodyKind.TEXT else bytes)
+        return JSONProducer(url, timeout=timeout)
+    return Producer(url, payload=str if kind is BodyKind.TEXT else bytes, timeout=timeout)
 
 
 def read_lines(stream: Iterable[bytes]) -> Iterator[Line]:
@@ -200,7 +203,7 @@ def _report(line: Line, outcome: SendOutcome, *, as_json: bool) -> bool:
 
 def _stops(outcome: SendOutcome) -> bool:
     """Whether what hit this message would hit every other one too."""
-    return not isinstance(outcome, (Accepted, Duplicate, Rejected)) and outcome.error.scope in {"queue", "connection"}
+    return not isinstance(outcome, (Accepted, Duplicate)) and outcome.error.scope in {"queue", "connection"}
 
 
 @contextmanager

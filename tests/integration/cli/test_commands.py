@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""send, dead and info: exit codes, JSON, secrets, and messages that would like to be more than text."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+
+from .conftest import QUEUEKIT, Start
+
+EVIL = "\x1b[31mred\x1b]0;owned\x07 \u202e [bold]markup[/bold]"
+ODD = "\u202e[red]:boom:"  # an attribute may hold no control characters, but this
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> list[Any]:
+        return [json.loads(each) for each in self.out.splitlines()]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(queuekit: Start) -> Run:
+    """Run a command to its end."""
+
+    def run(*arguments: str, **options: Any) -> Result:
+        running = queuekit(*arguments, **options)
+        return Result(running.wait(), running.out, running.err)
+
+    return run
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/jobs.db?queue=orders"
+
+
+def receive(url: str, count: int, payload: Any = bytes) -> list[qk.Delivery[Any]]:
+    found = []
+    with qk.Consumer[Any](url, payload=payload) as consumer:
+        for _ in range(count):
+            delivery = consumer.receive(timeout=10)
+            assert delivery is not None
+            delivery.ack()
+            found.append(delivery)
+        assert consumer.receive(timeout=0) is None
+    return found
+
+
+def kill_message(url: str, reason: str = "poison", body: bytes = b"body", attributes: Any = None) -> str:
+    """A message in the dead-letter queue."""
+    with qk.Producer(url) as producer:
+        message_id = producer.send(body, attributes=attributes or {}, type="order").message_id
+    with qk.Consumer(url) as consumer:
+        delivery = consumer.receive(timeout=10)
+        assert delivery is not None
+        delivery.dead_letter(reason)
+        delivery.settled(timeout=10)
+    return message_id
+
+
+# send
+
+
+def test_a_message_from_the_command_line_is_text(run: Run, url: str) -> None:
+    result = run(
+        *("send", url, "grüße", "--type", "greeting", "--attribute", "a=1", "--attribute", "b=x=y"),
+        *("--ordering-key", "k", "--priority", "3", "--delay", "1ms"),
+    )
+    (delivery,) = receive(url, 1, str)
+    assert (result.code, result.out.strip()) == (0, delivery.message_id)
+    assert delivery.payload == "grüße"
+    assert delivery.content_type == "text/plain"
+    assert (delivery.type, dict(delivery.attributes)) == ("greeting", {"a": "1", "b": "x=y"})
+    assert (delivery.ordering_key, delivery.priority) == ("k", 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type"),
+    [("bytes", "application/octet-stream"), ("text", "text/plain"), ("json", "application/json")],
+)
+def test_a_message_from_stdin_is_sent_as_it_stands(run: Run, url: str, kind: str, content_type: str) -> None:
+    body = b' {"a": 1.0, "b": 10000000000000000000000}\n'
+    assert run("send", url, "--as", kind, stdin=body).code == 0
+    (delivery,) = receive(url, 1)
+    assert (delivery.body, delivery.content_type) == (body, content_type)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "said"),
+    [
+        (("--as", "json", "{"), b"", "not JSON"),
+        (("--as", "json", '{"a": NaN}'), b"", "not JSON"),
+        (("--priority", "10", "x"), b"", "priority"),
+        (("--attribute", "qk-a=1", "x"), b"", "qk"),
+        (("--attribute", "a=1\n2", "x"), b"", "a"),
+        ((), b"\xff", "not UTF-8"),
+    ],
+)
+def test_a_message_that_cannot_be_sent_is_refused_by_name(
+    run: Run, url: str, arguments: tuple[str, ...], stdin: bytes, said: str
+) -> None:
+    result = run("send", url, *arguments, stdin=stdin)
+    assert result.code in {1, 2}
+    assert said in result.err
+    assert len(result.err.splitlines()) == 1
+    assert receive(url, 0) == []
+
+
+def test_a_duplicate_is_said_and_is_no_failure(run: Run, url: str) -> None:
+    first, second = (run("send", url, "x", "--dedup-id", "d", "--json") for _ in range(2))
+    assert (first.json[0]["outcome"], second.json[0]["outcome"]) == ("accepted", "duplicate")
+    assert (first.code, second.code) == (0, 0)
+    assert "nothing was added" in second.err
+    receive(url, 1)
+
+
+@pytest.mark.parametrize("by_stdin", [True, False])
+def test_jsonl_sends_each_line_and_names_those_that_failed(
+    run: Run, url: str, tmp_path: Path, *, by_stdin: bool
+) -> None:
+    data = b'{"n": 1}\r\n{"n": \n\n "\xc3\xbc" \n[1, 2]'
+    (tmp_path / "in.jsonl").write_bytes(data)
+    result = run("send", url, "--jsonl", "-" if by_stdin else "in.jsonl", "--json", stdin=data if by_stdin else b"")
+    assert result.code == 1
+    assert [(each["line"], each["outcome"]) for each in result.json] == [
+        (1, "accepted"),
+        (2, "rejected"),
+        (3, "rejected"),
+        (4, "accepted"),
+        (5, "accepted"),
+    ]
+    assert [each["code"] for each in result.json if "code" in each] == ["encode", "encode"]
+    assert [each for each in result.err.splitlines() if each.startswith("line ")] == [
+        each for each in result.err.splitlines() if each.startswith(("line 2: encode: not JSON", "line 3: encode"))
+    ]
+    assert "3 of 5 messages sent" in result.err
+    arrived = receive(url, 3)
+    assert [each.body for each in arrived] == [b'{"n": 1}', b' "\xc3\xbc" ', b"[1, 2]"]
+    assert {each.content_type for each in arrived} == {"application/json"}
+
+
+def test_many_lines_arrive_in_order_for_a_typed_handler(run: Run, url: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(f"{number}\n" for number in range(1234)))
+    result = run("send", url, "--jsonl", "in.jsonl")
+    assert (result.code, result.out) == (0, "")
+    assert "1234 of 1234 messages sent" in result.err
+    assert [each.payload for each in receive(url, 1234, int)] == list(range(1234))
+
+
+def test_a_queue_that_is_full_stops_the_file_and_says_where(run: Run, url: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(f"{number}\n" for number in range(1200)))
+    result = run("send", f"{url}&max_messages=600", "--jsonl", "in.jsonl", "--timeout", "300ms")
+    assert result.code == 1
+    assert "500 of 1000 messages sent" in result.err
+    assert "stopped after line 1000, later lines are not sent: queue_full" in result.err
+    receive(url, 500)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("x", "--jsonl", "f"),
+        ("--jsonl", "absent.jsonl"),
+        ("--jsonl", "f", "--dedup-id", "d"),
+        ("--jsonl", "f", "--as", "bytes"),
+        ("x", "--delay", "30"),
+        ("x", "--delay", "-5s"),
+        ("x", "--attribute", "a"),
+        ("x", "--attribute", "a=1", "--attribute", "a=2"),
+        ("x", "--as", "xml"),
+        ("x", "--priority", "high"),
+    ],
+)
+def test_wrong_arguments_are_a_usage_error_in_one_line(
+    run: Run, url: str, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "f").write_text("1\n")
+    result = run("send", url, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "jobs.db").exists()
+
+
+# dead
+
+
+def test_hostile_content_is_shown_as_text(run: Run, url: str) -> None:
+    message_id = kill_message(url, EVIL, f"line\n{EVIL}\nmessage_id: forged".encode(), {"note": ODD})
+    for arguments in (("ls", url), ("show", url, message_id)):
+        result = run("dead", *arguments)
+        assert result.code == 0
+        assert "\\x1b[31mred\\x1b]0;owned\\x07 \\u202e [bold]markup[/bold]" in result.out
+        assert not {"\x1b", "\x07", "\u202e", "\r"} & set(result.out + result.err)
+        assert "\nmessage_id: forged" not in result.out
+
+
+def test_dead_letters_in_json_carry_everything(run: Run, url: str) -> None:
+    message_id = kill_message(url, EVIL, b"\xff\x00", {"note": ODD})
+    listed = run("dead", "ls", url, "--json").json
+    (shown,) = run("dead", "show", url, message_id, "--json").json
+    assert [each["message_id"] for each in listed] == [message_id]
+    assert listed[0].items() <= shown.items()
+    assert (shown["reason"], shown["attempts"], shown["type"]) == (EVIL, 1, "order")
+    assert (shown["body"], shown["body_encoding"], shown["attributes"]) == ("/wA=", "base64", {"note": ODD})
+
+
+def test_more_dead_letters_than_the_limit_are_mentioned(run: Run, url: str) -> None:
+    for _ in range(3):
+        kill_message(url)
+    result = run("dead", "ls", url, "--limit", "2", "--json")
+    assert len(result.json) == 2
+    assert "there are more" in result.err
+    assert "there are more" not in run("dead", "ls", url, "--limit", "3").err
+
+
+def test_a_dry_run_moves_nothing_and_a_redrive_moves_what_was_named(run: Run, url: str) -> None:
+    ids = [kill_message(url) for _ in range(3)]
+    dry = run("dead", "redrive", url, "--dry-run", "--json").json
+    assert dry == [{"dry_run": True, "moved": ids, "skipped": [], "failed": [], "missing": []}]
+    assert receive(url, 0) == []
+    named = run("dead", "redrive", url, ids[1])
+    assert (named.code, named.out.split()) == (0, [ids[1]])
+    assert run("dead", "redrive", url, "--limit", "1", "--json").json[0]["moved"] == [ids[0]]
+    assert {each.message_id for each in receive(url, 2)} == {ids[0], ids[1]}
+
+
+def test_an_unknown_id_is_a_failure(run: Run, url: str) -> None:
+    message_id = kill_message(url)
+    shown, moved = run("dead", "show", url, "nix"), run("dead", "redrive", url, "nix", message_id, "--json")
+    assert (shown.code, moved.code) == (1, 1)
+    assert "no dead letter 'nix'" in shown.err
+    assert (moved.json[0]["moved"], moved.json[0]["missing"]) == ([message_id], ["nix"])
+
+
+# info
+
+
+def test_info_tells_what_is_installed(run: Run) -> None:
+    (told,) = run("info", "--json").json
+    assert told["schemes"] == ["memory", "sqlite"]
+    assert told["version"]
+    assert "memory, sqlite" in run("info").out
+
+
+def test_info_tells_what_a_queue_can_do_and_holds(run: Run, url: str) -> None:
+    kill_message(url)
+    with qk.Producer(url) as producer:
+        producer.send(b"1")
+        producer.send(b"2", delay=timedelta_of_an_hour())
+    (told,) = run("info", url, "--json").json
+    assert (told["queue"], told["ok"], told["problems"]) == (url, True, [])
+    assert told["stats"] == {"ready": 1, "delayed": 1, "leased": 0, "dead": 1}
+    assert (told["capabilities"]["durability"], told["capabilities"]["ordering"]) == ("disk", "per_key")
+    shown = run("info", url)
+    assert shown.code == 0
+    assert "check: ok" in shown.out
+
+
+def timedelta_of_an_hour() -> Any:
+    from datetime import timedelta
+
+    return timedelta(hours=1)
+
+
+def test_info_on_a_queue_that_cannot_be_reached_fails_and_still_tells(run: Run, tmp_path: Path) -> None:
+    result = run("info", f"sqlite:///{tmp_path}/absent/jobs.db?queue=orders", "--json")
+    assert result.code == 1
+    assert result.json[0]["ok"] is False
+    assert len(result.json[0]["problems"]) == 1
+    assert result.json[0]["stats"] is None
+    assert result.json[0]["capabilities"]
+
+
+# what holds for all
+
+COMMANDS = [
+    ("send", "URL", "x"),
+    ("send", "URL", "--jsonl", "-"),
+    ("dead", "ls", "URL"),
+    ("dead", "show", "URL", "id"),
+    ("dead", "redrive", "URL"),
+    ("info", "URL"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
+def test_no_command_shows_the_secret_of_a_url_that_works(
+    run: Run, vault: tuple[str, dict[str, str]], canary: str, command: tuple[str, ...], *, as_json: bool
+) -> None:
+    url, environment = vault
+    arguments = [url if each == "URL" else each for each in command]
+    result = run(*arguments, *(["--json"] if as_json else []), env=environment, stdin=b"1\n{\n")
+    assert canary not in result.out + result.err
+    assert "Traceback" not in result.err
+    assert result.code == (1 if "--jsonl" in command or "show" in command else 0)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "redis://ada:{}@h:6379/0?queue=orders",
+        "sqlite://ada:{}@/jobs.db?queue=orders",
+        "sqlite:///jobs.db?queue=orders&password={}",
+        "sqlite:///jobs.db?queue=orders#{}",
+        "sqlite:///jobs.db",
+        "{}",
+        "",
+    ],
+)
+def test_a_wrong_url_is_one_line_without_its_secret(
+    run: Run, canary: str, wrong: str, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = run(*(wrong.format(canary) if each == "URL" else each for each in command), stdin=b"1\n")
+    assert (result.code, result.out) == (2, "")
+    assert canary not in result.err
+    assert result.err.startswith("queuekit: ")
+    assert len(result.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []  # refused before any I/O
+
+
+def test_a_url_in_the_wrong_place_is_not_quoted_with_its_secret(run: Run, url: str, canary: str) -> None:
+    for arguments in (("info", url), ("nonsense",), ("send", url, "x", "--delay")):
+        result = run(*arguments, f"redis://ada:{canary}@h/0")
+        assert result.code == 2
+        assert canary not in result.out + result.err
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(url: str, tmp_path: Path, count: int) -> None:
+    with qk.Producer(url) as producer:
+        producer.send_many([b""] * count)
+    with qk.Consumer(url) as consumer:
+        for _ in range(count):
+            delivery = consumer.receive(timeout=10)
+            assert delivery is not None
+            delivery.dead_letter("x" * 900)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        command = [*QUEUEKIT, "dead", "ls", url, "--json"]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_help_needs_no_queue(run: Run) -> None:
+    for command in ((), ("send",), ("worker",), ("dead",), ("dead", "ls"), ("info",), ("demo",)):
+        result = run(*command, "--help")
+        assert result.code == 0
+        assert "Usage: queuekit" in result.out
+
+
+def test_without_its_packages_the_command_line_says_what_to_install(start: Start) -> None:
+    for missing in ("typer", "rich"):
+        code = f"import sys; sys.modules[{missing!r}] = None; from queuekit.cli import main; main(['info'])"
+        result = start(sys.executable, "-c", code)
+        assert result.wait() == 2
+        assert result.err == f"queuekit: the command line needs {missing}; pip install 'queuekit[cli]'\n"
+
+
+def test_the_database_is_sound_after_it_all(run: Run, url: str, tmp_path: Path) -> None:
+    run("send", url, "x")
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(url: str, queuekit: Start, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    sending = queuekit("send", url, "--jsonl", "pipe", "--json")
+    with (tmp_path / "pipe").open("wb") as pipe:
+        pipe.write(b"1\n" * 500)
+        pipe.flush()
+        sending.wait_for("accepted", count=500)
+        sending.signal(signal.SIGINT)
+        assert sending.wait() == 130
+    assert "Traceback" not in sending.err

@@ -286,7 +286,9 @@ class App:
             msg = f"{link.shown} does not count attempts, so poison could run for ever; name a dead-letter policy"
             raise UnsupportedError(msg, queue=link.shown, operation="open")
         slots = wanted.concurrency or (ASYNC_CONCURRENCY if handlers[0].is_async else SYNC_CONCURRENCY)
-        prefetch = wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else can.max_receive
+        prefetch = (
+            wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else 2 * can.max_receive
+        )
         settings = ReceiverSettings(
             lease_s=wanted.lease.total_seconds(),
             prefetch=prefetch,

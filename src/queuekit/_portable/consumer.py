@@ -48,7 +48,7 @@ class Consumer(Generic[T]):
         keep_leases: Whether the engine extends leases.
         max_lease: How long one delivery may be kept in all. 12 h is the longest that SQS allows.
         prefetch: How many deliveries may wait here beyond those asked for. By default as many as are
-            taken in a fifth of a second, at most one poll's worth, so that slow consumers leave messages to
+            taken in a fifth of a second, at most two polls' worth, so that slow consumers leave messages to
             others; none where giving them back would cost them an attempt.
         max_in_flight: Most deliveries leased and unsettled.
         max_in_flight_bytes: Most bytes of them.
@@ -107,7 +107,7 @@ class Consumer(Generic[T]):
             lease_s=seconds("lease", lease, least=0.001),
             max_lease_s=seconds("max_lease", max_lease, least=0.001),
             keep_leases=keep_leases,
-            prefetch=_count("prefetch", prefetch, least=0, default=0 if can.release_counts else can.max_receive),
+            prefetch=_count("prefetch", prefetch, least=0, default=0 if can.release_counts else 2 * can.max_receive),
             prefetch_by_pace=prefetch is None,
             max_in_flight=_count("max_in_flight", max_in_flight, least=1),
             max_bytes=_count("max_in_flight_bytes", max_in_flight_bytes, least=1),

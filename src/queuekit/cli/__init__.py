@@ -23,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     try:
         from queuekit.cli.commands import run
+
+        code = run(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _PACKAGES:
             raise
         print(f"queuekit: the command line needs {missing}; pip install 'queuekit[cli]'", file=sys.stderr)
         sys.exit(2)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(code)

@@ -15,9 +15,7 @@ from typer.main import get_command
 
 from queuekit._values.duration import parse_duration
 from queuekit._values.errors import QueueKitError, SetupError, UsageError
-from queuekit._values.message import SendOptions
-from queuekit.cli.logs import LogLevel
-from queuekit.cli.send import BodyKind
+from queuekit.cli.choices import BodyKind, LogLevel
 from queuekit.cli.showing import redact, say
 
 # typer has its own copy of click's errors in some releases, and no name for their root.
@@ -112,6 +110,7 @@ def send(
     as_json: JSON = False,
 ) -> int:
     """Send one message, from the argument or stdin, or one for each line of a JSONL file."""
+    from queuekit import SendOptions
     from queuekit.cli.send import send_lines, send_one
 
     options: SendOptions = {

@@ -4,18 +4,9 @@
 from __future__ import annotations
 
 import logging
-from enum import StrEnum
 
+from queuekit.cli.choices import LogLevel
 from queuekit.cli.showing import clean
-
-
-class LogLevel(StrEnum):
-    """How much a worker tells."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class LineFormatter(logging.Formatter):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,18 +25,11 @@ from queuekit import (
     SendOutcome,
     UsageError,
 )
+from queuekit.cli.choices import BodyKind
 from queuekit.cli.showing import put, put_json, say, talk_console
 
 _BATCH = 500
 _BATCH_BYTES = 8 << 20
-
-
-class BodyKind(StrEnum):
-    """What the body of a message is, and so which payload types can read it."""
-
-    TEXT = "text"
-    JSON = "json"
-    BYTES = "bytes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.url import QueueURL
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Controls, formatting such as bidirectional overrides, surrogates, private and unassigned characters, separators.
 _HIDDEN_KINDS = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -60,6 +59,10 @@ def put_json(value: Any) -> None:
 
 def put_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table to stdout; cells are literal text, folded where they are too long and never cut."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         # The first column is an id or a name, to be copied: it is never folded.
@@ -72,6 +75,8 @@ def put_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def talk_console() -> Console:
     """A console on stderr, for progress."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from queuekit import App, ExitCode, QueueNotFoundError, UsageError
-from queuekit.cli.logs import LogLevel, set_up_logging
+from queuekit.cli.choices import LogLevel
+from queuekit.cli.logs import set_up_logging
 from queuekit.cli.showing import say
 
 _FORM = "name the app as MODULE:ATTRIBUTE, as in shop.tasks:app"

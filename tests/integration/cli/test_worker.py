@@ -70,6 +70,16 @@ def test_sigterm_drains_and_releases_at_once_what_has_not_started(shop: Path, qu
     assert "begun 1" not in worker.out
 
 
+def test_handlers_run_in_child_processes_where_asked(shop: Path, queuekit: Start) -> None:
+    (shop / "go").touch()
+    send(shop, 20)
+    worker = queuekit("worker", "shop:app", "--processes", "2")
+    worker.wait_for("done", count=20)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == qk.ExitCode.DRAINED
+    assert sorted(int(line.split()[1]) for line in worker.out.splitlines() if line.startswith("done")) == [*range(20)]
+
+
 def test_ctrl_c_drains_too(shop: Path, queuekit: Start) -> None:
     (shop / "go").touch()
     send(shop, 1)

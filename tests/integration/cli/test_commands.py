@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 import queuekit as qk
+from queuekit.cli import main
 
 from .conftest import QUEUEKIT, Start
 
@@ -49,6 +51,22 @@ def run(queuekit: Start) -> Run:
         return Result(running.wait(), running.out, running.err)
 
     return run
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, for what is asked many times."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(*arguments: str, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        shown = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, shown.out, shown.err)
+
+    return run_here
 
 
 @pytest.fixture
@@ -119,9 +137,9 @@ def test_a_message_from_stdin_is_sent_as_it_stands(run: Run, url: str, kind: str
     ],
 )
 def test_a_message_that_cannot_be_sent_is_refused_by_name(
-    run: Run, url: str, arguments: tuple[str, ...], stdin: bytes, said: str
+    run_here: Run, url: str, arguments: tuple[str, ...], stdin: bytes, said: str
 ) -> None:
-    result = run("send", url, *arguments, stdin=stdin)
+    result = run_here("send", url, *arguments, stdin=stdin)
     assert result.code in {1, 2}
     assert said in result.err
     assert len(result.err.splitlines()) == 1
@@ -194,10 +212,10 @@ def test_a_queue_that_is_full_stops_the_file_and_says_where(run: Run, url: str, 
     ],
 )
 def test_wrong_arguments_are_a_usage_error_in_one_line(
-    run: Run, url: str, tmp_path: Path, arguments: tuple[str, ...]
+    run_here: Run, url: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     (tmp_path / "f").write_text("1\n")
-    result = run("send", url, *arguments)
+    result = run_here("send", url, *arguments)
     assert (result.code, result.out) == (2, "")
     assert len(result.err.splitlines()) == 1
     assert not (tmp_path / "jobs.db").exists()
@@ -246,9 +264,9 @@ def test_a_dry_run_moves_nothing_and_a_redrive_moves_what_was_named(run: Run, ur
     assert {each.message_id for each in receive(url, 2)} == {ids[0], ids[1]}
 
 
-def test_an_unknown_id_is_a_failure(run: Run, url: str) -> None:
+def test_an_unknown_id_is_a_failure(run_here: Run, url: str) -> None:
     message_id = kill_message(url)
-    shown, moved = run("dead", "show", url, "nix"), run("dead", "redrive", url, "nix", message_id, "--json")
+    shown, moved = run_here("dead", "show", url, "nix"), run_here("dead", "redrive", url, "nix", message_id, "--json")
     assert (shown.code, moved.code) == (1, 1)
     assert "no dead letter 'nix'" in shown.err
     assert (moved.json[0]["moved"], moved.json[0]["missing"]) == ([message_id], ["nix"])
@@ -257,23 +275,23 @@ def test_an_unknown_id_is_a_failure(run: Run, url: str) -> None:
 # info
 
 
-def test_info_tells_what_is_installed(run: Run) -> None:
-    (told,) = run("info", "--json").json
+def test_info_tells_what_is_installed(run_here: Run) -> None:
+    (told,) = run_here("info", "--json").json
     assert told["schemes"] == ["memory", "sqlite"]
     assert told["version"]
-    assert "memory, sqlite" in run("info").out
+    assert "memory, sqlite" in run_here("info").out
 
 
-def test_info_tells_what_a_queue_can_do_and_holds(run: Run, url: str) -> None:
+def test_info_tells_what_a_queue_can_do_and_holds(run_here: Run, url: str) -> None:
     kill_message(url)
     with qk.Producer(url) as producer:
         producer.send(b"1")
         producer.send(b"2", delay=timedelta(hours=1))
-    (told,) = run("info", url, "--json").json
+    (told,) = run_here("info", url, "--json").json
     assert (told["queue"], told["ok"], told["problems"]) == (url, True, [])
     assert told["stats"] == {"ready": 1, "delayed": 1, "leased": 0, "dead": 1}
     assert (told["capabilities"]["durability"], told["capabilities"]["ordering"]) == ("disk", "per_key")
-    shown = run("info", url)
+    shown = run_here("info", url)
     assert shown.code == 0
     assert "check: ok" in shown.out
 
@@ -326,9 +344,9 @@ def test_no_command_shows_the_secret_of_a_url_that_works(
     ],
 )
 def test_a_wrong_url_is_one_line_without_its_secret(
-    run: Run, canary: str, wrong: str, command: tuple[str, ...], tmp_path: Path
+    run_here: Run, canary: str, wrong: str, command: tuple[str, ...], tmp_path: Path
 ) -> None:
-    result = run(*(wrong.format(canary) if each == "URL" else each for each in command), stdin=b"1\n")
+    result = run_here(*(wrong.format(canary) if each == "URL" else each for each in command), stdin=b"1\n")
     assert (result.code, result.out) == (2, "")
     assert canary not in result.err
     assert result.err.startswith("queuekit: ")
@@ -336,9 +354,9 @@ def test_a_wrong_url_is_one_line_without_its_secret(
     assert list(tmp_path.iterdir()) == []  # refused before any I/O
 
 
-def test_a_url_in_the_wrong_place_is_not_quoted_with_its_secret(run: Run, url: str, canary: str) -> None:
+def test_a_url_in_the_wrong_place_is_not_quoted_with_its_secret(run_here: Run, url: str, canary: str) -> None:
     for arguments in (("info", url), ("nonsense",), ("send", url, "x", "--delay")):
-        result = run(*arguments, f"redis://ada:{canary}@h/0")
+        result = run_here(*arguments, f"redis://ada:{canary}@h/0")
         assert result.code == 2
         assert canary not in result.out + result.err
 
@@ -360,9 +378,9 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(url: str, tmp_pa
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_help_needs_no_queue(run: Run) -> None:
+def test_help_needs_no_queue(run_here: Run) -> None:
     for command in ((), ("send",), ("worker",), ("dead",), ("dead", "ls"), ("info",), ("demo",)):
-        result = run(*command, "--help")
+        result = run_here(*command, "--help")
         assert result.code == 0
         assert "Usage: queuekit" in result.out
 

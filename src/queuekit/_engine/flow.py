@@ -40,6 +40,7 @@ class Flow:
         "bytes",
         "count",
         "refill_at",
+        "running",
         "taken",
     )
 
@@ -58,6 +59,7 @@ class Flow:
         self._largest = 1
         self.count = 0
         self.bytes = 0
+        self.running = 0
         self.taken = 0
         self._taken_before = 0
 

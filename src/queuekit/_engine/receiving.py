@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiving engine of one queue: a poll thread that fills a buffer, and takers that empty it."""
+"""The receiving engine of one queue: a thread that polls, and what becomes of what it brings."""
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 from queuekit._engine import metadata
-from queuekit._engine.control import Control, DeadLetterRoute
+from queuekit._engine.control import Control
 from queuekit._engine.flow import Flow
 from queuekit._engine.guard import Guard
-from queuekit._engine.held import RUNNING, WAITING, Held, weights
+from queuekit._engine.held import Held, weights
+from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
+from queuekit._engine.settle_thread import DeadLetterRoute
 from queuekit._engine.shutdown import Standing
+from queuekit._engine.threads import Threads
 from queuekit._engine.waits import FullJitter, planned_wait_s
 from queuekit._values.clock import Clock
-from queuekit._values.errors import ClosedError, QueueKitError
+from queuekit._values.errors import BackendBugError, QueueKitError
 from queuekit.backend import Action, Backend, IncomingMessage, Interruptible
 
 
@@ -84,9 +85,7 @@ class Receiver:
         self._backend, self._guard, self._clock, self._journal = backend, guard, clock, journal
         self._settings = settings
         self._lock = threading.Lock()
-        self._arrived = threading.Condition(self._lock)
         self._poll_wanted = threading.Condition(self._lock)
-        self._buffer: deque[Held] = deque()
         self._flow = Flow(
             batch=can.max_receive,
             prefetch=settings.prefetch,
@@ -94,169 +93,73 @@ class Receiver:
             max_bytes=settings.max_bytes,
             by_pace=settings.prefetch_by_pace,
         )
-        self._demand = 0
-        self._callbacks: list[Callable[[], None]] = []
-        self._polling = False
-        self._asked = False
-        self._stopping = False
+        self._inbox = Inbox(
+            self._lock,
+            clock,
+            self._flow,
+            queue=guard.queue,
+            wanted=self._poll_wanted.notify,
+            somebody_waits=self._somebody_waits,
+        )
         self._closed = False
-        self._failure: QueueKitError | None = None
-        self._outage: QueueKitError | None = None
         self._backoff = FullJitter(clock.random, least_s=0.1, most_s=10.0)
-        self._poll_thread: threading.Thread | None = None
-        self._pace_from = (clock.monotonic(), 0)
+        self._threads: Threads | None = None
         self.control = Control(
             guard=guard,
             can=can,
             clock=clock,
             journal=journal,
             lock=self._lock,
+            flow=self._flow,
             lease_s=settings.lease_s,
             max_lease_s=settings.max_lease_s,
             keep_leases=settings.keep_leases,
             linger_s=min(settings.linger_s, settings.lease_s / 10),
             budget_s=settings.budget_s,
             dead_letters=dead_letters,
-            finished=self._finished,
+            gone=self._gone,
             lost=lost,
-            starts_in_s=self._pace,
-            released=lambda: self._flow.tighten(clock.monotonic()),
+            starts_in_s=lambda: self._inbox.pace(10 * settings.lease_s),
         )
+        # The methods themselves: one of them runs for every message.
+        self.take = self._inbox.take
+        self.take_now = self._inbox.take_now
+        self.take_many = self._inbox.take_many
+        self.when_ready = self._inbox.when_ready
+        self.forget = self._inbox.forget
+        self.give_up = self._inbox.give_up
 
-    # Taking
-
-    def take(self, timeout_s: float | None) -> Held | None:
-        """The next delivery, waiting for at most ``timeout_s``; None when there was none.
-
-        Raises:
-            ClosedError: The receiver was stopped.
-            QueueKitError: Polling failed in a way that another try cannot mend, or the service could not be
-                reached during the whole wait.
-        """
-        with self._lock:
-            return self._pop() or self._wait_for_one(timeout_s)
-
-    def take_now(self) -> Held | None:
-        """The next delivery that is here already, or None. Raises as `take` does."""
-        with self._lock:
-            held = self._pop()
-            if held is None:
-                self._raise_if_over()
-            return held
-
-    def take_many(self, most: int, timeout_s: float | None) -> list[Held]:
-        """Up to ``most`` deliveries, waiting for the first. Raises as `take` does."""
-        with self._lock:
-            first = self._pop()
-            if first is None:
-                first = self._wait_for_one(timeout_s, demand=most)
-            if first is None:
-                return []
-            taken = [first]
-            while len(taken) < most and (held := self._pop()) is not None:
-                taken.append(held)
-            return taken
-
-    def when_ready(self, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called once, from any thread, when `take_now` is worth trying again.
-
-        It counts as one that waits, until it is called or given to `forget`.
-        """
-        with self._lock:
-            if self._buffer or self._stopping or self._failure is not None:
-                call_now = True
-            else:
-                call_now = False
-                self._callbacks.append(callback)
-                self._demand += 1
-                self._ask_for_more()
-        if call_now:
-            callback()
-
-    def forget(self, callback: Callable[[], None]) -> None:
-        """Take back a `when_ready` that was not called."""
-        with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-                self._demand -= 1
-
-    def _pop(self) -> Held | None:
-        buffer = self._buffer
-        # Once stopping, what waits is given back: nobody begins it.
-        while buffer and not self._stopping:
-            held = buffer.popleft()
-            if held.state is not WAITING:
-                continue
-            held.state = RUNNING
-            self.control.running += 1
-            flow = self._flow
-            flow.taken += 1
-            if len(buffer) == flow.refill_at:
-                self._poll_wanted.notify()
-            return held
-        return None
-
-    def _wait_for_one(self, timeout_s: float | None, *, demand: int = 1) -> Held | None:
-        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
-        self._raise_if_over()
-        self._demand += demand
-        try:
-            self._ask_for_more()
-            while True:
-                left_s = None if deadline is None else deadline - self._clock.monotonic()
-                if left_s is not None and left_s <= 0:
-                    self._give_up()
-                    return None
-                self._clock.wait(self._arrived, left_s)
-                held = self._pop()
-                if held is not None:
-                    return held
-                self._raise_if_over()
-        finally:
-            self._demand -= demand
-
-    def give_up(self) -> None:
-        """To be called by who looked for a delivery with `take_now` for as long as it wanted.
-
-        Raises:
-            QueueKitError: The service could not be reached meanwhile.
-        """
-        with self._lock:
-            self._raise_if_over()
-            self._give_up()
-
-    def _give_up(self) -> None:
-        if self._outage is not None:
-            raise copy(self._outage) from self._outage
-        if not self._polling:
-            # No poll has begun for this taker, who was gone before the poll thread could see it: one does
-            # now, so that asking without waiting finds something the next time.
-            self._asked = True
-            self._ask_for_more()
-
-    def _ask_for_more(self) -> None:
+    def _somebody_waits(self) -> None:
         self._start()
-        if not self.control.running:
+        if not self._flow.running:
             self.control.flush()
-        if not self._polling:
+        if not self._inbox.polling:
             self._poll_wanted.notify()
 
-    def _raise_if_over(self) -> None:
-        if self._failure is not None:
-            # A copy: the same exception raised in many threads would gather all their tracebacks.
-            raise copy(self._failure) from self._failure
-        if self._stopping:
-            msg = "the consumer is closed; open a new one"
-            raise ClosedError(msg, queue=self._guard.queue, operation="receive")
-
-    # Polling
-
     def _start(self) -> None:
-        if self._poll_thread is None:
-            name = self._guard.queue
-            self.control.start(name)
-            self._poll_thread = threading.Thread(target=self._poll_forever, name=f"queuekit-poll-{name}", daemon=True)
-            self._poll_thread.start()
+        if self._threads is None:
+            self._threads = Threads(self._guard.queue, self._broken)
+            self.control.start(self._threads)
+            self._threads.start("poll", self._poll_forever)
+
+    def _broken(self, error: Exception) -> None:
+        """A thread of ours has ended: nobody may go on as if it had not."""
+        failure = BackendBugError(
+            f"receiving from {self._guard.queue} broke down; open it anew, and report this",
+            queue=self._guard.queue,
+            operation="receive",
+        )
+        failure.__cause__ = error
+        self._end(failure)
+
+    def _end(self, failure: QueueKitError) -> None:
+        with self._lock:
+            self._inbox.failure = failure
+            self._inbox.polling = False
+            self._inbox.arrived.notify_all()
+            callbacks = self._inbox.take_callbacks()
+        for callback in callbacks:
+            callback()
 
     def _poll_forever(self) -> None:
         failures = 0
@@ -278,13 +181,13 @@ class Receiver:
 
     def _next_poll(self) -> int:
         with self._lock:
-            self._polling = False
+            self._inbox.polling = False
             self._arrived_if_stopping()
-            while not self._stopping:
-                demand = max(self._demand, self._asked)
-                want = self._flow.want(demand=demand, waiting=len(self._buffer))
+            while not self._inbox.stopping:
+                demand = max(self._inbox.demand, self._inbox.asked)
+                want = self._flow.want(demand=demand, waiting=len(self._inbox.buffer))
                 if want > 0:
-                    self._polling, self._asked = True, False
+                    self._inbox.polling, self._inbox.asked = True, False
                     self._flow.polled(self._clock.monotonic())
                     return want
                 self._clock.wait(self._poll_wanted, None)
@@ -292,8 +195,8 @@ class Receiver:
             return 0
 
     def _arrived_if_stopping(self) -> None:
-        if self._stopping:
-            self._arrived.notify_all()
+        if self._inbox.stopping:
+            self._inbox.arrived.notify_all()
 
     def _admit(self, batch: Sequence[IncomingMessage], began: float) -> None:
         if not batch:
@@ -308,14 +211,13 @@ class Receiver:
         expired = self._expired(group)
         sizes = weights(group)
         with self._lock:
-            if not self._stopping and not expired and self._flow.admits_all(len(group), sum(sizes)):
+            if not self._inbox.stopping and not expired and self._flow.admits_all(len(group), sum(sizes)):
                 self._flow.add(sizes)
-                self._buffer.extend(group)
+                self._inbox.put(group)
             else:
                 self._admit_singly(group, sizes, expired)
             self.control.track(group, leases.values())
-            self._wake_takers(len(self._buffer))
-            callbacks = self._take_callbacks()
+            callbacks = self._inbox.wake()
         if expired:
             self._journal.note("delivery.expired", count=len(expired))
         for callback in callbacks:
@@ -327,10 +229,10 @@ class Receiver:
             self._flow.add((size,))
             if held in expired:
                 self.control.record_locked(held, Action.ACK)
-            elif self._stopping or not fits:
+            elif self._inbox.stopping or not fits:
                 self.control.record_locked(held, Action.RELEASE)
             else:
-                self._buffer.append(held)
+                self._inbox.put([held])
 
     def _expired(self, group: list[Held]) -> set[Held]:
         ending = [held for held in group if metadata.EXPIRES in held.message.metadata]
@@ -339,73 +241,48 @@ class Receiver:
         wall = self._clock.time()
         return {held for held in ending if _is_past(held.message.metadata[metadata.EXPIRES], wall)}
 
-    def _wake_takers(self, count: int) -> None:
-        if count and self._demand:
-            self._arrived.notify(count)
-
-    def _take_callbacks(self) -> list[Callable[[], None]]:
-        callbacks, self._callbacks = self._callbacks, []
-        self._demand -= len(callbacks)
-        return callbacks
-
     def _after_failure(self, error: QueueKitError, failures: int) -> bool:
         """Log an outage once, wait, and go on; False when no other try can mend it."""
-        callbacks: list[Callable[[], None]] = []
+        inbox = self._inbox
         with self._lock:
-            stopping = self._stopping
-            first, self._outage = self._outage is None, error
-            if stopping or not error.retryable:
-                self._polling = False
-                self._arrived.notify_all()
-            if not error.retryable and not stopping:
-                self._failure = error
-                callbacks = self._take_callbacks()
-        for callback in callbacks:
-            callback()
-        if first and not stopping:
+            stopping = inbox.stopping
+            first, inbox.outage = inbox.outage is None, error
+            if stopping:
+                inbox.polling = False
+                inbox.arrived.notify_all()
+        if stopping:
+            return False
+        if first:
             self._journal.note("receive.failed", str(error))
-        if stopping or not error.retryable:
+        if not error.retryable:
+            self._end(error)
             return False
         wait_s = planned_wait_s(self._backoff, failures, error, fallback=self._backoff)
         until = self._clock.monotonic() + wait_s
         with self._lock:
-            while not self._stopping and (left_s := until - self._clock.monotonic()) > 0:
+            while not inbox.stopping and (left_s := until - self._clock.monotonic()) > 0:
                 self._clock.wait(self._poll_wanted, left_s)
         return True
 
     def _resumed(self) -> None:
         with self._lock:
-            self._outage = None
+            self._inbox.outage = None
         self._journal.note("receive.resumed")
 
-    def _finished(self, count: int, size: int) -> None:
-        self._flow.remove(count, size)
-        if not self._polling:
+    def _gone(self) -> None:
+        if not self._inbox.polling:
             self._poll_wanted.notify()
         self._arrived_if_stopping()
-
-    def _pace(self) -> Callable[[Held], float]:
-        """How soon waiting deliveries will probably be taken, from how fast others were."""
-        now = self._clock.monotonic()
-        since, taken = self._pace_from
-        self._flow.relax(now, 10 * self._settings.lease_s)
-        rate = (self._flow.taken_in_all - taken) / max(now - since, 1e-9)
-        self._pace_from = (now, self._flow.taken_in_all)
-        positions = {id(held): index for index, held in enumerate(self._buffer)}
-        demand = self._demand
-        return lambda held: 0.0 if demand else (positions.get(id(held), 0) / rate if rate else float("inf"))
-
-    # Stopping
 
     def stop_polling(self) -> None:
         """Ask for no more messages; a poll in flight is interrupted where that can be. Idempotent."""
         with self._lock:
-            if self._stopping:
+            if self._inbox.stopping:
                 return
-            self._stopping = True
+            self._inbox.stopping = True
             self._poll_wanted.notify_all()
-            self._arrived.notify_all()
-            callbacks = self._take_callbacks()
+            self._inbox.arrived.notify_all()
+            callbacks = self._inbox.take_callbacks()
         for callback in callbacks:
             callback()
         if isinstance(self._backend, Interruptible):
@@ -414,8 +291,7 @@ class Receiver:
     def release_waiting(self) -> int:
         """Give back every delivery that nobody has taken."""
         with self._lock:
-            waiting = [held for held in self._buffer if held.state is WAITING]
-            self._buffer.clear()
+            waiting = self._inbox.empty()
             for held in waiting:
                 self.control.record_locked(held, Action.RELEASE)
             self.control.flush()
@@ -432,9 +308,9 @@ class Receiver:
         """What is still open."""
         with self._lock:
             return Standing(
-                polling=self._polling,
-                waiting=sum(held.state is WAITING for held in self._buffer),
-                running=self.control.running,
+                polling=self._inbox.polling,
+                waiting=self._inbox.waiting(),
+                running=self._flow.running,
                 unsent=int(self.control.unsent()),
             )
 
@@ -443,7 +319,7 @@ class Receiver:
         with self._lock:
             left_s = until - self._clock.monotonic()
             if left_s > 0:
-                self._clock.wait(self._arrived, min(left_s, 0.05) if self._polling else left_s)
+                self._clock.wait(self._inbox.arrived, min(left_s, 0.05) if self._inbox.polling else left_s)
 
     def close(self, *, timeout_s: float) -> None:
         """Stop the threads. What is not settled by now comes back when its lease ends. Idempotent."""
@@ -452,9 +328,10 @@ class Receiver:
             if self._closed:
                 return
             self._closed = True
-        self.control.stop(timeout_s)
-        if self._poll_thread is not None and self._poll_thread is not threading.current_thread():
-            self._poll_thread.join(timeout_s)
+        self.control.stop()
+        if self._threads is not None:
+            self._threads.join(timeout_s)
+        self.control.stopped()
 
 
 def _is_past(text: str, wall: float) -> bool:

@@ -418,7 +418,7 @@ def test_close_wakes_takers_and_ends_iterations(consume: Open, clock: VirtualClo
         return [each async for each in consumer]
 
     aiterating = Call(lambda: asyncio.run(aiterate()), clock)
-    spin(lambda: consumer._receiver._demand >= 3)
+    spin(lambda: consumer._receiver._inbox.demand >= 3)
     Call(consumer.close, clock).result()
     with pytest.raises(qk.ClosedError):
         taker.result()

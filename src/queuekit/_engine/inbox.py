@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deliveries that wait for somebody to take them, and those who wait for a delivery."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from copy import copy
+
+from queuekit._engine.flow import Flow
+from queuekit._engine.held import RUNNING, WAITING, Held
+from queuekit._values.clock import Clock
+from queuekit._values.errors import ClosedError, QueueKitError
+
+
+class Inbox:
+    """Hands deliveries over: whole polls go in, one at a time comes out.
+
+    Args:
+        lock: The receiver's lock.
+        clock: Time.
+        flow: Counts what is in flight.
+        queue: The queue's redacted URL, for errors.
+        wanted: Called when half of what was fetched ahead is taken, lock held.
+        somebody_waits: Called when a taker finds nothing, lock held.
+
+    Attributes:
+        demand: How many takers wait.
+        polling: Whether a poll is in flight.
+        asked: Whether somebody asked without waiting, so that one poll is due.
+        stopping: Whether nothing is to be taken any more.
+        failure: What ended the polling for good.
+        outage: What the last poll failed with, while polls fail.
+
+    Concurrency:
+        Safe from any thread; the attributes are guarded by the lock.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        clock: Clock,
+        flow: Flow,
+        *,
+        queue: str,
+        wanted: Callable[[], None],
+        somebody_waits: Callable[[], None],
+    ) -> None:
+        self._lock, self._clock, self._flow, self._queue = lock, clock, flow, queue
+        self._wanted, self._somebody_waits = wanted, somebody_waits
+        self.arrived = threading.Condition(lock)
+        self.buffer: deque[Held] = deque()
+        self.demand = 0
+        self.polling = False
+        self.asked = False
+        self.stopping = False
+        self.failure: QueueKitError | None = None
+        self.outage: QueueKitError | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        self._pace_from = (clock.monotonic(), 0)
+
+    def take(self, timeout_s: float | None) -> Held | None:
+        """The next delivery, waiting for at most ``timeout_s``; None when there was none.
+
+        Raises:
+            ClosedError: The receiver was stopped.
+            QueueKitError: Polling failed in a way that another try cannot mend, or the service could not be
+                reached during the whole wait.
+        """
+        with self._lock:
+            return self._pop() or self._wait_for_one(timeout_s)
+
+    def take_now(self) -> Held | None:
+        """The next delivery that is here already, or None. Raises as `take` does."""
+        with self._lock:
+            held = self._pop()
+            if held is None:
+                self._raise_if_over()
+            return held
+
+    def take_many(self, most: int, timeout_s: float | None) -> list[Held]:
+        """Up to ``most`` deliveries, waiting for the first. Raises as `take` does."""
+        with self._lock:
+            first = self._pop()
+            if first is None:
+                first = self._wait_for_one(timeout_s, demand=most)
+            if first is None:
+                return []
+            taken = [first]
+            while len(taken) < most and (held := self._pop()) is not None:
+                taken.append(held)
+            return taken
+
+    def when_ready(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called once, from any thread, when `take_now` is worth trying again.
+
+        It counts as one that waits, until it is called or given to `forget`.
+        """
+        with self._lock:
+            if self.buffer or self.stopping or self.failure is not None:
+                call_now = True
+            else:
+                call_now = False
+                self._callbacks.append(callback)
+                self.demand += 1
+                self._somebody_waits()
+        if call_now:
+            callback()
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Take back a `when_ready` that was not called."""
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+                self.demand -= 1
+
+    def _pop(self) -> Held | None:
+        buffer = self.buffer
+        # Once stopping, what waits is given back: nobody begins it.
+        while buffer and not self.stopping:
+            held = buffer.popleft()
+            # After a pause of the whole process, what waits may be somebody else's; the keeper gives it up.
+            if held.state is not WAITING or held.lease.until <= self._clock.monotonic():
+                continue
+            held.state = RUNNING
+            flow = self._flow
+            flow.running += 1
+            flow.taken += 1
+            if len(buffer) == flow.refill_at:
+                self._wanted()
+            return held
+        return None
+
+    def _wait_for_one(self, timeout_s: float | None, *, demand: int = 1) -> Held | None:
+        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        self._raise_if_over()
+        self.demand += demand
+        try:
+            self._somebody_waits()
+            while True:
+                left_s = None if deadline is None else deadline - self._clock.monotonic()
+                if left_s is not None and left_s <= 0:
+                    self._give_up()
+                    return None
+                self._clock.wait(self.arrived, left_s)
+                held = self._pop()
+                if held is not None:
+                    return held
+                self._raise_if_over()
+        finally:
+            self.demand -= demand
+
+    def give_up(self) -> None:
+        """To be called by who looked for a delivery with `take_now` for as long as it wanted.
+
+        Raises:
+            QueueKitError: The service could not be reached meanwhile.
+        """
+        with self._lock:
+            self._raise_if_over()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self.outage is not None:
+            raise copy(self.outage) from self.outage
+        if not self.polling:
+            # No poll has begun for this taker, who was gone before the poll thread could see it: one does
+            # now, so that asking without waiting finds something the next time.
+            self.asked = True
+            self._somebody_waits()
+
+    def _raise_if_over(self) -> None:
+        if self.failure is not None:
+            # A copy: the same exception raised in many threads would gather all their tracebacks.
+            raise copy(self.failure) from self.failure
+        if self.stopping:
+            msg = "the consumer is closed; open a new one"
+            raise ClosedError(msg, queue=self._queue, operation="receive")
+
+    def put(self, group: Iterable[Held]) -> None:
+        """Deliveries that may be taken. Lock held; wake the takers afterwards."""
+        self.buffer.extend(group)
+
+    def wake(self) -> list[Callable[[], None]]:
+        """Wake as many takers as there are deliveries; the callbacks returned are to be called, lock not held."""
+        if self.buffer and self.demand:
+            self.arrived.notify(len(self.buffer))
+        return self.take_callbacks()
+
+    def take_callbacks(self) -> list[Callable[[], None]]:
+        """Those who wait by callback; they are to be called, lock not held."""
+        callbacks, self._callbacks = self._callbacks, []
+        self.demand -= len(callbacks)
+        return callbacks
+
+    def waiting(self) -> int:
+        """How many deliveries wait. Lock held."""
+        return sum(held.state is WAITING for held in self.buffer)
+
+    def empty(self) -> list[Held]:
+        """Take out everything that waits, to be given back. Lock held."""
+        waiting = [held for held in self.buffer if held.state is WAITING]
+        self.buffer.clear()
+        return waiting
+
+    def pace(self, relax_after_s: float) -> Callable[[Held], float]:
+        """How soon waiting deliveries will probably be taken, from how fast others were."""
+        now = self._clock.monotonic()
+        since, taken = self._pace_from
+        self._flow.relax(now, relax_after_s)
+        rate = (self._flow.taken_in_all - taken) / max(now - since, 1e-9)
+        self._pace_from = (now, self._flow.taken_in_all)
+        positions = {id(held): index for index, held in enumerate(self.buffer)}
+        demand = self.demand
+        return lambda held: 0.0 if demand else (positions.get(id(held), 0) / rate if rate else float("inf"))

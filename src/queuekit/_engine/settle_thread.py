@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that sends settlements. It never polls, and never waits between tries."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from queuekit._engine.flow import Flow
+from queuekit._engine.guard import Guard
+from queuekit._engine.held import DONE, RECORDED, RUNNING, Held, weights
+from queuekit._engine.journal import Journal
+from queuekit._engine.settling import Settler, group_by_call, settlements
+from queuekit._engine.threads import Threads
+from queuekit._values.capability import Capabilities
+from queuekit._values.clock import Clock
+from queuekit._values.errors import AlreadySettledError
+from queuekit._values.outcome import (
+    LEASE_LOST,
+    Accepted,
+    Duplicate,
+    LeaseLost,
+    SendOutcome,
+    Settled,
+    SettleOutcome,
+    Unknown,
+    Unsupported,
+)
+from queuekit.backend import Action, OutgoingMessage, Settlement
+
+_LONGEST_DEAD_RETRY_S = 600.0
+_new = tuple.__new__
+
+
+class DeadLetterRoute(Protocol):
+    """Where dead letters go when the backend does not store them itself."""
+
+    def copy(self, letters: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
+        """Send complete dead letters to their destination; one outcome each. Does not wait between tries."""
+        ...
+
+
+class SettleThread:
+    """Records settlements, sends them in batches, and keeps at those that failed while their lease lasts.
+
+    Args:
+        guard: The way to the backend.
+        can: What the backend can do.
+        clock: Time.
+        journal: Where to count and log.
+        lock: The receiver's lock; it guards every `Held`.
+        flow: Counts what is in flight.
+        settler: Decides.
+        budget_s: Longest time of one call.
+        dead_letters: Where dead letters go; None where the backend stores them in one step.
+        finished: Called with deliveries that have their final outcome, lock held.
+    """
+
+    def __init__(
+        self,
+        *,
+        guard: Guard,
+        can: Capabilities,
+        clock: Clock,
+        journal: Journal,
+        lock: threading.Lock,
+        flow: Flow,
+        settler: Settler,
+        budget_s: float,
+        dead_letters: DeadLetterRoute | None,
+        finished: Callable[[Sequence[Held]], None],
+    ) -> None:
+        self._guard, self._can, self._clock, self._journal = guard, can, clock, journal
+        self._lock, self._flow, self._settler, self._budget_s = lock, flow, settler, budget_s
+        self._dead_letters, self._finished = dead_letters, finished
+        self._settle_wanted = threading.Condition(lock)
+        self._answered = threading.Condition(lock)
+        self._waiting_for_answers = 0
+        self._stopping = self._stopped = False
+
+    def start(self, threads: Threads) -> None:
+        """Start the thread."""
+        threads.start("settle", self._settle_forever)
+
+    def stop(self) -> None:
+        """Ask the thread to end; recorded settlements that are unsent stay unsent. Lock held."""
+        self._stopping = True
+        self._settle_wanted.notify_all()
+
+    def stopped(self) -> None:
+        """The thread has ended: nobody need wait for an answer any more. Lock held."""
+        self._stopped = True
+        self._answered.notify_all()
+
+    def answered(self) -> None:
+        """A delivery has an outcome that did not come from here. Lock held."""
+        if self._waiting_for_answers:
+            self._answered.notify_all()
+
+    def record(self, held: Held, action: Action, delay_s: float = 0.0, dead: OutgoingMessage | None = None) -> None:
+        """Record a settlement; the settle thread sends it.
+
+        Raises:
+            AlreadySettledError: A settlement was recorded before.
+        """
+        with self._lock:
+            self._record(held, action, delay_s, dead)
+
+    def record_locked(self, held: Held, action: Action, delay_s: float = 0.0) -> None:
+        """As `record`, for a delivery that nobody settled, with the lock held."""
+        self._record(held, action, delay_s, None)
+
+    def _record(self, held: Held, action: Action, delay_s: float, dead: OutgoingMessage | None) -> None:
+        if held.settlement is not None:
+            msg = "this delivery was settled before; settle each delivery once"
+            raise AlreadySettledError(msg, operation=action.value)
+        # A tuple of known length is made at half of a named tuple's own cost.
+        held.settlement = _new(Settlement, (held.message.handle, action, delay_s, 0.0, dead))
+        state = held.state
+        if state is RUNNING and not held.lease.abandoned:
+            self._flow.running -= 1
+        if state is DONE:
+            return  # the lease was lost before: its outcome stands, and nothing may be sent
+        held.state = RECORDED
+        if self._settler.add(held):
+            self._settle_wanted.notify()
+
+    def flush(self) -> None:
+        """Send what is recorded without waiting for more. Lock held."""
+        if self._settler.flush():
+            self._settle_wanted.notify()
+
+    def unsent(self) -> bool:
+        """Whether a settlement has no outcome yet. Lock held."""
+        return not self._settler.idle()
+
+    def wait_for(self, held: Held, timeout_s: float | None) -> SettleOutcome | None:
+        """Wait for the outcome of a recorded settlement; None when the time is over, or the threads have ended."""
+        until_s = math.inf if timeout_s is None else timeout_s
+        self._wait(lambda: held.outcome is not None, self._clock.monotonic() + until_s)
+        return held.outcome
+
+    def wait_until_sent(self, until: float) -> bool:
+        """Wait until every recorded settlement has an outcome; False when the time is over first."""
+        return self._wait(self._settler.idle, until)
+
+    def _wait(self, answered: Callable[[], bool], until: float) -> bool:
+        with self._lock:
+            self._waiting_for_answers += 1
+            try:
+                while not answered():
+                    left_s = until - self._clock.monotonic()
+                    if left_s <= 0 or self._stopped:
+                        return False
+                    self.flush()
+                    self._clock.wait(self._answered, None if left_s == math.inf else left_s)
+                return True
+            finally:
+                self._waiting_for_answers -= 1
+
+    def _settle_forever(self) -> None:
+        while batch := self._next_batch():
+            late = set(self._settler.late(batch, self._clock.monotonic()))
+            if late:
+                self._answer(list(late), [LEASE_LOST] * len(late))
+                batch = [held for held in batch if held not in late]
+            if self._dead_letters is not None:
+                self._copy_dead(batch, self._dead_letters)
+            for part in self._calls(batch):
+                self._settle(part)
+
+    def _next_batch(self) -> list[Held]:
+        with self._lock:
+            while not self._stopping:
+                now = self._clock.monotonic()
+                due = self._settler.due_at(now)
+                if due is not None and due <= now:
+                    return self._settler.take(now)
+                self._clock.wait(self._settle_wanted, None if due is None else due - now)
+        return []
+
+    def _calls(self, batch: list[Held]) -> list[list[Held]]:
+        if not batch:
+            return []
+        return [batch] if self._can.mixed_settles else group_by_call(batch)
+
+    def _settle(self, batch: list[Held]) -> None:
+        outcomes = self._guard.settle(settlements(batch), timeout_s=self._budget_s)
+        self._answer(batch, outcomes)
+
+    def _copy_dead(self, batch: list[Held], route: DeadLetterRoute) -> None:
+        """Copy, and only what is confirmed is then acked; the rest is retried, never dropped."""
+        dead = [(held, each, each.dead) for held in batch if (each := held.settlement) is not None and each.dead]
+        if not dead:
+            return
+        outcomes = route.copy([letter for _, _, letter in dead])
+        for (held, settlement, _), outcome in zip(dead, outcomes, strict=True):
+            if isinstance(outcome, (Accepted, Duplicate)):
+                held.settlement = settlement._replace(action=Action.ACK, dead=None)
+            else:
+                retry_s = self.dead_retry_s()
+                held.settlement = settlement._replace(action=Action.RETRY, delay_s=retry_s, dead=None)
+                self._journal.note("dead_letter.failed", outcome.error.detail)
+
+    def dead_retry_s(self) -> float:
+        """How long a message waits whose dead-letter queue is missing or down: the longest sensible wait."""
+        return min(_LONGEST_DEAD_RETRY_S, self._can.max_retry_delay_s)
+
+    def _answer(self, batch: list[Held], outcomes: Sequence[SettleOutcome]) -> None:
+        if set(map(type, outcomes)) == {Settled}:
+            self._finish(batch, outcomes)
+            return
+        now = self._clock.monotonic()
+        final: list[Held] = []
+        answers: list[SettleOutcome] = []
+        with self._lock:
+            for held, outcome in zip(batch, outcomes, strict=True):
+                judged = self._settler.judge(held, outcome, now)
+                if judged is not None:
+                    final.append(held)
+                    answers.append(judged)
+            self._settler.settled(len(batch) - len(final))
+            self._settle_wanted.notify()
+        for outcome in answers:
+            self._report(outcome)
+        self._finish(final, answers)
+
+    def _finish(self, batch: Sequence[Held], outcomes: Sequence[SettleOutcome]) -> None:
+        size = sum(weights(batch))
+        with self._lock:
+            for held, outcome in zip(batch, outcomes, strict=True):
+                held.outcome = outcome
+                held.state = DONE
+            self._settler.settled(len(batch))
+            self._flow.remove(len(batch), size)
+            self._finished(batch)
+            self.answered()
+
+    def _report(self, outcome: SettleOutcome) -> None:
+        if isinstance(outcome, LeaseLost):
+            self._journal.note("lease.lost", "settled too late; the message may be delivered again")
+        elif isinstance(outcome, Unknown):
+            self._journal.note("settle.unknown", outcome.error.detail)
+        elif isinstance(outcome, Unsupported):
+            self._journal.note("settle.failed", outcome.detail)
+        elif not isinstance(outcome, Settled):
+            self._journal.note("settle.failed", outcome.error.detail)

@@ -104,11 +104,22 @@ class Receiver:
         self._closed = False
         self._backoff = FullJitter(clock.random, least_s=0.1, most_s=10.0)
         self._threads: Threads | None = None
-        self.control = Control(
-            guard=guard,
-            can=can,
-            clock=clock,
-            journal=journal,
+        self.control = self._make_control(dead_letters, lost)
+        # The methods themselves: one of them runs for every message.
+        self.take = self._inbox.take
+        self.take_now = self._inbox.take_now
+        self.take_many = self._inbox.take_many
+        self.when_ready = self._inbox.when_ready
+        self.forget = self._inbox.forget
+        self.give_up = self._inbox.give_up
+
+    def _make_control(self, dead_letters: DeadLetterRoute | None, lost: Callable[[Held], None]) -> Control:
+        settings = self._settings
+        return Control(
+            guard=self._guard,
+            can=self._backend.capabilities,
+            clock=self._clock,
+            journal=self._journal,
             lock=self._lock,
             flow=self._flow,
             lease_s=settings.lease_s,
@@ -121,13 +132,6 @@ class Receiver:
             lost=lost,
             starts_in_s=lambda: self._inbox.pace(10 * settings.lease_s),
         )
-        # The methods themselves: one of them runs for every message.
-        self.take = self._inbox.take
-        self.take_now = self._inbox.take_now
-        self.take_many = self._inbox.take_many
-        self.when_ready = self._inbox.when_ready
-        self.forget = self._inbox.forget
-        self.give_up = self._inbox.give_up
 
     def _somebody_waits(self) -> None:
         self._start()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from queuekit._engine.guard import error_from
 from queuekit._portable.frames import pack, unpack, unpack_jobs, verdict_row
 from queuekit._portable.handler import Handler
 from queuekit._portable.link import Link
@@ -22,9 +21,31 @@ from queuekit._portable.retry import Verdict
 from queuekit._portable.running import LoopRunner, ThreadRunner, own_loop
 from queuekit._portable.triage import Job, Triage
 from queuekit._values.clock import SystemClock
-from queuekit._values.errors import ClosedError, LeaseLostError
-from queuekit._values.outcome import ErrorClass, ErrorCode
+from queuekit._values.errors import (
+    AccessDeniedError,
+    AlreadySettledError,
+    ClosedError,
+    LeaseLostError,
+    ProviderError,
+    QueueKitError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+)
 from queuekit.backend import IncomingMessage
+
+_ERRORS: dict[str, type[QueueKitError]] = {
+    each.default_code: each
+    for each in (
+        AccessDeniedError,
+        AlreadySettledError,
+        LeaseLostError,
+        UnavailableError,
+        UnsupportedError,
+        UsageError,
+    )
+}
+"""What an extension can fail with, by the code that the parent sends."""
 
 
 class ChildApp(Protocol):
@@ -68,7 +89,9 @@ class _Child:
         self._results_wanted = threading.Condition(self._lock)
         self._feeds: list[PipeFeed] = []
         self._jobs: dict[int, PipeJob] = {}
-        self._answers: dict[int, tuple[threading.Event, list[Any]]] = {}
+        self._requests = 0
+        self._answers: dict[int, tuple[threading.Event, list[str]]] = {}
+        self._loop_lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.draining = False
 
@@ -131,26 +154,22 @@ class _Child:
             LeaseLostError: The delivery is not ours any more.
             QueueKitError: The service did not answer or refused.
         """
-        done, answer = threading.Event(), list[Any]()
+        done, answer = threading.Event(), list[str]()
         with self._lock:
-            self._answers[job_id] = (done, answer)
-            self._connection.send_bytes(pack({"op": "extend", "job": job_id, "by": by_s}))
+            self._requests += 1
+            self._answers[self._requests] = (done, answer)
+            frame = pack({"op": "extend", "request": self._requests, "job": job_id, "by": by_s})
+            self._connection.send_bytes(frame)
         done.wait()
-        if answer[0] == "lost":
-            msg = "the lease was lost; stop working on this delivery, somebody else may have it"
-            raise LeaseLostError(msg, operation="extend")
-        if answer[0] != "ok":
-            failure = error_from(
-                ErrorClass(ErrorCode(answer[0]), retryable=True, detail=answer[1]),
-                queue="the queue",
-                operation="extend",
-            )
+        code, detail = answer
+        if code:
+            failure = _ERRORS.get(code, ProviderError)(detail, operation="extend", code=code)
             raise failure
 
     def _answer(self, header: dict[str, Any]) -> None:
         with self._lock:
-            done, answer = self._answers.pop(header["job"])
-        answer.extend((header["answer"], header["detail"]))
+            done, answer = self._answers.pop(header["request"])
+        answer.extend((header["code"], header["detail"]))
         done.set()
 
     def _report_forever(self) -> None:
@@ -166,9 +185,10 @@ class _Child:
                     return
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop, _ = own_loop()
-        return self._loop
+        with self._loop_lock:
+            if self._loop is None:
+                self._loop, _ = own_loop()
+            return self._loop
 
 
 class PipeJob:

@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from queuekit._engine.held import Held
 from queuekit._portable.frames import pack, pack_jobs, read_verdict, unpack
 from queuekit._portable.retry import Verdict
+from queuekit._values.clock import Clock
 from queuekit._values.errors import LeaseLostError, QueueKitError
 
 _FAILED_STARTS = 3
+# A child tells of a timeout itself; after this long it cannot.
+_GRACE_S = 1.0
 
 
 class ChildProcess:
@@ -26,6 +31,8 @@ class ChildProcess:
         extend: Extends the lease of a job.
         lost: Called with the jobs of a child that died, and with those that hung.
         failed: Called when children die before they are ready, again and again.
+        timeout_s: How long a job may take; None for no limit.
+        clock: Time.
         stop: Called when a handler asks the worker to stop.
 
     Concurrency:
@@ -41,14 +48,22 @@ class ChildProcess:
         extend: Callable[[int, Held, float], None],
         lost: Callable[[list[tuple[int, Held]], set[Held]], None],
         failed: Callable[[BaseException], None],
+        timeout_s: Callable[[int, Held], float | None],
+        clock: Clock,
         stop: Callable[[], None],
     ) -> None:
         self._start, self._slots = start, slots
+        self._timeout_s, self._clock = timeout_s, clock
         self._settle, self._extend, self._lost, self._failed = settle, extend, lost, failed
         self._stop_worker = stop
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._send_lock = threading.Lock()
+        self._frames: deque[tuple[Connection, bytes]] = deque()
+        self._frames_wanted = threading.Condition(self._lock)
+        self._deadlines: dict[int, float] = {}
+        self._watch = threading.Condition(self._lock)
+        self._watcher: threading.Thread | None = None
+        self._ended = False
         self._process: Any = None
         self._connection: Connection | None = None
         self._jobs: dict[int, tuple[int, Held]] = {}
@@ -65,6 +80,7 @@ class ChildProcess:
         self._replace()
         self._reader = threading.Thread(target=self._listen_forever, name="queuekit-child", daemon=True)
         self._reader.start()
+        threading.Thread(target=self._write_forever, name="queuekit-child-write", daemon=True).start()
 
     def await_room(self, queue: int) -> int:
         """Wait until jobs of a queue can be given to the child; how many. 0 when stopping."""
@@ -87,15 +103,18 @@ class ChildProcess:
             jobs = [(self._next_job + index, held) for index, held in enumerate(batch)]
             self._next_job += len(batch)
             self._jobs.update((job_id, (queue, held)) for job_id, held in jobs)
+            self._watch_over(jobs, queue)
         self._say(connection, pack_jobs(queue, [(job_id, held.message) for job_id, held in jobs]))
         return True
 
     def submit_alone(self, queue: int, held: Held) -> bool:
         """Give one job to the child when it runs nothing else, and wait until it has ended."""
         with self._lock:
-            while not self._stopping and (self._alone or self._jobs):
+            while not self._stopping and self._alone:
                 self._changed.wait()
-            self._alone = True
+            self._alone = True  # from here on nobody else begins, so that what runs comes to its end
+            while not self._stopping and self._jobs:
+                self._changed.wait()
         try:
             if not self.submit(queue, [held], alone=True):
                 return False
@@ -145,6 +164,10 @@ class ChildProcess:
             process.join(timeout_s)
         if self._reader is not None:
             self._reader.join(timeout_s)
+        with self._lock:
+            self._ended = True
+            self._frames_wanted.notify_all()
+            self._watch.notify_all()
         if connection is not None:
             connection.close()
 
@@ -158,6 +181,7 @@ class ChildProcess:
             self._listen()
             with self._lock:
                 gone, self._jobs = list(self._jobs.values()), {}
+                self._deadlines.clear()
                 hung, self._hung = self._hung, set()
                 started, self._ready = self._ready, False
                 self._failed_starts = 0 if started else self._failed_starts + 1
@@ -206,6 +230,7 @@ class ChildProcess:
     def _finish(self, job_id: int, verdict: Verdict) -> None:
         with self._lock:
             job = self._jobs.pop(job_id, None)
+            self._deadlines.pop(job_id, None)
             self._changed.notify_all()
         if job is not None:
             self._settle(job[0], job[1], verdict)
@@ -213,19 +238,56 @@ class ChildProcess:
     def _answer_extend(self, connection: Connection, header: dict[str, Any]) -> None:
         with self._lock:
             job = self._jobs.get(header["job"])
-        answer, detail = "ok", ""
+        code, detail = "", ""
         try:
-            if job is not None:
-                self._extend(job[0], job[1], header["by"])
-        except LeaseLostError:
-            answer = "lost"
+            if job is None:
+                msg = "the lease was lost; stop working on this delivery, somebody else may have it"
+                raise LeaseLostError(msg)
+            self._extend(job[0], job[1], header["by"])
         except QueueKitError as error:
-            answer, detail = error.code, str(error)
-        self._say(connection, pack({"op": "extended", "job": header["job"], "answer": answer, "detail": detail}))
+            code, detail = error.code, str(error)
+        answer = {"op": "extended", "request": header["request"], "code": code, "detail": detail}
+        self._say(connection, pack(answer))
 
     def _say(self, connection: Connection, frame: bytes) -> None:
-        try:
-            with self._send_lock:
+        """Have a frame sent. Never blocks: a child that holds the interpreter lock does not read its pipe."""
+        with self._lock:
+            self._frames.append((connection, frame))
+            self._frames_wanted.notify()
+
+    def _write_forever(self) -> None:
+        while True:
+            with self._lock:
+                while not self._frames and not self._ended:
+                    self._frames_wanted.wait()
+                if self._ended:
+                    return
+                connection, frame = self._frames.popleft()
+            # When the child died, the reader sees that too, and gives its jobs back.
+            with suppress(OSError):
                 connection.send_bytes(frame)
-        except OSError:
-            return  # the child died; the reader sees that too, and gives its jobs back
+
+    def _watch_over(self, jobs: Sequence[tuple[int, Held]], queue: int) -> None:
+        """Set the times at which jobs must have ended. Lock held."""
+        now = self._clock.monotonic()
+        for job_id, held in jobs:
+            timeout_s = self._timeout_s(queue, held)
+            if timeout_s is not None:
+                self._deadlines[job_id] = now + timeout_s + _GRACE_S
+        if self._deadlines and self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch_forever, name="queuekit-child-timeouts", daemon=True)
+            self._watcher.start()
+        self._watch.notify()
+
+    def _watch_forever(self) -> None:
+        """Kill a child that should have told of a timeout and did not, as it holds the interpreter lock."""
+        with self._lock:
+            while not self._ended:
+                now = self._clock.monotonic()
+                first = min(self._deadlines, key=self._deadlines.__getitem__, default=None)
+                if first is not None and self._deadlines[first] <= now:
+                    self._hung.add(self._jobs[first][1])
+                    self._deadlines.clear()
+                    self._process.kill()
+                    continue
+                self._clock.wait(self._watch, None if first is None else self._deadlines[first] - now)

@@ -106,6 +106,7 @@ class ProcessWorker(Worker):
             msg = f"processes must be a whole number of at least 1 and is {processes!r}"
             raise UsageError(msg)
         self._crashes = Crashes()
+        self._cancelled = False
         self._context = multiprocessing.get_context("spawn")
         self._target = target
         # Slots are shared out, and every child has at least one of each queue.
@@ -121,6 +122,8 @@ class ProcessWorker(Worker):
             extend=lambda queue, held, by_s: self._intake(queue).extend(held, by_s),
             lost=self._child_lost,
             failed=self._fail,
+            timeout_s=lambda queue, held: self._handler(queue, held).timeout_s,
+            clock=self._clock,
             stop=self.stop,
         )
 
@@ -174,7 +177,9 @@ class ProcessWorker(Worker):
     def _child_lost(self, jobs: list[tuple[int, Held]], hung: set[Held]) -> None:
         """Retry what a dead child was running; what merely ran beside a hung handler was not to blame."""
         for index, held in jobs:
-            if not hung:
+            if self._cancelled:
+                verdict = RELEASE  # killed at the end of the drain, which is nobody's fault
+            elif not hung:
                 verdict = self._crashed(held.message.message_id)
             else:
                 verdict = self._timed_out(index, held) if held in hung else RELEASE
@@ -191,11 +196,16 @@ class ProcessWorker(Worker):
 
     def _timed_out(self, index: int, held: Held) -> Verdict:
         """A handler that was killed at its timeout has failed, and its policy decides."""
-        queue, message = self._queues[index], held.message
-        handler = next((each for each in queue.handlers if each.message_type == message.metadata.get(TYPE)), None)
-        judge = Judge((handler or queue.handlers[0]).retry, queue.intake.link.capabilities, self._clock)
+        message, can = held.message, self._intake(index).link.capabilities
+        judge = Judge(self._handler(index, held).retry, can, self._clock)
         attempt = None if message.attempt is None else message.attempt + read(message.metadata).base
         return judge.on_error(TimeoutError("the handler ran past its timeout"), attempt)
+
+    def _handler(self, index: int, held: Held) -> Handler[Any, Any]:
+        """The handler that a message goes to, or one of its queue where there is none for it."""
+        kind, handlers = held.message.metadata.get(TYPE), self._queues[index].handlers
+        fitting = (each for each in handlers if (each.default if kind is None else each.message_type == kind))
+        return next(fitting, handlers[0])
 
     def _shut_down(self) -> None:
         for child in self._children:
@@ -205,6 +215,7 @@ class ProcessWorker(Worker):
             child.close(1.0)
 
     def _cancel(self) -> None:
+        self._cancelled = True
         for child in self._children:
             child.kill()
 

@@ -243,7 +243,7 @@ def test_asend_suspends_while_there_is_no_room(produce: Open, script: Script) ->
         return await asyncio.gather(*tasks)
 
     assert len(asyncio.run(main())) == 5
-    assert sorted(list(chain(*bodies(script)))) == ["0", "1", "2", "3", "4"]
+    assert sorted(chain(*bodies(script))) == ["0", "1", "2", "3", "4"]
 
 
 def test_a_loop_that_ended_while_it_waited_for_room_harms_nobody(

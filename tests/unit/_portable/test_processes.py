@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers whose handlers run in real child processes; few tests, as each child takes a moment to start."""
+
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+from queuekit import App, DeadMessage, ExitCode
+
+pytestmark = pytest.mark.slow
+LIMIT_S = 30.0
+
+SOURCE = """
+import contextvars, ctypes, os, signal, threading, time
+from datetime import timedelta
+from pathlib import Path
+import queuekit as qk
+
+here = Path(__file__).parent
+if (here / "broken").exists() and os.environ["QK_PARENT"] != str(os.getpid()):
+    raise ImportError("this module does not work in a child")
+
+app = qk.App("memory://?space={space}", drain=timedelta(seconds=10))
+AT_ONCE = qk.RetryPolicy(max_attempts=10, wait=lambda state: 0)
+
+
+def note(text):
+    with (here / "log").open("a") as log:
+        log.write(text + "\\n")
+
+
+@app.handler("jobs", concurrency=4, timeout=timedelta(seconds=1), retry=AT_ONCE)
+def job(text: str) -> None:
+    note(f"{{text}} {{qk.current().attempt}} {{os.getpid()}}")
+    if text == "crash":
+        os._exit(7)
+    elif text == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif text == "hang" and qk.current().attempt == 1:
+        threading.Event().wait(60)
+    elif text == "hog" and qk.current().attempt == 1:
+        ctypes.PyDLL(None).sleep(60)  # holds the interpreter lock
+    elif text == "raise":
+        raise ValueError("no")
+    elif text == "dead":
+        raise qk.DeadLetter("so it is")
+    elif text == "wait":
+        while not qk.current().draining:
+            time.sleep(0.01)
+        note("drained")
+
+
+@app.handler("extending", concurrency=4)
+def extending(by: float) -> None:
+    def extend() -> None:
+        try:
+            qk.current().extend(by=timedelta(seconds=by))
+            note("extended")
+        except Exception as error:
+            note(type(error).__name__)
+
+    threads = [threading.Thread(target=contextvars.copy_context().run, args=(extend,)) for _ in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+
+@app.handler("endless", concurrency=1)
+def endless(text: str) -> None:
+    note("began")
+    threading.Event().wait(60)
+"""
+
+
+class Shop:
+    """An app in a module that children can import, and its worker on a thread."""
+
+    def __init__(self, folder: Path, module: ModuleType, space: str) -> None:
+        self.folder, self.app, self.module = folder, module.app, module
+        self.space = space
+        self.codes: list[Any] = []
+
+    def start(self, **options: Any) -> None:
+        options = {"processes": 2, "signals": False} | options
+        self.thread = threading.Thread(target=lambda: self.codes.append(self.app.run(**options)), daemon=True)
+        self.thread.start()
+
+    def log(self) -> list[str]:
+        path = self.folder / "log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def wait(self, done: Callable[[], bool]) -> None:
+        pause = threading.Event()
+        for _ in range(int(LIMIT_S / 0.02)):
+            if done():
+                return
+            pause.wait(0.02)
+        pytest.fail(f"it did not come to pass: {self.log()}")
+
+    def end(self) -> ExitCode:
+        self.thread.join(LIMIT_S)
+        assert not self.thread.is_alive()
+        return self.codes[0]
+
+    def stop(self) -> ExitCode:
+        self.app.stop()
+        return self.end()
+
+    def dead(self, queue: str = "jobs") -> list[DeadMessage]:
+        with qk.DeadLetters(f"memory://{queue}?space={self.space}") as letters:
+            return list(letters.letters())
+
+    def left(self, queue: str = "jobs") -> Any:
+        with qk.Consumer(f"memory://{queue}?space={self.space}") as consumer:
+            return consumer._link.backend.stats()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    name = f"shop_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(SOURCE.format(space=name.replace("_", "")))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("QK_PARENT", str(os.getpid()))
+    made = Shop(tmp_path, importlib.import_module(name), name.replace("_", ""))
+    with made.app:
+        yield made
+        if made.codes == [] and hasattr(made, "thread"):
+            made.app.stop()
+            made.app.stop()
+            made.thread.join(LIMIT_S)
+
+
+def runs(shop: Shop, text: str) -> list[str]:
+    return [line for line in shop.log() if line.startswith(text + " ")]
+
+
+def test_verdicts_come_back_from_the_children(shop: Shop) -> None:
+    for text in ("fine", "raise", "dead", "last"):
+        shop.module.job.send(text)
+    shop.start()
+    shop.wait(lambda: len(shop.dead()) == 2)
+    shop.wait(lambda: bool(runs(shop, "last")))
+    assert shop.stop() is ExitCode.DRAINED
+    letters = {each.body: each for each in shop.dead()}
+    assert letters[b"dead"].reason == "so it is"
+    assert letters[b"raise"].error == "ValueError: no"
+    assert "raise ValueError" in (letters[b"raise"].traceback or "")
+    assert (letters[b"raise"].attempts, len(runs(shop, "raise"))) == (10, 10)
+    stats = shop.left()
+    assert (stats.ready, stats.delayed, stats.leased) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("text", ["crash", "kill"])
+def test_a_message_that_kills_its_child_three_times_is_dead(shop: Shop, text: str) -> None:
+    for each in (text, *(f"good{n}" for n in range(20))):
+        shop.module.job.send(each)
+    shop.start()
+    shop.wait(lambda: bool(shop.dead()))
+    shop.wait(lambda: {line.split()[0] for line in shop.log()} >= {f"good{n}" for n in range(20)})
+    assert shop.stop() is ExitCode.DRAINED
+    assert [(each.body, each.reason) for each in shop.dead()] == [(text.encode(), "worker lost 3 times")]
+    assert len(runs(shop, text)) == 3
+
+
+@pytest.mark.parametrize("text", ["hang", "hog"])
+def test_a_handler_past_its_timeout_is_killed_and_retried(shop: Shop, text: str) -> None:
+    shop.module.job.send(text)
+    shop.start(processes=1)
+    shop.wait(lambda: len(runs(shop, text)) == 2)
+    assert shop.stop() is ExitCode.DRAINED
+    first, second = (line.split() for line in runs(shop, text))
+    assert (first[1], second[1]) == ("1", "2")
+    assert first[2] != second[2]
+
+
+def test_leases_are_extended_from_several_threads_of_a_child(shop: Shop) -> None:
+    shop.module.extending.send(60.0)
+    shop.start(processes=1)
+    shop.wait(lambda: len(shop.log()) == 3)
+    assert shop.stop() is ExitCode.DRAINED
+    assert shop.log() == ["extended"] * 3
+
+
+def test_an_extension_out_of_range_is_the_same_error_as_in_the_parent(shop: Shop) -> None:
+    shop.module.extending.send(1e6)
+    shop.start(processes=1)
+    shop.wait(lambda: len(shop.log()) == 3)
+    assert shop.stop() is ExitCode.DRAINED
+    assert shop.log() == ["UsageError"] * 3
+
+
+def test_a_drain_lets_handlers_finish_and_tells_them(shop: Shop) -> None:
+    shop.module.job.send("wait")
+    shop.start()
+    shop.wait(lambda: bool(runs(shop, "wait")))
+    assert shop.stop() is ExitCode.DRAINED
+    assert shop.log()[-1] == "drained"
+    assert not shop.dead()
+
+
+def test_what_still_runs_at_the_end_of_the_drain_is_released_with_its_attempt(shop: Shop) -> None:
+    shop.module.endless.send("x")
+    shop.start(drain=timedelta(seconds=0.1))
+    shop.wait(lambda: shop.log() == ["began"])
+    assert shop.stop() is ExitCode.DRAINED
+    with qk.Consumer(f"memory://endless?space={shop.space}") as consumer:
+        delivery = consumer.receive(timeout=5)
+        assert delivery is not None
+        assert delivery.attempt == 1
+
+
+def test_children_that_cannot_import_the_app_end_the_worker(shop: Shop) -> None:
+    (shop.folder / "broken").touch()
+    shop.start(processes=1)
+    assert shop.end() is ExitCode.FAILED
+
+
+def test_an_app_that_children_cannot_find_is_refused() -> None:
+    app = App("memory://")
+
+    @app.handler("q")
+    def handle(text: str) -> None:
+        """Its app is in no module."""
+
+    with pytest.raises(qk.UsageError, match="cannot find"):
+        app.run(processes=1, signals=False)
+
+
+@pytest.mark.parametrize("processes", [-1, 1.5, "2"])
+def test_a_number_of_processes_that_cannot_work_is_refused(shop: Shop, processes: Any) -> None:
+    with pytest.raises(qk.UsageError, match="processes"):
+        shop.app.run(processes=processes, signals=False)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from queuekit._engine.flow import Flow
 from queuekit._engine.guard import Guard
-from queuekit._engine.held import RUNNING, Held, Lease
+from queuekit._engine.held import RUNNING, Held
 from queuekit._engine.journal import Journal
 from queuekit._engine.lease_thread import LeaseThread
 from queuekit._engine.leases import LeaseKeeper
@@ -92,23 +92,13 @@ class Control:
             flow=flow,
             keeper=self._keeper,
             budget_s=budget_s,
-            release=lambda held: self.record_locked(held, Action.RELEASE),
+            release=lambda held: self.settles.record_locked(held, Action.RELEASE),
             gone=self._lost,
             lost=lost,
             starts_in_s=starts_in_s,
         )
-        # The methods themselves: one of them runs for every message.
+        # The method itself: it runs for every message.
         self.record = self.settles.record
-        self.record_locked = self.settles.record_locked
-        self.flush = self.settles.flush
-        self.unsent = self.settles.unsent
-        self.wait_for = self.settles.wait_for
-        self.wait_until_sent = self.settles.wait_until_sent
-        self.dead_retry_s = self.settles.dead_retry_s
-        self.first_lease: Callable[[float, float, float], Lease] = self.leases.first_lease
-        self.track: Callable[[list[Held], Iterable[Lease]], None] = self.leases.track
-        self.abandon = self.leases.abandon
-        self.extend = self.leases.extend
 
     @property
     def running(self) -> int:
@@ -138,8 +128,8 @@ class Control:
         """
         for held in self._keeper.in_flight:
             if held.state is RUNNING and not held.lease.abandoned:
-                self.record_locked(held, Action.RELEASE)
-        self.flush()
+                self.settles.record_locked(held, Action.RELEASE)
+        self.settles.flush()
 
     def _finished(self, batch: Sequence[Held]) -> None:
         self._keeper.forget(batch)

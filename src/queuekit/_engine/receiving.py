@@ -136,7 +136,7 @@ class Receiver:
     def _somebody_waits(self) -> None:
         self._start()
         if not self._flow.running:
-            self.control.flush()
+            self.control.settles.flush()
         if not self._inbox.polling:
             self._poll_wanted.notify()
 
@@ -208,7 +208,7 @@ class Receiver:
         now = self._clock.monotonic()
         fallback = began + self._settings.max_lease_s
         leases = {
-            until: self.control.first_lease(until if until is not None else fallback, began, now)
+            until: self.control.leases.first_lease(until if until is not None else fallback, began, now)
             for until in {message.lease_until for message in batch}
         }
         group = [Held(message, leases[message.lease_until]) for message in batch]
@@ -220,7 +220,7 @@ class Receiver:
                 self._inbox.put(group)
             else:
                 self._admit_singly(group, sizes, expired)
-            self.control.track(group, leases.values())
+            self.control.leases.track(group, leases.values())
             callbacks = self._inbox.wake()
         if expired:
             self._journal.note("delivery.expired", count=len(expired))
@@ -232,9 +232,9 @@ class Receiver:
             fits = self._flow.admits(size)
             self._flow.add((size,))
             if held in expired:
-                self.control.record_locked(held, Action.ACK)
+                self.control.settles.record_locked(held, Action.ACK)
             elif self._inbox.stopping or not fits:
-                self.control.record_locked(held, Action.RELEASE)
+                self.control.settles.record_locked(held, Action.RELEASE)
             else:
                 self._inbox.put([held])
 
@@ -297,8 +297,8 @@ class Receiver:
         with self._lock:
             waiting = self._inbox.empty()
             for held in waiting:
-                self.control.record_locked(held, Action.RELEASE)
-            self.control.flush()
+                self.control.settles.record_locked(held, Action.RELEASE)
+            self.control.settles.flush()
         if waiting:
             self._journal.note("delivery.released", count=len(waiting))
         return len(waiting)
@@ -315,7 +315,7 @@ class Receiver:
                 polling=self._inbox.polling,
                 waiting=self._inbox.waiting(),
                 running=self._flow.running,
-                unsent=int(self.control.unsent()),
+                unsent=int(self.control.settles.unsent()),
             )
 
     def await_change(self, until: float) -> None:

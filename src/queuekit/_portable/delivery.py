@@ -74,7 +74,7 @@ class Desk:
     def dead(self, held: Held, cause: Cause) -> None:
         """Never again: to the dead-letter queue, or what the user chose instead of one."""
         if self.dead_letters == "missing":
-            delay_s = self.control.dead_retry_s()
+            delay_s = self.control.settles.dead_retry_s()
             self.control.record(held, Action.RETRY, delay_s)
             self.journal.note("dead_letter.missing", f"{cause.reason}; retried in {delay_s:g} s; name dead_letter=")
         elif self.dead_letters == "discard":
@@ -241,12 +241,12 @@ class Delivery(Generic[T]):
         Concurrency:
             Of two calls at once, either may reach the service last.
         """
-        self._desk.control.extend(self._held, self._checked_lease(by))
+        self._desk.control.leases.extend(self._held, self._checked_lease(by))
 
     async def aextend(self, *, by: timedelta) -> None:
         """As `extend`, suspending."""
         by_s = self._checked_lease(by)
-        await asyncio.get_running_loop().run_in_executor(None, self._desk.control.extend, self._held, by_s)
+        await asyncio.get_running_loop().run_in_executor(None, self._desk.control.leases.extend, self._held, by_s)
 
     def settled(self, *, timeout: timedelta | float | None = None) -> None:
         """Wait until the service has answered the settlement.
@@ -264,7 +264,7 @@ class Delivery(Generic[T]):
         if self._held.settlement is None:
             msg = "nothing was settled yet; call ack, retry, release or dead_letter first"
             raise UsageError(msg, queue=self._desk.queue, operation="settle")
-        self._raise_for(self._desk.control.wait_for(self._held, timeout_seconds(timeout)))
+        self._raise_for(self._desk.control.settles.wait_for(self._held, timeout_seconds(timeout)))
 
     async def asettled(self, *, timeout: timedelta | float | None = None) -> None:
         """As `settled`, suspending."""

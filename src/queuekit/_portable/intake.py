@@ -101,7 +101,7 @@ class Intake:
     def extend(self, held: Held, by_s: float) -> None:
         """Extend one lease now; refuses a length that the service does not take."""
         check_extension(self.link.capabilities, by_s, self.link.shown)
-        self.receiver.control.extend(held, by_s)
+        self.receiver.control.leases.extend(held, by_s)
 
     def _retry(self, held: Held, verdict: Verdict) -> None:
         self.desk.retry(held, verdict.delay_s)
@@ -160,7 +160,7 @@ def _carry_out(step: Step, intake: Intake, plan: ShutdownPlan) -> None:
         # Again and again: the first interruption misses a poll that was just about to begin.
         intake.interrupt()
     elif step is Step.FLUSH:
-        intake.receiver.control.wait_until_sent(plan.close_at)
+        intake.receiver.control.settles.wait_until_sent(plan.close_at)
 
 
 # A second signal may move the plan's deadline while this thread waits.

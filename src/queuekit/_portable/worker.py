@@ -69,7 +69,7 @@ class HeldJob:
 
     def abandon(self) -> None:
         """Keep its lease no longer."""
-        self._intake.receiver.control.abandon(self._held)
+        self._intake.receiver.control.leases.abandon(self._held)
 
     def extend(self, by_s: float) -> None:
         """Extend its lease now."""

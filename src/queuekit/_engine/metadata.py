@@ -69,8 +69,8 @@ def read(metadata: Mapping[str, str]) -> Envelope:
         get(TYPE),
         get(CONTENT_TYPE),
         read_instant(expires) if expires is not None else None,
-        _read_count(base) if base is not None else 0,
-        _read_count(redriven) if redriven is not None else 0,
+        read_count(base) if base is not None else 0,
+        read_count(redriven) if redriven is not None else 0,
     )
 
 
@@ -90,5 +90,6 @@ def read_instant(text: str | None) -> float | None:
     return instant.timestamp() if instant.tzinfo is not None else None
 
 
-def _read_count(text: str) -> int:
+def read_count(text: str) -> int:
+    """A count of a few digits; 0 for anything else."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0

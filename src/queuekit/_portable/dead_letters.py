@@ -266,7 +266,7 @@ def _dead_message(stored: StoredMessage) -> DeadMessage:
         reason=known.get(meta.DEAD_REASON, ""),
         error=known.get(meta.DEAD_ERROR),
         traceback=known.get(meta.DEAD_TRACEBACK),
-        attempts=int(known.get(meta.DEAD_ATTEMPTS, "0")) if known.get(meta.DEAD_ATTEMPTS, "0").isdigit() else 0,
+        attempts=meta.read_count(known.get(meta.DEAD_ATTEMPTS, "")),
         first=_instant(known.get(meta.DEAD_FIRST)),
         last=_instant(known.get(meta.DEAD_LAST)),
         source=known.get(meta.DEAD_SOURCE),
@@ -281,4 +281,7 @@ def _dead_message(stored: StoredMessage) -> DeadMessage:
 
 def _instant(text: str | None) -> datetime | None:
     seconds = meta.read_instant(text)
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError):
+        return None  # at an end of the calendar, in a time zone that reaches beyond it

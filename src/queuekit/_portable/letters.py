@@ -74,7 +74,12 @@ class LetterWriter:
         What makes it too large for its queue is left out in a fixed order, and ``dead-trimmed`` says what.
         """
         now = meta.write_instant(self.clock.time())
-        kept = {name: text for name, text in message.metadata.items() if name != meta.EXPIRES}
+        # Of an earlier death nothing is kept, or its error would stand beside the reason of this one.
+        kept = {
+            name: text
+            for name, text in message.metadata.items()
+            if name != meta.EXPIRES and not name.startswith(meta.DEAD_PREFIX)
+        }
         attempts = meta.read(message.metadata).base + (message.attempt or 0)
         kept |= {
             meta.V: meta.VERSION,

@@ -32,6 +32,8 @@ class Retry(BaseException):
         Holds nothing but the delay; one instance may be used any number of times, from any thread.
     """
 
+    delay_s: float | None = None  # also of a subclass that does not call this one's __init__
+
     def __init__(self, *, delay: timedelta | None = None) -> None:
         super().__init__()
         self.delay_s = None if delay is None else seconds("delay", delay)
@@ -55,7 +57,9 @@ class DeadLetter(BaseException):
         As `Retry`.
     """
 
-    def __init__(self, reason: str = "the handler said so") -> None:
+    reason: str = "the handler said so"
+
+    def __init__(self, reason: str = reason) -> None:
         super().__init__(reason)
         self.reason = str(reason)
 
@@ -130,6 +134,7 @@ class Judge:
         self._default = FullJitter(clock.random)
         self._wait: Wait = policy.wait if policy.wait is not None else self._default
         self._resolution_s = can.retry_delay_resolution_s
+        self._shortest_s = can.min_retry_delay_s
         self._longest_s = can.max_retry_delay_s
         # Where releases are counted, deploys spend attempts too; ten deploys must not kill a message.
         self._slack = 10 if can.release_counts else 0
@@ -180,7 +185,7 @@ class Judge:
 
     def _rounded(self, delay_s: float) -> float:
         steps = math.ceil(delay_s / self._resolution_s - 1e-9)
-        return steps * self._resolution_s
+        return max(steps * self._resolution_s, self._shortest_s) if steps else 0.0
 
 
 def _unwrap(error: BaseException) -> BaseException:

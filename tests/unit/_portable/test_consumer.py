@@ -49,7 +49,7 @@ def send(clock: VirtualClock, *bodies: bytes, queue: str = "q", **options: Any) 
 
 def receive(consumer: Consumer[bytes], clock: VirtualClock, timeout: float | None = 60) -> Delivery[bytes]:
     found = Call(lambda: consumer.receive(timeout=timeout), clock).result()
-    assert found is not None
+    assert isinstance(found, Delivery)
     return found
 
 

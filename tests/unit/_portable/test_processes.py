@@ -87,7 +87,7 @@ class Shop:
     def __init__(self, folder: Path, module: ModuleType, space: str) -> None:
         self.folder, self.app, self.module = folder, module.app, module
         self.space = space
-        self.codes: list[Any] = []
+        self.codes: list[ExitCode] = []
 
     def start(self, **options: Any) -> None:
         options = {"processes": 2, "signals": False} | options

@@ -12,6 +12,7 @@ import tenacity
 from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base
 
+from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Random
 
 logger = logging.getLogger("queuekit")
@@ -77,6 +78,15 @@ def planned_wait_s(wait: Wait, attempt: int, error: BaseException, *, fallback: 
         )
         return planned_wait_s(fallback, attempt, error, fallback=fallback)
     return seconds
+
+
+def possible_retry_s(delay_s: float, can: Capabilities) -> float:
+    """The shortest delay of a RETRY that a queue can do and that is no shorter than asked for.
+
+    Where even the longest of the queue is shorter, the caller decides.
+    """
+    steps = math.ceil(delay_s / can.retry_delay_resolution_s - 1e-9)
+    return max(steps * can.retry_delay_resolution_s, can.min_retry_delay_s) if steps else 0.0
 
 
 def _call_state(wait: Any, attempt: int, error: BaseException) -> RetryCallState:

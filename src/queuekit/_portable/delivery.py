@@ -17,6 +17,7 @@ from queuekit._engine.control import Control
 from queuekit._engine.guard import error_from
 from queuekit._engine.held import Held
 from queuekit._engine.journal import Journal
+from queuekit._engine.waits import possible_retry_s
 from queuekit._portable.letters import Cause, LetterWriter, step_id
 from queuekit._portable.link import seconds, timeout_seconds
 from queuekit._values.capability import Capabilities
@@ -62,6 +63,7 @@ class Desk:
     def retry(self, held: Held, delay_s: float) -> None:
         """Failed: again after the delay, the attempt counted; a delay beyond the service's is shortened openly."""
         longest = self.can.max_retry_delay_s
+        delay_s = possible_retry_s(delay_s, self.can)
         if delay_s > longest:
             self.journal.note("retry.shortened", f"{delay_s:g} s to {longest:g} s, the longest here")
             delay_s = longest

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from queuekit._engine.waits import FullJitter, Wait, planned_wait_s
+from queuekit._engine.waits import FullJitter, Wait, planned_wait_s, possible_retry_s
 from queuekit._portable.letters import Cause
 from queuekit._portable.link import seconds
 from queuekit._values.capability import Capabilities
@@ -133,8 +132,7 @@ class Judge:
         self._policy = policy
         self._default = FullJitter(clock.random)
         self._wait: Wait = policy.wait if policy.wait is not None else self._default
-        self._resolution_s = can.retry_delay_resolution_s
-        self._shortest_s = can.min_retry_delay_s
+        self._can = can
         self._longest_s = can.max_retry_delay_s
         # Where releases are counted, deploys spend attempts too; ten deploys must not kill a message.
         self._slack = 10 if can.release_counts else 0
@@ -177,15 +175,16 @@ class Judge:
         if attempt is not None and attempt >= self._policy.max_attempts:
             return Verdict(Action.DEAD, cause=cause)
         if demanded_s is not None:
-            return Verdict(Action.RETRY, self._rounded(demanded_s), Cause("the handler asked", error), demanded=True)
+            return Verdict(
+                Action.RETRY,
+                possible_retry_s(demanded_s, self._can),
+                Cause("the handler asked", error),
+                demanded=True,
+            )
         wish_s = planned_wait_s(self._wait, attempt or 1, error, fallback=self._default)
         # A policy's wait is a wish: the nearest that the service can do will do.
-        wait_s = min(self._rounded(min(wish_s, self._longest_s)), self._longest_s)
+        wait_s = min(possible_retry_s(min(wish_s, self._longest_s), self._can), self._longest_s)
         return Verdict(Action.RETRY, wait_s, Cause("failed", error))
-
-    def _rounded(self, delay_s: float) -> float:
-        steps = math.ceil(delay_s / self._resolution_s - 1e-9)
-        return max(steps * self._resolution_s, self._shortest_s) if steps else 0.0
 
 
 def _unwrap(error: BaseException) -> BaseException:

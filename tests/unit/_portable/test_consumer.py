@@ -110,6 +110,22 @@ def test_a_settlement_reaches_the_service_as_such(
     assert (entry.dead is not None) == (action is Action.DEAD)
 
 
+@pytest.mark.parametrize(
+    ("asked_s", "applied_s"), [(0, 0), (0.2, 10), (10, 10), (10.5, 11), (599.5, 600), (600.5, 600), (9999, 600)]
+)
+def test_a_delay_is_made_possible_upwards_and_beyond_the_longest_openly(
+    consume: Open, clock: VirtualClock, script: Script, asked_s: float, applied_s: float
+) -> None:
+    send(clock, b"1")
+    limits = {"min_retry_delay_s": 10.0, "max_retry_delay_s": 600.0, "retry_delay_resolution_s": 1.0}
+    consumer = consume(limits=limits)
+    delivery = receive(consumer, clock)
+    delivery.retry(delay=timedelta(seconds=asked_s))
+    Call(delivery.settled, clock).result()
+    assert [each.delay_s for each in settled(script, Action.RETRY)] == [applied_s]
+    assert consumer.counts().get("retry.shortened", 0) == (asked_s > 600)
+
+
 @pytest.mark.parametrize("second", ["ack", "release", "retry", "extend"])
 def test_a_second_settlement_is_an_error(consume: Open, clock: VirtualClock, script: Script, second: str) -> None:
     send(clock, b"1")

@@ -3,6 +3,7 @@
 
 import asyncio
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -41,6 +42,10 @@ def test_without_a_count_nothing_is_dead_for_it() -> None:
     assert _judge().on_error(ValueError(), None).action is Action.RETRY
 
 
+def iter_nothing() -> Iterator[int]:
+    yield from ()
+
+
 class CarelessDeadLetter(DeadLetter):
     def __init__(self, code: int) -> None:
         self.code = code
@@ -67,7 +72,7 @@ class CarelessRetry(Retry):
         (CarelessDeadLetter(5), Action.DEAD, 0),
         (CarelessRetry, Action.RETRY, 10),
         (CarelessRetry(), Action.RETRY, 10),
-        ((each for each in ()), Action.RETRY, 10),
+        (iter_nothing(), Action.RETRY, 10),
     ],
 )
 def test_what_a_handler_returns(value: object, action: Action, delay_s: float) -> None:

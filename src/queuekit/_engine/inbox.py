@@ -57,7 +57,7 @@ class Inbox:
         self.stopping = False
         self.failure: QueueKitError | None = None
         self.outage: QueueKitError | None = None
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: dict[Callable[[], None], int] = {}
         self._pace_from = (clock.monotonic(), 0)
 
     def take(self, timeout_s: float | None) -> Held | None:
@@ -92,18 +92,18 @@ class Inbox:
                 taken.append(held)
             return taken
 
-    def when_ready(self, callback: Callable[[], None]) -> None:
+    def when_ready(self, callback: Callable[[], None], wanted: int = 1) -> None:
         """Have ``callback`` called once, from any thread, when `take_now` is worth trying again.
 
-        It counts as one that waits, until it is called or given to `forget`.
+        It counts as ``wanted`` that wait, until it is called or given to `forget`.
         """
         with self._lock:
             if self.buffer or self.stopping or self.failure is not None:
                 call_now = True
             else:
                 call_now = False
-                self._callbacks.append(callback)
-                self.demand += 1
+                self._callbacks[callback] = wanted
+                self.demand += wanted
                 self._somebody_waits()
         if call_now:
             callback()
@@ -111,9 +111,7 @@ class Inbox:
     def forget(self, callback: Callable[[], None]) -> None:
         """Take back a `when_ready` that was not called."""
         with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-                self.demand -= 1
+            self.demand -= self._callbacks.pop(callback, 0)
 
     def _pop(self) -> Held | None:
         buffer = self.buffer
@@ -190,9 +188,9 @@ class Inbox:
 
     def take_callbacks(self) -> list[Callable[[], None]]:
         """Those who wait by callback; they are to be called, lock not held."""
-        callbacks, self._callbacks = self._callbacks, []
-        self.demand -= len(callbacks)
-        return callbacks
+        callbacks, self._callbacks = self._callbacks, {}
+        self.demand -= sum(callbacks.values())
+        return list(callbacks)
 
     def waiting(self) -> int:
         """How many deliveries wait. Lock held."""

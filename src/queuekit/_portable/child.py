@@ -245,7 +245,7 @@ class PipeFeed:
         with self._lock:
             return self._jobs.popleft() if self._jobs else None
 
-    def when_ready(self, callback: Callable[[], None]) -> None:
+    def when_ready(self, callback: Callable[[], None], wanted: int = 1) -> None:  # noqa: ARG002 - the parent knows
         """Have ``callback`` called once, when `take_now` is worth trying."""
         with self._lock:
             here = bool(self._jobs)

@@ -29,7 +29,7 @@ class Feed(Protocol):
         """The next job that is here, or None. Raises as `take` does."""
         ...
 
-    def when_ready(self, callback: Callable[[], None]) -> None:
+    def when_ready(self, callback: Callable[[], None], wanted: int = 1) -> None:
         """Have ``callback`` called once, from any thread, when `take_now` is worth trying."""
         ...
 
@@ -241,7 +241,7 @@ class LoopRunner:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(arrived.set)
 
-        self._feed.when_ready(wake)
+        self._feed.when_ready(wake, self._slots - len(self._tasks))
         try:
             await arrived.wait()
         finally:

@@ -15,6 +15,7 @@ import queuekit as qk
 from queuekit import App, DeadMessage, ExitCode
 from queuekit._portable.worker import Worker
 from queuekit.testing.clock import VirtualClock
+from queuekit.testing.faults import FaultyOpener
 
 LIMIT_S = 20.0
 ONCE = qk.RetryPolicy(max_attempts=1)
@@ -493,3 +494,20 @@ def test_the_lease_of_a_message_with_a_slow_handler_is_kept(
     assert worker.stop() is ExitCode.DRAINED
     assert landing.seen == [1]
     assert "lease.lost" not in caplog.text
+
+
+def test_an_async_worker_asks_for_as_many_messages_as_it_has_free_slots(
+    app: App, clock: VirtualClock, work: Any, landing: Landing
+) -> None:
+    opener = FaultyOpener(app._opener, None, release_counts=True, max_receive=10)
+    app._opener = opener  # type: ignore[assignment]
+
+    @app.handler("q", concurrency=100)
+    async def handle(text: str) -> None:
+        landing.note(text)
+
+    handle.send_many([str(number) for number in range(200)]).raise_for_failures()
+    worker = work()
+    landing.wait(200)
+    worker.stop()
+    assert len(opener.script.calls("receive")) <= 25

@@ -171,7 +171,12 @@ class Worker:
 
         Args:
             signals: Whether SIGTERM and SIGINT stop the worker; only on the main thread.
+
+        Raises:
+            UnsupportedError: A queue lacks what is required of it.
+            QueueKitError: Something is required, and the service could not be asked.
         """
+        self._ensure()
         with self._signals(signals):
             self._start(self._own_loop)
             self._await_stop()
@@ -183,8 +188,10 @@ class Worker:
 
         Raises:
             CancelledError: The caller was cancelled; the worker has drained by then.
+            QueueKitError: As `run` does.
         """
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._ensure)
         with self._signals(signals):
             self._start(lambda: loop)
             try:
@@ -195,6 +202,10 @@ class Worker:
             finally:
                 await loop.run_in_executor(None, self._shut_down)
         return self._exit_code()
+
+    def _ensure(self) -> None:
+        for queue in self._queues:
+            queue.intake.link.ensure()
 
     def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         for queue in self._queues:

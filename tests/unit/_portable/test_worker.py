@@ -15,7 +15,7 @@ import queuekit as qk
 from queuekit import App, DeadMessage, ExitCode
 from queuekit._portable.worker import Worker
 from queuekit.testing.clock import VirtualClock
-from queuekit.testing.faults import FaultyOpener
+from queuekit.testing.faults import FaultyOpener, Script, raise_before, unavailable
 
 LIMIT_S = 20.0
 ONCE = qk.RetryPolicy(max_attempts=1)
@@ -511,3 +511,18 @@ def test_an_async_worker_asks_for_as_many_messages_as_it_has_free_slots(
     landing.wait(200)
     worker.stop()
     assert len(opener.script.calls("receive")) <= 25
+
+
+def test_a_worker_holds_its_queues_against_what_is_required_before_it_takes_anything(clock: VirtualClock) -> None:
+    script = Script().on("probe", raise_before(unavailable()))
+    with App("memory://", clock=clock, require=["ordering"]) as app:
+        opener = FaultyOpener(app._opener, script)
+        app._opener = opener  # type: ignore[assignment]
+
+        @app.handler("q")
+        def handle(text: str) -> None:
+            """Never runs."""
+
+        with pytest.raises(qk.UnavailableError):
+            app.run(signals=False)
+        assert not script.calls("receive")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.main import get_command
@@ -19,29 +19,28 @@ from queuekit.cli.choices import BodyKind, LogLevel
 from queuekit.cli.showing import redact, say
 
 # typer has its own copy of click's errors in some releases, and no name for their root.
-_CommandError: type[Any] = typer.BadParameter.__mro__[2]
+_CommandError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="queuekit",
     help="Send to queues, work them, and look after them; the backend is picked by a URL.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-dead = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True, rich_markup_mode=None)
+dead = typer.Typer(help="Look at dead letters, and send them back.", rich_markup_mode=None)
 app.add_typer(dead, name="dead")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command. Returns the exit code; what went wrong was said in one line on stderr."""
     try:
-        code = get_command(app).main(args=list(arguments), prog_name="queuekit", standalone_mode=False)
+        code = get_command(app).main(args=list(arguments) or ["--help"], prog_name="queuekit", standalone_mode=False)
         sys.stdout.flush()  # here, where it can still be said that nobody reads
         return int(code or 0)
     except _CommandError as error:
         # Arguments are quoted in it, and one of them may be a URL.
-        say(f"queuekit: {redact(error.format_message())} See queuekit --help.")
+        say(f"queuekit: {redact(cast('Any', error).format_message())} See queuekit --help.")
         return 2
     except QueueKitError as error:
         say(f"queuekit: {redact(str(error))}")

@@ -144,7 +144,7 @@ class Demo:
                 self._send_and_kill(workers)
                 self._redrive(workers)
                 self._await(workers, "the queue to be empty", lambda: not self._stored())
-                workers.stop()
+                _check_ends(workers.stop())
         except QueueKitError as error:
             trouble = str(error)
         self._look()
@@ -253,6 +253,17 @@ class Demo:
     def _left_over(self) -> set[str]:
         with DeadLetters(self._place.queue_url) as dead:
             return {each.message_id for each in self._stored()} | {each.message_id for each in dead.letters()}
+
+
+def _check_ends(codes: Sequence[int]) -> None:
+    """See that every worker drained; one that was still starting had nothing to drain.
+
+    Raises:
+        DemoError: One ended in another way.
+    """
+    if bad := [code for code in codes if code not in {0, -signal.SIGTERM}]:
+        msg = f"a worker did not drain and ended with exit code {bad[0]}"
+        raise DemoError(msg)
 
 
 def _cursor(stored: Sequence[StoredMessage]) -> str:

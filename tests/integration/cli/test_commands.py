@@ -385,6 +385,13 @@ def test_help_needs_no_queue(run_here: Run) -> None:
         assert "Usage: queuekit" in result.out
 
 
+def test_without_a_command_the_commands_are_listed(run_here: Run) -> None:
+    assert run_here() == run_here("--help")
+    incomplete = run_here("dead")
+    assert (incomplete.code, incomplete.out) == (2, "")
+    assert incomplete.err == "queuekit: Missing command. See queuekit --help.\n"
+
+
 def test_without_its_packages_the_command_line_says_what_to_install(start: Start) -> None:
     for missing in ("typer", "rich.table"):
         code = f"import sys; sys.modules[{missing!r}] = None; from queuekit.cli import main; main(['info', 'memory://a'])"

@@ -460,7 +460,7 @@ class Nameless:
         """An instance has no name of its own."""
 
 
-@pytest.mark.parametrize("thing", [5, Nameless(), "text", None], ids=repr)
+@pytest.mark.parametrize("thing", [5, Nameless(), "text", None], ids=lambda each: type(each).__name__)
 def test_what_is_no_function_is_refused_by_name(app: App, thing: Any) -> None:
     with pytest.raises(qk.UsageError):
         app.handler("q")(thing)

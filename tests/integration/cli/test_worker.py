@@ -11,6 +11,7 @@ import queuekit as qk
 from .conftest import Start
 
 SHOP = """
+import os
 import threading
 from datetime import timedelta
 from pathlib import Path

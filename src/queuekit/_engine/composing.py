@@ -33,6 +33,7 @@ _RESERVED = re.compile(r"qk([-.].*)?", re.IGNORECASE | re.DOTALL)
 _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _LONGEST_NAME = 255
 _HIGHEST_PRIORITY = 9
+_SAME_STEP = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +145,20 @@ class Composer(Generic[T]):
             msg = "delay and not_before are both given; give one"
             raise UsageError(msg)
         if message.delay is not None:
-            return _seconds("delay", message.delay)
+            return self._in_steps(_seconds("delay", message.delay))
         if message.not_before is None:
             return 0.0
         if not isinstance(message.not_before, datetime) or message.not_before.tzinfo is None:
             msg = f"not_before must be an aware datetime and is {message.not_before!r}; give it a time zone"
             raise InvalidMessageError(msg)
-        return max(0.0, message.not_before.timestamp() - self._clock.time())
+        return self._in_steps(max(0.0, message.not_before.timestamp() - self._clock.time()))
+
+    def _in_steps(self, delay_s: float) -> float:
+        """Rounded up to what the service can tell apart, so that nothing comes early."""
+        steps = delay_s / self._capabilities.delay_resolution_s
+        if abs(steps - round(steps)) < _SAME_STEP:
+            return delay_s
+        return math.ceil(steps) * self._capabilities.delay_resolution_s
 
     def _check_supported(self, message: Message[T], delay_s: float) -> None:
         can = self._capabilities

@@ -193,11 +193,20 @@ def test_not_before_in_the_past_is_now(make: Make) -> None:
 
 
 @given(delay=st.timedeltas(timedelta(0), timedelta(days=365)))
-def test_a_delay_reaches_the_wire_unchanged(delay: timedelta) -> None:
+def test_a_delay_is_rounded_up_to_the_queues_step_and_no_further(delay: timedelta) -> None:
     opener = FaultyOpener(Opener(VirtualClock()))
     with qk.Producer("memory://q", payload=str, _opener=opener) as producer:
         producer.send("x", delay=delay)
-    assert opener.script.calls("send")[0].batch[0].delay_s == delay.total_seconds()
+    sent_s = opener.script.calls("send")[0].batch[0].delay_s
+    assert delay.total_seconds() - 1e-6 <= sent_s < delay.total_seconds() + 0.001
+
+
+def test_a_delay_between_two_steps_waits_for_the_later_one(make: Make) -> None:
+    producer, opener = make(delay_resolution_s=1.0)
+    with producer:
+        producer.send("x", delay=timedelta(seconds=2.2))
+        producer.send("x", delay=timedelta(seconds=3))
+    assert [call.batch[0].delay_s for call in opener.script.calls("send")] == [3.0, 3.0]
 
 
 def test_metadata_says_what_the_message_is(make: Make) -> None:

@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
-from queuekit._engine.flow import Flow
-from queuekit._engine.guard import Guard
 from queuekit._engine.held import RUNNING, Held
-from queuekit._engine.journal import Journal
 from queuekit._engine.lease_thread import LeaseThread
 from queuekit._engine.leases import LeaseKeeper
 from queuekit._engine.settle_thread import DeadLetterRoute, SettleThread
 from queuekit._engine.settling import Settler
+from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
-from queuekit._values.capability import Capabilities
-from queuekit._values.clock import Clock
 from queuekit.backend import Action
 
 
@@ -24,17 +19,11 @@ class Control:
     """Carries out settlements and keeps leases for one receiver. Neither ever waits for a poll.
 
     Args:
-        guard: The way to the backend.
-        can: What the backend can do.
-        clock: Time and chance.
-        journal: Where to count and log.
-        lock: The receiver's lock; it guards every `Held`.
-        flow: Counts what is in flight.
+        station: What the parts of a receiver share.
         lease_s: The length of a lease.
         max_lease_s: How long a delivery may be kept in all.
         keep_leases: Whether leases are extended.
         linger_s: How long a settlement may wait for others.
-        budget_s: Longest time of one call.
         dead_letters: Where dead letters go; None where the backend stores them in one step.
         gone: Called when deliveries are in flight no more, lock held.
         lost: Called with each running delivery whose lease was lost, lock not held.
@@ -47,24 +36,19 @@ class Control:
 
     def __init__(
         self,
+        station: Station,
         *,
-        guard: Guard,
-        can: Capabilities,
-        clock: Clock,
-        journal: Journal,
-        lock: threading.Lock,
-        flow: Flow,
         lease_s: float,
         max_lease_s: float,
         keep_leases: bool,
         linger_s: float,
-        budget_s: float,
         dead_letters: DeadLetterRoute | None,
         gone: Callable[[], None],
         lost: Callable[[Held], None],
         starts_in_s: Callable[[], Callable[[Held], float]],
     ) -> None:
-        self._lock, self._flow, self._gone = lock, flow, gone
+        self._lock, self._flow, self._gone = station.lock, station.flow, gone
+        can, clock = station.can, station.clock
         self._keeper = LeaseKeeper(
             lease_s=lease_s,
             max_total_s=min(max_lease_s, can.max_lease_total_s or max_lease_s),
@@ -72,26 +56,14 @@ class Control:
             random=clock.random,
         )
         self.settles = SettleThread(
-            guard=guard,
-            can=can,
-            clock=clock,
-            journal=journal,
-            lock=lock,
-            flow=flow,
+            station,
             settler=Settler(batch=can.max_settle_batch, linger_s=linger_s, late_ack=can.late_ack_safe),
-            budget_s=budget_s,
             dead_letters=dead_letters,
             finished=self._finished,
         )
         self.leases = LeaseThread(
-            guard=guard,
-            can=can,
-            clock=clock,
-            journal=journal,
-            lock=lock,
-            flow=flow,
+            station,
             keeper=self._keeper,
-            budget_s=budget_s,
             release=lambda held: self.settles.record_locked(held, Action.RELEASE),
             gone=self._lost,
             lost=lost,

@@ -6,14 +6,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from queuekit._engine.flow import Flow
-from queuekit._engine.guard import Guard, error_from
+from queuekit._engine.guard import error_from
 from queuekit._engine.held import DONE, RECORDED, RUNNING, Held, Lease, weights
-from queuekit._engine.journal import Journal
 from queuekit._engine.leases import Beat, LeaseKeeper
+from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
-from queuekit._values.capability import Capabilities
-from queuekit._values.clock import Clock
 from queuekit._values.errors import AlreadySettledError, LeaseLostError, UnsupportedError
 from queuekit._values.outcome import LEASE_LOST, LeaseLost, Settled, Unsupported
 from queuekit.backend import Action, Settlement
@@ -23,14 +20,8 @@ class LeaseThread:
     """Extends leases when the keeper says so, and gives up deliveries whose lease was lost.
 
     Args:
-        guard: The way to the backend.
-        can: What the backend can do.
-        clock: Time and chance.
-        journal: Where to count and log.
-        lock: The receiver's lock; it guards every `Held`.
-        flow: Counts what is in flight.
+        station: What the parts of a receiver share.
         keeper: Decides.
-        budget_s: Longest time of one call.
         release: Records the release of a waiting delivery, lock held.
         gone: Called when deliveries are in flight no more, lock held.
         lost: Called with each running delivery whose lease was lost, lock not held.
@@ -39,24 +30,19 @@ class LeaseThread:
 
     def __init__(
         self,
+        station: Station,
         *,
-        guard: Guard,
-        can: Capabilities,
-        clock: Clock,
-        journal: Journal,
-        lock: threading.Lock,
-        flow: Flow,
         keeper: LeaseKeeper,
-        budget_s: float,
         release: Callable[[Held], None],
         gone: Callable[[], None],
         lost: Callable[[Held], None],
         starts_in_s: Callable[[], Callable[[Held], float]],
     ) -> None:
-        self._guard, self._can, self._clock, self._journal = guard, can, clock, journal
-        self._lock, self._flow, self._keeper, self._budget_s = lock, flow, keeper, budget_s
+        self._guard, self._can, self._clock = station.guard, station.can, station.clock
+        self._journal, self._lock, self._flow = station.journal, station.lock, station.flow
+        self._keeper, self._budget_s = keeper, station.budget_s
         self._release, self._gone, self._lost, self._starts_in_s = release, gone, lost, starts_in_s
-        self._beat_wanted = threading.Condition(lock)
+        self._beat_wanted = threading.Condition(station.lock)
         self._stopping = False
 
     def start(self, threads: Threads) -> None:

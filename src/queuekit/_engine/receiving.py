@@ -16,6 +16,7 @@ from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
 from queuekit._engine.settle_thread import DeadLetterRoute
 from queuekit._engine.shutdown import Standing
+from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
 from queuekit._engine.waits import FullJitter, planned_wait_s
 from queuekit._values.clock import Clock
@@ -115,18 +116,21 @@ class Receiver:
 
     def _make_control(self, dead_letters: DeadLetterRoute | None, lost: Callable[[Held], None]) -> Control:
         settings = self._settings
-        return Control(
+        station = Station(
             guard=self._guard,
             can=self._backend.capabilities,
             clock=self._clock,
             journal=self._journal,
             lock=self._lock,
             flow=self._flow,
+            budget_s=settings.budget_s,
+        )
+        return Control(
+            station,
             lease_s=settings.lease_s,
             max_lease_s=settings.max_lease_s,
             keep_leases=settings.keep_leases,
             linger_s=min(settings.linger_s, settings.lease_s / 10),
-            budget_s=settings.budget_s,
             dead_letters=dead_letters,
             gone=self._gone,
             lost=lost,

@@ -8,14 +8,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from queuekit._engine.flow import Flow
-from queuekit._engine.guard import Guard
 from queuekit._engine.held import DONE, RECORDED, RUNNING, Held, weights
-from queuekit._engine.journal import Journal
 from queuekit._engine.settling import Settler, group_by_call, settlements
+from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
-from queuekit._values.capability import Capabilities
-from queuekit._values.clock import Clock
 from queuekit._values.errors import AlreadySettledError
 from queuekit._values.outcome import (
     LEASE_LOST,
@@ -46,37 +42,26 @@ class SettleThread:
     """Records settlements, sends them in batches, and keeps at those that failed while their lease lasts.
 
     Args:
-        guard: The way to the backend.
-        can: What the backend can do.
-        clock: Time.
-        journal: Where to count and log.
-        lock: The receiver's lock; it guards every `Held`.
-        flow: Counts what is in flight.
+        station: What the parts of a receiver share.
         settler: Decides.
-        budget_s: Longest time of one call.
         dead_letters: Where dead letters go; None where the backend stores them in one step.
         finished: Called with deliveries that have their final outcome, lock held.
     """
 
     def __init__(
         self,
+        station: Station,
         *,
-        guard: Guard,
-        can: Capabilities,
-        clock: Clock,
-        journal: Journal,
-        lock: threading.Lock,
-        flow: Flow,
         settler: Settler,
-        budget_s: float,
         dead_letters: DeadLetterRoute | None,
         finished: Callable[[Sequence[Held]], None],
     ) -> None:
-        self._guard, self._can, self._clock, self._journal = guard, can, clock, journal
-        self._lock, self._flow, self._settler, self._budget_s = lock, flow, settler, budget_s
+        self._guard, self._can, self._clock = station.guard, station.can, station.clock
+        self._journal, self._lock, self._flow = station.journal, station.lock, station.flow
+        self._settler, self._budget_s = settler, station.budget_s
         self._dead_letters, self._finished = dead_letters, finished
-        self._settle_wanted = threading.Condition(lock)
-        self._answered = threading.Condition(lock)
+        self._settle_wanted = threading.Condition(station.lock)
+        self._answered = threading.Condition(station.lock)
         self._waiting_for_answers = 0
         self._stopping = self._stopped = False
 

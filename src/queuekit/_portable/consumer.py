@@ -10,8 +10,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
@@ -21,7 +20,8 @@ from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan
 from queuekit._portable.delivery import Delivery
 from queuekit._portable.intake import Intake, drain
-from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds, timeout_seconds
+from queuekit._portable.link import BackendOpener, Link, Require, open_link, seconds, timeout_seconds
+from queuekit._portable.opened import Opened
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import ClosedError, UsageError
 from queuekit._values.url import QueueURL
@@ -36,7 +36,7 @@ _FLUSH_S = 10.0
 _EXIT_FLUSH_S = 2.0
 
 
-class Consumer(Generic[T]):
+class Consumer(Opened, Generic[T]):
     """Receives messages of one queue, a few ahead, and keeps their leases until you settle them.
 
     Args:
@@ -124,11 +124,6 @@ class Consumer(Generic[T]):
         # At the end of the interpreter, and when the consumer was dropped without close.
         self._finalizer = weakref.finalize(self, _end_unclosed, self._intake, self._pid)
 
-    @property
-    def queue(self) -> str:
-        """The queue's URL, redacted."""
-        return self._link.shown
-
     def receive(self, *, timeout: timedelta | float | None = None) -> Delivery[T] | None:
         """The next delivery, or None when there was none in time.
 
@@ -185,15 +180,6 @@ class Consumer(Generic[T]):
             if delivery is not None:
                 yield delivery
 
-    def check(self) -> CheckReport:
-        """Ask the service whether the queue can be reached and does what was required."""
-        self._ready("check()", "acheck()")
-        return self._link.check()
-
-    async def acheck(self) -> CheckReport:
-        """As `check`, suspending."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.check)
-
     def counts(self) -> dict[str, int]:
         """How often each thing happened so far, by the names that the log uses."""
         return self._link.journal.counts()
@@ -213,32 +199,6 @@ class Consumer(Generic[T]):
         drain([self._intake], ShutdownPlan(now=clock.monotonic(), drain_s=0.0, flush_s=_FLUSH_S), clock)
         if self._owns_opener:
             self._opener.close()
-
-    async def aclose(self) -> None:
-        """As `close`, suspending."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
-
-    def __enter__(self) -> Self:
-        self._ready()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        if self._link.require:
-            await asyncio.get_running_loop().run_in_executor(None, self._ready)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"Consumer({self._link.shown!r})"
 
     def _ready(self, blocking: str = "", twin: str = "") -> None:
         if self._closed:

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar, Unpack
 
@@ -21,7 +20,8 @@ from queuekit._engine.calls import Sender
 from queuekit._engine.codec import codec_for
 from queuekit._engine.composing import Composer
 from queuekit._engine.outbox import Outbox, Parcel
-from queuekit._portable.link import BackendOpener, CheckReport, Link, Require, open_link, seconds, whole_number
+from queuekit._portable.link import BackendOpener, Link, Require, open_link, seconds, whole_number
+from queuekit._portable.opened import Opened
 from queuekit._portable.report import SendReport, raise_for
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import ClosedError, InvalidURLError, UsageError
@@ -41,7 +41,7 @@ _EXIT_FLUSH_S = 2.0
 _CLOSE_FLUSH_S = 30.0
 
 
-class Producer(Generic[T]):
+class Producer(Opened, Generic[T]):
     """Sends messages to one queue.
 
     `send` and `send_many` run on the caller's own thread and have the service's answer when they return.
@@ -125,11 +125,6 @@ class Producer(Generic[T]):
         self._finalizer = weakref.finalize(
             self, _flush_at_exit, self._outbox, link, self._pid, warn=self._owns_opener
         )
-
-    @property
-    def queue(self) -> str:
-        """The queue's URL, redacted."""
-        return self._link.shown
 
     def send(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Accepted | Duplicate:
         """Send one message and wait until the queue has it.
@@ -232,15 +227,6 @@ class Producer(Generic[T]):
         self._outbox.put(Parcel(message, future))
         return future
 
-    def check(self) -> CheckReport:
-        """Ask the service whether the queue can be reached and does what was required."""
-        self._ready("check()", "acheck()")
-        return self._link.check()
-
-    async def acheck(self) -> CheckReport:
-        """As `check`, suspending."""
-        return await asyncio.get_running_loop().run_in_executor(None, self.check)
-
     def close(self) -> None:
         """Send what `asend` and `send_soon` still hold, then give everything back.
 
@@ -258,32 +244,6 @@ class Producer(Generic[T]):
         self._link.backend.close()
         if self._owns_opener:
             self._opener.close()
-
-    async def aclose(self) -> None:
-        """As `close`, suspending."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
-
-    def __enter__(self) -> Self:
-        self._ready()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        if self._link.require:
-            await asyncio.get_running_loop().run_in_executor(None, self._ready)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"Producer({self._link.shown!r})"
 
     def _ready(self, blocking: str = "", twin: str = "") -> None:
         if self._closed:

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the parts of one receiver share."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from queuekit._engine.flow import Flow
+from queuekit._engine.guard import Guard
+from queuekit._engine.journal import Journal
+from queuekit._values.capability import Capabilities
+from queuekit._values.clock import Clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """The common ground of a receiver, its settling and its leasing.
+
+    Attributes:
+        guard: The way to the backend.
+        can: What the backend can do.
+        clock: Time and chance.
+        journal: Where to count and log.
+        lock: Guards every `Held`, the flow and the policies; held for moments only.
+        flow: Counts what is in flight.
+        budget_s: Longest time of one call.
+    """
+
+    guard: Guard
+    can: Capabilities
+    clock: Clock
+    journal: Journal
+    lock: threading.Lock
+    flow: Flow
+    budget_s: float

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import select
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +30,6 @@ from queuekit.backend import IncomingMessage
 logger = logging.getLogger("queuekit")
 
 _FLUSH_S = 10.0
-_LOOK_AGAIN_S = 0.25
 
 
 class ExitCode(IntEnum):
@@ -140,6 +138,7 @@ class Worker:
         self._requests = 0
         # A pipe, because a signal handler may take no lock: it writes one byte.
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
         self._ended: list[Future[None]] = []
         self._plan: ShutdownPlan | None = None
         self._failure: BaseException | None = None
@@ -177,9 +176,10 @@ class Worker:
             QueueKitError: Something is required, and the service could not be asked.
         """
         self._ensure()
-        with self._signals(signals):
+        with self._wake_pipe(), self._signals(signals):
             self._start(self._own_loop)
-            self._await_stop()
+            while not self._stopping:
+                self._await_wake()
             self._shut_down()
         return self._exit_code()
 
@@ -192,10 +192,11 @@ class Worker:
         """
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._ensure)
-        with self._signals(signals):
+        with self._wake_pipe(), self._signals(signals):
             self._start(lambda: loop)
             try:
-                await loop.run_in_executor(None, self._await_stop)
+                while not self._stopping:
+                    await loop.run_in_executor(None, self._await_wake)
             except asyncio.CancelledError:
                 self.stop()
                 raise
@@ -231,10 +232,20 @@ class Worker:
             self._runners.append(runner)
             link.journal.note("worker.started", f"{len(queue.handlers)} handlers, {queue.slots} at once")
 
-    def _await_stop(self) -> None:
-        # A signal that comes just before this thread blocks has its handler run only once the thread goes on.
-        while not select.select([self._wake_read], [], [], _LOOK_AGAIN_S)[0]:
-            pass
+    def _await_wake(self) -> None:
+        """Wait for a byte from `stop`, or from the interpreter's own signal handler.
+
+        That one writes although this thread is just about to block, when ours cannot run; it runs then.
+        """
+        os.read(self._wake_read, 1)
+
+    @contextmanager
+    def _wake_pipe(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def _shut_down(self) -> None:
         self._plan = ShutdownPlan(now=self._clock.monotonic(), drain_s=self._drain_s, flush_s=_FLUSH_S)
@@ -251,8 +262,6 @@ class Worker:
             end_loop(self._loop, self._loop_thread, 1.0)
         for queue in self._queues:
             queue.intake.link.journal.note("worker.stopped", self._exit_code().name.lower())
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _cancel(self) -> None:
         for runner in self._runners:
@@ -294,8 +303,14 @@ class Worker:
             self.stop()
 
         before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+        others = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        if others != -1:
+            # The caller's event loop has its own, which wakes it for our handlers too.
+            signal.set_wakeup_fd(others)
         try:
             yield
         finally:
+            if others == -1:
+                signal.set_wakeup_fd(-1)
             for each, handler in before.items():
                 signal.signal(each, handler)

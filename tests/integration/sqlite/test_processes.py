@@ -38,7 +38,7 @@ def wait_for_socket(path: Path, count: int = 1) -> None:
     directory = path.with_name(path.name + "-wake")
     wait = threading.Event().wait
     for _ in range(2000):
-        if directory.exists() and len(list(directory.iterdir())) >= count:
+        if directory.exists() and sum(not each.name.startswith(".") for each in directory.iterdir()) >= count:
             return
         wait(0.005)
     pytest.fail("nobody listens")

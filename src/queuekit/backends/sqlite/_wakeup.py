@@ -66,8 +66,10 @@ class Directory:
         receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             receiver.setblocking(False)
-            receiver.bind(self._address(name))
-            (self._path / name).chmod(0o600)
+            # Under another name first, so that nobody finds it before its mode is right.
+            receiver.bind(self._address("." + name))
+            (self._path / ("." + name)).chmod(0o600)
+            (self._path / ("." + name)).rename(self._path / name)
         except OSError:  # an address that is too long, a file system without sockets: the net catches it
             receiver.close()
             return None
@@ -114,7 +116,7 @@ class Directory:
             changed = os.stat(self._name).st_mtime  # noqa: PTH116 - once a commit, and twice as fast
             if changed == self._listed[0]:
                 return self._listed[1]
-            names = [each.name for each in self._path.iterdir()]
+            names = [each.name for each in self._path.iterdir() if not each.name.startswith(".")]
         except OSError:
             return []
         # Two changes within one tick of the file system's clock have the same time.

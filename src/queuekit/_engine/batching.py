@@ -172,6 +172,14 @@ class SendBatcher(Generic[T]):
         for lane in list(self._open):
             self._finish(lane)
 
+    def drain(self) -> list[T]:
+        """Everything that was not handed over; the batcher is empty then."""
+        self.flush()
+        left = [item for batch in self._ready for item in batch.items]
+        self._ready.clear()
+        self._pending = 0
+        return left
+
     def due_at(self) -> float | None:
         """When `take` will have something if nothing is added; None while nothing is pending."""
         if self._ready:

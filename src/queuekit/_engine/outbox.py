@@ -14,10 +14,11 @@ from queuekit._engine.batching import BatchLimits, SendBatcher
 from queuekit._engine.calls import Sender
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError
-from queuekit._values.outcome import SendOutcome
+from queuekit._values.outcome import ErrorClass, ErrorCode, NotAttempted, SendOutcome, Unknown
 from queuekit.backend import OutgoingMessage
 
-Answer = Callable[[SendOutcome], None]
+_GIVEN_UP = ErrorClass(ErrorCode.UNAVAILABLE, retryable=True, detail="closed before the service had answered")
+_NOT_SENT = ErrorClass(ErrorCode.CLOSED, retryable=True, sent="no", detail="closed before it could be sent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Outbox:
         self._wanted = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._room_callbacks: list[Callable[[], None]] = []
-        self._sending = 0
+        self._sending: list[Parcel] = []
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -103,7 +104,7 @@ class Outbox:
     def unsent(self) -> int:
         """How many messages have no outcome yet."""
         with self._lock:
-            return len(self._batcher) + self._sending
+            return len(self._batcher) + len(self._sending)
 
     def close(self, timeout_s: float) -> int:
         """Send what is gathered, take nothing more, and end the thread.
@@ -123,6 +124,22 @@ class Outbox:
             self._thread.join(timeout_s)
         return self.unsent()
 
+    def give_up(self) -> int:
+        """Answer for every message that has no outcome yet, after `close` ran out of time.
+
+        What was not handed to the service was not attempted; of what is with it now nothing is known. The
+        thread may still be in its call; its answer comes too late.
+
+        Returns:
+            How many messages that were.
+        """
+        with self._lock:
+            unknown, self._sending = self._sending, []
+            waiting = self._batcher.drain()
+        _resolve(unknown, [Unknown(_GIVEN_UP, parcel.message.message_id) for parcel in unknown])
+        _resolve(waiting, [NotAttempted(_NOT_SENT, parcel.message.message_id) for parcel in waiting])
+        return len(unknown) + len(waiting)
+
     def _add(self, parcel: Parcel) -> None:
         if self._closing:
             msg = "the producer is closed; open a new one"
@@ -141,8 +158,9 @@ class Outbox:
         while batch := self._next_batch():
             outcomes = self._sender.send([parcel.message for parcel in batch])
             with self._lock:
-                self._sending = 0
-            _resolve(batch, outcomes)
+                mine, self._sending = self._sending, []
+            if mine:  # else somebody gave up waiting for this answer, and gave one
+                _resolve(mine, outcomes)
 
     def _next_batch(self) -> list[Parcel] | None:
         callbacks: list[Callable[[], None]] = []
@@ -151,7 +169,7 @@ class Outbox:
                 now = self._clock.monotonic()
                 batch = self._batcher.take(now)
                 if batch is not None:
-                    self._sending = len(batch)
+                    self._sending = batch
                     self._room.notify_all()
                     callbacks, self._room_callbacks = self._room_callbacks, []
                     break

@@ -39,6 +39,7 @@ T = TypeVar("T", default=bytes)
 
 _EXIT_FLUSH_S = 2.0
 _CLOSE_FLUSH_S = 30.0
+_LAST_CALL_S = 1.0
 
 
 class Producer(Opened, Generic[T]):
@@ -230,13 +231,18 @@ class Producer(Opened, Generic[T]):
     def close(self) -> None:
         """Send what `asend` and `send_soon` still hold, then give everything back.
 
-        Idempotent. What has no outcome after 30 s is reported as unknown and counted in one log line.
+        Idempotent. What the service has not answered after 30 s is `Unknown`, what could not be handed to
+        it by then is `NotAttempted`, and one log line counts both.
         """
         if self._closed or self._pid != os.getpid():
             self._closed = True
             return
         self._closed = True
-        left = self._outbox.close(_CLOSE_FLUSH_S)
+        if self._outbox.close(_CLOSE_FLUSH_S):
+            # Whoever waits between two tries stops waiting; a call that hangs is waited for no more.
+            self._sender.close()
+            self._outbox.close(_LAST_CALL_S)
+        left = self._outbox.give_up()
         if left:
             self._link.journal.note("send.unflushed", f"{left} messages had no outcome at close", count=left)
         self._finalizer.detach()

@@ -299,6 +299,22 @@ def test_close_sends_what_is_gathered(produce: Open, clock: VirtualClock, script
         asyncio.run(producer.asend("late"))
 
 
+def test_close_answers_for_what_the_service_does_not_answer(
+    produce: Open, clock: VirtualClock, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_CLOSE_FLUSH_S", "_LAST_CALL_S"):
+        monkeypatch.setattr(f"queuekit._portable.producer.{name}", 0.01)
+    released, reached = threading.Event(), threading.Event()
+    script.on("send", hold(released, reached))
+    producer = produce()
+    futures = [producer.send_soon("0")]
+    assert reached.wait(LIMIT_S)
+    futures += [producer.send_soon("1"), producer.send_soon("2")]
+    Call(producer.close, clock).result()
+    assert [type(each.result(0)) for each in futures] == [Unknown, NotAttempted, NotAttempted]
+    released.set()
+
+
 def test_close_wakes_those_who_wait_for_room(produce: Open, clock: VirtualClock, script: Script) -> None:
     released, reached = threading.Event(), threading.Event()
     script.on("send", hold(released, reached))

@@ -17,6 +17,8 @@ from queuekit.backend import Action, ErrorClass, ErrorCode, Failed, Unknown
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.faults import FaultyOpener, Script, fail_entries, hold, raise_after, raise_before, unavailable
 
+from .calls import Call
+
 LIMIT_S = 20.0
 DENIED = ErrorClass(ErrorCode.ACCESS_DENIED, sent="no")
 Open = Callable[..., Consumer[bytes]]
@@ -51,38 +53,6 @@ def receive(consumer: Consumer[bytes], clock: VirtualClock, timeout: float | Non
     found = Call(lambda: consumer.receive(timeout=timeout), clock).result()
     assert isinstance(found, Delivery)
     return found
-
-
-class Call:
-    """A blocking call on a thread of its own, while the test lets time pass."""
-
-    def __init__(self, call: Callable[[], Any], clock: VirtualClock) -> None:
-        self._call, self._clock = call, clock
-        self._answers: list[Any] = []
-        self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._answers.append(self._call())
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
-            self._errors.append(error)
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self, *, step_s: float = 0.02) -> Any:
-        for _ in range(5000):
-            self._thread.join(0.002)
-            if self.done:
-                break
-            self._clock.advance(step_s)
-        assert self.done, "the call did not end"
-        if self._errors:
-            raise self._errors[0]
-        return self._answers[0]
 
 
 def settled(script: Script, *actions: Action) -> list[Any]:

@@ -27,6 +27,8 @@ from queuekit.testing.faults import (
     unavailable,
 )
 
+from .calls import Call
+
 LIMIT_S = 20.0
 BUSY = ErrorClass(ErrorCode.THROTTLED, retryable=True, sent="no")
 NO = ErrorClass(ErrorCode.REFUSED, sent="no")
@@ -50,38 +52,6 @@ def produce(clock: VirtualClock, script: Script) -> Iterator[Open]:
     yield open_one
     for each in opened:
         Call(each.close, clock).result()
-
-
-class Call:
-    """A blocking call on a thread of its own, while the test lets time pass."""
-
-    def __init__(self, call: Callable[[], Any], clock: VirtualClock) -> None:
-        self._call, self._clock = call, clock
-        self._answers: list[Any] = []
-        self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._answers.append(self._call())
-        except BaseException as error:  # noqa: BLE001 - the test looks at it
-            self._errors.append(error)
-
-    @property
-    def done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self, *, step_s: float = 0.1) -> Any:
-        for _ in range(5000):
-            self._thread.join(0.002)
-            if self.done:
-                break
-            self._clock.advance(step_s)
-        assert self.done, "the call did not end"
-        if self._errors:
-            raise self._errors[0]
-        return self._answers[0]
 
 
 def bodies(script: Script) -> list[list[str]]:

@@ -41,6 +41,7 @@ from queuekit._values.outcome import (
     LEASE_LOST,
     SETTLED,
     Accepted,
+    AllAccepted,
     Duplicate,
     ErrorClass,
     ErrorCode,
@@ -63,6 +64,7 @@ __all__ = [
     "Accepted",
     "Action",
     "Admin",
+    "AllAccepted",
     "Backend",
     "BackendSpec",
     "Cancellable",
@@ -273,7 +275,8 @@ class Backend(Protocol):
 
         The engine never passes an empty batch, nor more entries or bytes than `Capabilities` allow. The
         result has the length and the order of ``batch``. `Accepted` means that the service confirmed it.
-        Retrying is the engine's work: report the entries that failed, and return.
+        Retrying is the engine's work: report the entries that failed, and return. A batch that was
+        accepted whole, with no ids of the service's own, is cheapest answered by `AllAccepted`.
 
         Args:
             batch: Homogeneous where `Capabilities.one_key_per_send` says so.

@@ -12,6 +12,7 @@ from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueKitError
 from queuekit._values.outcome import (
     Accepted,
+    AllAccepted,
     Duplicate,
     ErrorClass,
     NotAttempted,
@@ -46,7 +47,7 @@ class Sender:
         """Send one batch that is within the backend's limits. One outcome per message, in order."""
         deadline = self._clock.monotonic() + self._budget_s
         outcomes = self._guard.send(batch, timeout_s=self._budget_s)
-        if set(map(type, outcomes)) == {Accepted}:
+        if type(outcomes) is AllAccepted or set(map(type, outcomes)) == {Accepted}:
             return outcomes
         return self._try_again(batch, list(outcomes), deadline)
 

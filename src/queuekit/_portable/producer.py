@@ -7,7 +7,7 @@ import asyncio
 import os
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
@@ -26,7 +26,15 @@ from queuekit._portable.report import SendReport, raise_for
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import ClosedError, InvalidURLError, UsageError
 from queuekit._values.message import Message, SendOptions
-from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, ErrorCode, NotAttempted, SendOutcome
+from queuekit._values.outcome import (
+    Accepted,
+    AllAccepted,
+    Duplicate,
+    ErrorClass,
+    ErrorCode,
+    NotAttempted,
+    SendOutcome,
+)
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, queue_name
 from queuekit._wiring.registry import find_spec
@@ -181,7 +189,7 @@ class Producer(Opened, Generic[T]):
             for position, outcome in zip(composed.positions, outcomes, strict=True):
                 whole[position] = outcome
             outcomes = whole
-        return SendReport(tuple(outcomes), given, self._link.shown)
+        return SendReport(outcomes, given, self._link.shown)
 
     async def asend(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Accepted | Duplicate:
         """As `send`, suspending instead of blocking; concurrent calls share batches.
@@ -272,34 +280,43 @@ class Producer(Opened, Generic[T]):
         self._link = open_link(self._link.url, None, options, opener=self._opener, require=require)
         self._build()
 
-    def _send_in_calls(self, messages: list[OutgoingMessage]) -> list[SendOutcome]:
+    def _send_in_calls(self, messages: list[OutgoingMessage]) -> Sequence[SendOutcome]:
+        if not messages:
+            return ()
         if len(messages) <= self._limits.count and self._limits.by_count_only:
-            return list(self._sender.send(messages)) if messages else []
-        outcomes: list[SendOutcome] = [_NEVER] * len(messages)
+            return self._sender.send(messages)
+        outcomes: dict[int, SendOutcome] = {}
         failed_keys: set[str] = set()
+        accepted = True
         for positions in split(messages, self._limits, self._link.backend.size):
-            self._send_call(messages, list(positions), outcomes, failed_keys)
+            sent = self._send_call([messages[each] for each in positions], failed_keys)
+            outcomes.update(zip(positions, sent, strict=True))
+            accepted = accepted and type(sent) is AllAccepted
+        if accepted:
+            return AllAccepted([message.message_id for message in messages])
+        return [outcomes[position] for position in range(len(messages))]
+
+    def _send_call(self, batch: list[OutgoingMessage], failed_keys: set[str]) -> Sequence[SendOutcome]:
+        """Send one batch, but for messages of keys that failed before; adds the keys that fail now."""
+        if failed_keys:
+            paused = [message.ordering_key in failed_keys for message in batch]
+            sent = iter(self._send_unpaused([m for m, held in zip(batch, paused, strict=True) if not held]))
+            outcomes: Sequence[SendOutcome] = [
+                NotAttempted(_KEY_PAUSED, message.message_id) if held else next(sent)
+                for message, held in zip(batch, paused, strict=True)
+            ]
+        else:
+            outcomes = self._send_unpaused(batch)
+        if type(outcomes) is not AllAccepted:
+            failed_keys.update(
+                message.ordering_key
+                for message, outcome in zip(batch, outcomes, strict=True)
+                if message.ordering_key is not None and not isinstance(outcome, (Accepted, Duplicate))
+            )
         return outcomes
 
-    def _send_call(
-        self,
-        messages: list[OutgoingMessage],
-        positions: list[int],
-        outcomes: list[SendOutcome],
-        failed_keys: set[str],
-    ) -> None:
-        if failed_keys:
-            for position in positions:
-                if messages[position].ordering_key in failed_keys:
-                    outcomes[position] = NotAttempted(_KEY_PAUSED, messages[position].message_id)
-            positions = [each for each in positions if messages[each].ordering_key not in failed_keys]
-        if not positions:
-            return
-        for position, outcome in zip(positions, self._sender.send([messages[p] for p in positions]), strict=True):
-            outcomes[position] = outcome
-            key = messages[position].ordering_key
-            if key is not None and not isinstance(outcome, (Accepted, Duplicate)):
-                failed_keys.add(key)
+    def _send_unpaused(self, batch: list[OutgoingMessage]) -> Sequence[SendOutcome]:
+        return self._sender.send(batch) if batch else ()
 
     async def _await_room(self, loop: asyncio.AbstractEventLoop) -> None:
         room = asyncio.Event()

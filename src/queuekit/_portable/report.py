@@ -4,36 +4,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from queuekit._engine.guard import error_from
 from queuekit._values.errors import PartialFailureError, QueueKitError
-from queuekit._values.outcome import Accepted, Duplicate, Rejected, SendOutcome, Unknown
+from queuekit._values.outcome import Accepted, AllAccepted, Duplicate, Rejected, SendOutcome, Unknown
 
 
-@dataclass(frozen=True, slots=True)
 class SendReport:
     """One outcome per message, in the order given.
 
-    Attributes:
-        outcomes: `Accepted`, `Duplicate`, `Rejected`, `Unknown` or `NotAttempted` for each message.
+    Args:
+        outcomes: One per message.
         inputs: What was given, position by position.
         queue: The queue's redacted URL.
+
+    Concurrency:
+        Immutable, as far as it shows.
     """
 
-    outcomes: tuple[SendOutcome, ...]
-    inputs: Sequence[Any]
-    queue: str
+    __slots__ = ("_outcomes", "inputs", "queue")
+
+    def __init__(self, outcomes: Sequence[SendOutcome], inputs: Sequence[Any], queue: str) -> None:
+        self._outcomes = outcomes
+        self.inputs = inputs
+        self.queue = queue
 
     def __len__(self) -> int:
-        return len(self.outcomes)
+        return len(self._outcomes)
 
     def __iter__(self) -> Iterator[SendOutcome]:
         return iter(self.outcomes)
 
     def __repr__(self) -> str:
-        return f"SendReport({len(self.outcomes)} messages to {self.queue}, {len(self.failed)} failed)"
+        return f"SendReport({len(self)} messages to {self.queue}, {len(self.failed)} failed)"
+
+    @property
+    def outcomes(self) -> tuple[SendOutcome, ...]:
+        """`Accepted`, `Duplicate`, `Rejected`, `Unknown` or `NotAttempted` for each message."""
+        if not isinstance(self._outcomes, tuple):
+            self._outcomes = tuple(self._outcomes)
+        return self._outcomes
 
     @property
     def ok(self) -> bool:
@@ -43,6 +54,8 @@ class SendReport:
     @property
     def failed(self) -> tuple[SendOutcome, ...]:
         """The outcomes of the messages that the queue does not have for certain, in order."""
+        if type(self._outcomes) is AllAccepted:
+            return ()
         return tuple(each for each in self.outcomes if not isinstance(each, (Accepted, Duplicate)))
 
     @property

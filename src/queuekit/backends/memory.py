@@ -24,12 +24,12 @@ from datetime import timedelta
 from itertools import count
 from typing import TypeVar
 
-from queuekit._values.outcome import accept_all
 from queuekit.backend import (
     LEASE_LOST,
     SETTLED,
     Accepted,
     Action,
+    AllAccepted,
     BackendSpec,
     Capabilities,
     Clock,
@@ -200,7 +200,7 @@ class MemoryBackend:
             if outcomes:
                 queue.remember(new, self._window_s)
             queue.store(new)
-        return outcomes or accept_all([message.message_id for message in batch])
+        return outcomes or AllAccepted([message.message_id for message in batch])
 
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
         """Lease what is ready, best first; wait for it where nothing is."""

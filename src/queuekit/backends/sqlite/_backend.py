@@ -6,10 +6,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from queuekit._values.outcome import accept_all
 from queuekit.backend import (
     Accepted,
     Action,
+    AllAccepted,
     BackendSpec,
     Capabilities,
     Duplicate,
@@ -131,7 +131,7 @@ class SQLiteBackend:
             return [Rejected(_FULL, message.message_id) for message in batch]
         self._database.changed(self._queue)
         if not firsts:
-            return accept_all([message.message_id for message in batch])
+            return AllAccepted([message.message_id for message in batch])
         return [
             Duplicate(message.message_id, firsts[index]) if index in firsts else Accepted(message.message_id)
             for index, message in enumerate(batch)

@@ -97,25 +97,41 @@ class Composer(Generic[T]):
         given = list(items)
         random = self._clock.token_bytes(16 * len(given)).hex()
         ids = [random[start : start + 32] for start in range(0, len(random), 32)]
-        encode, metadata, largest = self._codec.encode, self._metadata, self._plain_limit()
-        new, make = tuple.__new__, OutgoingMessage
+        messages = self._compose_plain(given, ids)
+        return Composed(messages, None, {}) if messages is not None else self._compose_singly(given, ids)
+
+    def _compose_plain(self, given: list[Any], ids: list[str]) -> list[OutgoingMessage] | None:
+        """All at once, where none has options or is refused; None where one may be."""
+        if any(issubclass(each, Message) for each in set(map(type, given))):
+            return None
+        bodies = self._codec.encode_many(given)
+        if bodies is None or max(map(len, bodies), default=0) > self._plain_limit():
+            return None
+        new, make, attributes, metadata = tuple.__new__, OutgoingMessage, meta.EMPTY, self._metadata
+        # A tuple of known length is made at half of a named tuple's own cost.
+        return [
+            new(make, (message_id, body, attributes, metadata, 0.0, None, None, 0))
+            for message_id, body in zip(ids, bodies, strict=True)
+        ]
+
+    def _compose_singly(self, given: list[Any], ids: list[str]) -> Composed:
         messages: list[OutgoingMessage] = []
         rejected: dict[int, Rejected] = {}
-        for item, message_id in zip(given, ids, strict=True):
+        for position, (item, message_id) in enumerate(zip(given, ids, strict=True)):
             try:
-                if isinstance(item, Message):
-                    messages.append(self._with_options(item, message_id))
-                    continue
-                body = encode(item)
-                # A tuple of known length is made at half of a named tuple's own cost.
-                made = new(make, (message_id, body, meta.EMPTY, metadata, 0.0, None, None, 0))
-                if len(body) > largest:
-                    self._check_plain(made)
-                messages.append(made)
+                messages.append(self._compose_one(item, message_id))
             except QueueKitError as error:
-                rejected[len(messages) + len(rejected)] = Rejected(_entry_error(error), _id_of(item, message_id))
+                rejected[position] = Rejected(_entry_error(error), _id_of(item, message_id))
         positions = [index for index in range(len(given)) if index not in rejected] if rejected else None
         return Composed(messages, positions, rejected)
+
+    def _compose_one(self, item: Any, message_id: str) -> OutgoingMessage:
+        if isinstance(item, Message):
+            return self._with_options(item, message_id)
+        made = OutgoingMessage(message_id, self._codec.encode(item), meta.EMPTY, self._metadata)
+        if len(made.body) > self._plain_limit():
+            self._check_plain(made)
+        return made
 
     def _plain_limit(self) -> int:
         """Bodies up to here need no exact count; below 0 where every message needs more than the body."""

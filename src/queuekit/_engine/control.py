@@ -64,7 +64,7 @@ class Control:
         self.leases = LeaseThread(
             station,
             keeper=self._keeper,
-            release=lambda held: self.settles.record_locked(held, Action.RELEASE),
+            release=lambda held: self.settles.record(held, Action.RELEASE),
             gone=self._lost,
             lost=lost,
             starts_in_s=starts_in_s,
@@ -100,7 +100,7 @@ class Control:
         """
         for held in self._keeper.in_flight:
             if held.state is RUNNING and not held.lease.abandoned:
-                self.settles.record_locked(held, Action.RELEASE)
+                self.settles.record(held, Action.RELEASE)
         self.settles.flush()
 
     def _finished(self, batch: Sequence[Held]) -> None:

@@ -39,7 +39,7 @@ class Inbox:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         clock: Clock,
         flow: Flow,
         *,
@@ -57,6 +57,7 @@ class Inbox:
         self.stopping = False
         self.failure: QueueKitError | None = None
         self.outage: QueueKitError | None = None
+        self._now = clock.monotonic
         self._callbacks: dict[Callable[[], None], int] = {}
         self._pace_from = (clock.monotonic(), 0)
 
@@ -119,7 +120,7 @@ class Inbox:
         while buffer and not self.stopping:
             held = buffer.popleft()
             # After a pause of the whole process, what waits may be somebody else's; the keeper gives it up.
-            if held.state is not WAITING or held.lease.until <= self._clock.monotonic():
+            if held.state is not WAITING or held.lease.until <= self._now():
                 continue
             held.state = RUNNING
             flow = self._flow

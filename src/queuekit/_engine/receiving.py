@@ -85,7 +85,7 @@ class Receiver:
         can = backend.capabilities
         self._backend, self._guard, self._clock, self._journal = backend, guard, clock, journal
         self._settings = settings
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._poll_wanted = threading.Condition(self._lock)
         self._flow = Flow(
             batch=can.max_receive,
@@ -236,9 +236,9 @@ class Receiver:
             fits = self._flow.admits(size)
             self._flow.add((size,))
             if held in expired:
-                self.control.settles.record_locked(held, Action.ACK)
+                self.control.settles.record(held, Action.ACK)
             elif self._inbox.stopping or not fits:
-                self.control.settles.record_locked(held, Action.RELEASE)
+                self.control.settles.record(held, Action.RELEASE)
             else:
                 self._inbox.put([held])
 
@@ -301,7 +301,7 @@ class Receiver:
         with self._lock:
             waiting = self._inbox.empty()
             for held in waiting:
-                self.control.settles.record_locked(held, Action.RELEASE)
+                self.control.settles.record(held, Action.RELEASE)
             self.control.settles.flush()
         if waiting:
             self._journal.note("delivery.released", count=len(waiting))

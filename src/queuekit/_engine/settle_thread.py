@@ -85,32 +85,25 @@ class SettleThread:
             self._answered.notify_all()
 
     def record(self, held: Held, action: Action, delay_s: float = 0.0, dead: OutgoingMessage | None = None) -> None:
-        """Record a settlement; the settle thread sends it.
+        """Record a settlement; the thread sends it. The caller may hold the lock.
 
         Raises:
             AlreadySettledError: A settlement was recorded before.
         """
         with self._lock:
-            self._record(held, action, delay_s, dead)
-
-    def record_locked(self, held: Held, action: Action, delay_s: float = 0.0) -> None:
-        """As `record`, for a delivery that nobody settled, with the lock held."""
-        self._record(held, action, delay_s, None)
-
-    def _record(self, held: Held, action: Action, delay_s: float, dead: OutgoingMessage | None) -> None:
-        if held.settlement is not None:
-            msg = "this delivery was settled before; settle each delivery once"
-            raise AlreadySettledError(msg, operation=action.value)
-        # A tuple of known length is made at half of a named tuple's own cost.
-        held.settlement = _new(Settlement, (held.message.handle, action, delay_s, 0.0, dead))
-        state = held.state
-        if state is RUNNING and not held.lease.abandoned:
-            self._flow.running -= 1
-        if state is DONE:
-            return  # the lease was lost before: its outcome stands, and nothing may be sent
-        held.state = RECORDED
-        if self._settler.add(held):
-            self._settle_wanted.notify()
+            if held.settlement is not None:
+                msg = "this delivery was settled before; settle each delivery once"
+                raise AlreadySettledError(msg, operation=action.value)
+            # A tuple of known length is made at half of a named tuple's own cost.
+            held.settlement = _new(Settlement, (held.message.handle, action, delay_s, 0.0, dead))
+            state = held.state
+            if state is RUNNING and not held.lease.abandoned:
+                self._flow.running -= 1
+            if state is DONE:
+                return  # the lease was lost before: its outcome stands, and nothing may be sent
+            held.state = RECORDED
+            if self._settler.add(held):
+                self._settle_wanted.notify()
 
     def flush(self) -> None:
         """Send what is recorded without waiting for more. Lock held."""

@@ -31,6 +31,6 @@ class Station:
     can: Capabilities
     clock: Clock
     journal: Journal
-    lock: threading.Lock
+    lock: threading.RLock
     flow: Flow
     budget_s: float

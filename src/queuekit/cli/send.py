@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -61,6 +61,9 @@ class _JSONText:
     def encode(self, value: bytes) -> bytes:
         check_json(value)
         return value
+
+    def encode_many(self, values: Sequence[bytes]) -> None:
+        """Each line by itself, so that a broken one is refused by its number."""
 
     def decode(self, body: bytes, content_type: str | None) -> bytes:  # noqa: ARG002 - nothing is received here
         return body

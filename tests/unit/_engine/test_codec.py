@@ -184,6 +184,12 @@ def test_text_with_a_lone_surrogate_is_refused() -> None:
         codec_for(str).encode("\ud800")
 
 
+@pytest.mark.parametrize(("payload", "value"), [each[1:] for each in REFUSED], ids=[each[0] for each in REFUSED])
+def test_one_that_is_refused_has_all_looked_at_singly(payload: Any, value: Any) -> None:
+    assert codec_for(payload).encode_many([value]) is None
+    assert codec_for(payload).encode_many([value, value]) is None
+
+
 @pytest.mark.parametrize("kind", [SecretStr, SecretBytes, list[SecretStr], dict[str, SecretStr | None]])
 def test_secret_types_are_refused_when_opening(kind: Any) -> None:
     class Login(BaseModel):
@@ -320,6 +326,31 @@ def test_what_comes_back_the_same_is_taken(payload: Any, value: Any) -> None:
     body = codec.encode(value)
     if payload not in (Styled, list[Styled], Box[Styled], Any):
         assert codec.decode(body, None) == value
+
+
+@pytest.mark.parametrize(("payload", "value"), TAKEN, ids=[f"{i}" for i in range(len(TAKEN))])
+@pytest.mark.parametrize("joined_bytes", [0, 1 << 20])
+def test_many_at_once_are_the_same_bytes_or_looked_at_singly(
+    payload: Any, value: Any, joined_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("queuekit._engine.codec._JOINED_BYTES", joined_bytes)
+    codec = codec_for(payload)
+    assert codec.encode_many([value, value]) in ([codec.encode(value)] * 2, None)
+    assert not codec.encode_many([])
+
+
+class Plain(BaseModel):
+    text: str
+    count: int
+
+
+@given(st.lists(st.builds(Plain, text=TEXT, count=st.integers())))
+def test_plain_models_go_at_once_whatever_their_text(values: list[Plain]) -> None:
+    codec = codec_for(Plain)
+    singly = [codec.encode(value) for value in values]
+    at_once = codec.encode_many(values)
+    odd = any("null" in value.text or "\ufffd" in value.text for value in values)
+    assert at_once == singly or (odd and at_once is None)
 
 
 @pytest.mark.parametrize("make", [lambda: deep(100_000), circle, object], ids=["deep", "circle", "object"])

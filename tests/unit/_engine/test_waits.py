@@ -83,7 +83,7 @@ def test_a_strategy_sees_the_attempt_and_the_exception() -> None:
         (tenacity.wait_incrementing(start=1, increment=5), 4, 16),
         (tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(9)), 2, 9),
         (tenacity.wait_fixed(1) + tenacity.wait_fixed(2), 1, 3),
-        (tenacity.wait_exception(lambda error: 5 if isinstance(error, ValueError) else 1), 1, 5),
+        (lambda state: 5 if isinstance(state.outcome.exception(), ValueError) else 1, 1, 5),
         (tenacity.wait_none(), 1, 0),
     ],
 )

@@ -175,8 +175,8 @@ class Worker:
             UnsupportedError: A queue lacks what is required of it.
             QueueKitError: Something is required, and the service could not be asked.
         """
-        self._ensure()
         with self._wake_pipe(), self._signals(signals):
+            self._ensure()
             self._start(self._own_loop)
             while not self._stopping:
                 self._await_wake()
@@ -191,8 +191,8 @@ class Worker:
             QueueKitError: As `run` does.
         """
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(None, self._ensure)
         with self._wake_pipe(), self._signals(signals):
+            await loop.run_in_executor(None, self._ensure)
             self._start(lambda: loop)
             try:
                 while not self._stopping:

@@ -135,7 +135,9 @@ class Duplicate:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The queue, or queuekit before it, refused this message; sending it again cannot help.
+    """The queue, or queuekit before it, refused this message.
+
+    Sending it again cannot help, unless ``error.retryable`` says so, as it does for a full queue.
 
     Attributes:
         error: Why.

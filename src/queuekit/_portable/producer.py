@@ -181,7 +181,8 @@ class Producer(Opened, Generic[T]):
             Safe from any thread; blocks the calling one.
         """
         self._ready("send_many()", "asend_many()")
-        given = payloads if isinstance(payloads, list) else list(payloads)
+        # A copy, because the report goes on pointing at what was given, and callers empty their lists.
+        given = list(payloads)
         composed = self._composer.compose_many(given)
         outcomes = self._send_in_calls(composed.messages)
         if composed.positions is not None:

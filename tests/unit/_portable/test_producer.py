@@ -257,6 +257,14 @@ def test_a_cancelled_asend_is_still_sent(produce: Open, clock: VirtualClock, scr
     assert bodies(script) == [["first"], ["second"]]
 
 
+def test_a_report_outlives_the_list_that_it_reports_on(produce: Open, script: Script) -> None:
+    script.on("send", fail_entries([1], lambda m: Unknown(unavailable(), m.message_id)))
+    batch = ["a", "b", "c"]
+    report = produce(timeout=timedelta(milliseconds=1)).send_many(batch)
+    batch.clear()
+    assert report.retryable_messages() == ["b"]
+
+
 def test_close_sends_what_is_gathered(produce: Open, clock: VirtualClock, script: Script) -> None:
     producer = produce(linger=timedelta(hours=1))
     futures = [producer.send_soon(str(n)) for n in range(5)]

@@ -196,7 +196,11 @@ class ChildProcess:
             if self._failed_starts >= _FAILED_STARTS:
                 self._failed(RuntimeError("child processes end before they are ready; their messages tell why"))
                 return
-            self._replace()
+            try:
+                self._replace()
+            except OSError as error:  # no memory, or no process left to have: nobody would run anything any more
+                self._failed(error)
+                return
 
     def _listen(self) -> None:
         """Obey one child until it is gone."""

@@ -96,6 +96,11 @@ class Flow:
         self.taken = 0
         self._set_prefetch()
 
+    def rest(self) -> None:
+        """Nobody wants more for now: what was taken so far is no reason to fetch ahead."""
+        self._taken_before += self.taken
+        self.taken = 0
+
     def admits(self, size: int) -> bool:
         """Whether a delivery of that many bytes may stay; otherwise it must be released."""
         admitted = not self.count or (self.count < self._max_in_flight and self.bytes + size <= self._max_bytes)

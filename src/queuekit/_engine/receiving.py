@@ -307,6 +307,17 @@ class Receiver:
             self._journal.note("delivery.released", count=len(waiting))
         return len(waiting)
 
+    def rest(self) -> None:
+        """Send what is recorded, give back what was fetched ahead, and fetch no more until somebody waits."""
+        with self._lock:
+            if self._inbox.stopping:
+                return
+            self._flow.rest()
+        self.release_waiting()
+        # A poll that waits now would lease what comes next, for nobody.
+        if isinstance(self._backend, Interruptible):
+            self._backend.interrupt()
+
     def release_running(self) -> None:
         """Give back everything that was taken and is unsettled."""
         with self._lock:

@@ -159,26 +159,34 @@ class Consumer(Opened, Generic[T]):
         return self._hand_out(held)
 
     def __iter__(self) -> Iterator[Delivery[T]]:
-        """Deliveries until the consumer is closed; leaving the loop does not close it."""
+        """Deliveries until the consumer is closed.
+
+        Leaving the loop sends what is recorded and gives back what was fetched ahead. It closes nothing: a
+        delivery that you hold stays yours to settle until the consumer is closed.
+        """
         self._ready("iterating", "async for")
         take, desk, codec = self._receiver.take, self._desk, self._codec
-        while True:
-            try:
+        try:
+            while True:
                 held = take(None)
-            except ClosedError:
-                return
-            if held is not None:
-                yield Delivery(held, desk, codec)
+                if held is not None:
+                    yield Delivery(held, desk, codec)
+        except ClosedError:
+            return
+        finally:
+            self._receiver.rest()
 
     async def __aiter__(self) -> AsyncIterator[Delivery[T]]:
         """As iterating, suspending."""
-        while True:
-            try:
+        try:
+            while True:
                 delivery = await self.areceive()
-            except ClosedError:
-                return
-            if delivery is not None:
-                yield delivery
+                if delivery is not None:
+                    yield delivery
+        except ClosedError:
+            return
+        finally:
+            self._receiver.rest()
 
     def counts(self) -> dict[str, int]:
         """How often each thing happened so far, by the names that the log uses."""

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
@@ -393,6 +394,32 @@ def test_close_from_several_threads_at_once(consume: Open, clock: VirtualClock) 
         each.result()
     with pytest.raises(qk.ClosedError):
         consumer.receive(timeout=1)
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_leaving_an_iteration_gives_back_what_was_fetched_ahead(
+    consume: Open, clock: VirtualClock, script: Script, face: str
+) -> None:
+    send(clock, *(b"%d" % n for n in range(5)))
+    leaving, other = consume(prefetch=10), consume(prefetch=0)
+
+    def first() -> Delivery[bytes]:
+        for delivery in leaving:
+            return delivery
+        raise AssertionError
+
+    async def afirst() -> Delivery[bytes]:
+        async with aclosing(aiter(leaving)) as deliveries:
+            return await anext(deliveries)
+
+    kept = first() if face == "sync" else asyncio.run(afirst())
+    rest = [receive(other, clock, 1) for _ in range(4)]
+    assert [each.body for each in rest] == [b"1", b"2", b"3", b"4"]
+    assert [each.attempt for each in rest] == [1] * 4
+    kept.ack()
+    Call(lambda: kept.settled(timeout=60), clock).result()
+    send(clock, b"later")
+    assert receive(other, clock, 1).body == b"later", "nobody waits on the one that was left"
 
 
 def test_close_wakes_takers_and_ends_iterations(consume: Open, clock: VirtualClock) -> None:

@@ -12,11 +12,21 @@ GROUPS: Mapping[str, tuple[str, int]] = {
     "ACK": ("Settle: ack, retry, release, dead", 17),
     "LEA": ("Lease, redelivery, stale holders", 19),
     "DEL": ("Delay and schedule", 15),
+    "ORD": ("Ordering", 13),
+    "DUP": ("Deduplication and idempotency", 11),
     "DLQ": ("Dead letters", 12),
+    "RED": ("Redrive", 6),
     "BPF": ("Batch partial failure", 20),
+    "CCY": ("Concurrency, batching, rate", 13),
     "SHU": ("Lifecycle and shutdown", 14),
+    "FLT": ("Faults and reconnecting", 17),
     "ENC": ("Encoding, attributes, size", 21),
     "URL": ("URL and configuration", 15),
+    "ADM": ("Administration", 8),
+    "MET": ("Counters, tracing, logs", 8),
+    "PSH": ("Push", 9),
+    "EXP": ("Expiry", 3),
+    "MOD": ("Models and histories", 9),
 }
 """Prefix of the IDs to the group's title and its number of cases, which are numbered from 01."""
 

@@ -3,23 +3,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 _BATCH = "batch handlers"
+_BRIDGE = "delays that queuekit bridges itself"
+_NETWORK = "a backend whose service is on a network"
+_PROXY = "a backend whose service is on a network, behind a TCP proxy"
+_PUSH = "a backend that pushes"
+
+
+def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]:
+    return {f"{group}-{number:02}": reason for number in numbers}
+
 
 WAITING: Mapping[str, str] = {
     "PRO-12": "a harness with the hook deny()",
-    "DEL-13": "delays that queuekit bridges itself",
-    "DEL-14": "delays that queuekit bridges itself",
+    "DEL-13": _BRIDGE,
+    "DEL-14": _BRIDGE,
+    **_numbered("ORD", range(1, 14), "the cases of ordering"),
+    **_numbered("DUP", range(1, 7), "the cases of deduplication"),
+    **_numbered("DUP", range(7, 12), "the idempotency store"),
     "DLQ-11": "a backend whose service dead-letters by itself",
-    "BPF-11": _BATCH,
-    "BPF-12": _BATCH,
-    "BPF-13": _BATCH,
-    "BPF-14": _BATCH,
-    "BPF-15": _BATCH,
-    "BPF-16": _BATCH,
-    "BPF-17": _BATCH,
+    **_numbered("RED", range(1, 7), "the cases of redriving"),
+    **_numbered("BPF", range(11, 18), _BATCH),
     "BPF-20": "the AWS Lambda door",
+    **_numbered("CCY", range(1, 14), "the cases of concurrency"),
+    "FLT-01": "the cases of faults",
+    "FLT-02": _NETWORK,
+    "FLT-03": _NETWORK,
+    "FLT-04": "the cases of faults",
+    "FLT-05": "the cases of faults",
+    "FLT-06": _PROXY,
+    "FLT-07": _PROXY,
+    **_numbered("FLT", range(8, 15), "the cases of faults"),
+    "FLT-15": _NETWORK,
+    "FLT-16": "the cases of faults",
+    "FLT-17": "the cases of faults",
     "ENC-21": "the CloudEvents codec",
+    **_numbered("ADM", range(1, 9), "the cases of administration"),
+    **_numbered("MET", range(1, 9), "the cases of telemetry"),
+    **_numbered("PSH", range(1, 10), _PUSH),
+    **_numbered("EXP", range(1, 4), "the cases of expiry"),
+    **_numbered("MOD", range(1, 10), "the reference model and the history oracle"),
 }
 """A case leaves this table in the change that brings its test; a test compares both with the promised IDs."""

@@ -49,3 +49,12 @@ def test_what_cannot_work_is_reported_where_it_stands(checker: str) -> None:
     marked = {number for number, line in enumerate(path.read_text().splitlines(), 1) if line.endswith("# E")}
     reported = CHECKERS[checker](path)
     assert reported.keys() == marked, {line: reported.get(line, "not reported") for line in reported.keys() ^ marked}
+
+
+@pytest.mark.slow
+def test_every_public_name_has_a_declared_type() -> None:
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--verifytypes", "queuekit"]
+    done = subprocess.run([*command, "--ignoreexternal"], cwd=ROOT, capture_output=True, text=True, check=False)
+    problems = [line.strip() for line in done.stdout.splitlines() if " - error: " in line]
+    assert not problems, "\n".join(problems)
+    assert "Type completeness score: 100%" in done.stdout, done.stdout

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from queuekit._engine.held import RUNNING, Held
 from queuekit._engine.lease_thread import LeaseThread
@@ -12,7 +13,15 @@ from queuekit._engine.settle_thread import DeadLetterRoute, SettleThread
 from queuekit._engine.settling import Settler
 from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
-from queuekit.backend import Action
+from queuekit.backend import Action, OutgoingMessage
+
+
+class Record(Protocol):
+    """`SettleThread.record`, as an attribute."""
+
+    def __call__(self, held: Held, action: Action, delay_s: float = 0.0, dead: OutgoingMessage | None = None) -> None:
+        """Record a settlement."""
+        ...
 
 
 class Control:
@@ -55,13 +64,13 @@ class Control:
             keep=keep_leases and can.extend != "none",
             random=clock.random,
         )
-        self.settles = SettleThread(
+        self.settles: SettleThread = SettleThread(
             station,
             settler=Settler(batch=can.max_settle_batch, linger_s=linger_s, late_ack=can.late_ack_safe),
             dead_letters=dead_letters,
             finished=self._finished,
         )
-        self.leases = LeaseThread(
+        self.leases: LeaseThread = LeaseThread(
             station,
             keeper=self._keeper,
             release=lambda held: self.settles.record(held, Action.RELEASE),
@@ -70,7 +79,7 @@ class Control:
             starts_in_s=starts_in_s,
         )
         # The method itself: it runs for every message.
-        self.record = self.settles.record
+        self.record: Record = self.settles.record
 
     @property
     def running(self) -> int:

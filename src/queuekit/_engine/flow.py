@@ -57,10 +57,10 @@ class Flow:
         self._max_in_flight = max_in_flight
         self._max_bytes = self._full_at = max_bytes
         self._largest = 1
-        self.count = 0
-        self.bytes = 0
-        self.running = 0
-        self.taken = 0
+        self.count: int = 0
+        self.bytes: int = 0
+        self.running: int = 0
+        self.taken: int = 0
         self._taken_before = 0
 
     def want(self, *, demand: int, waiting: int) -> int:
@@ -141,4 +141,4 @@ class Flow:
     def _set_prefetch(self) -> None:
         self._prefetch = min(self._limit, int(self._pace * _AHEAD_S)) if self._by_pace else self._limit
         # The number of waiting deliveries at which it is time to poll again.
-        self.refill_at = self._prefetch // 2
+        self.refill_at: int = self._prefetch // 2

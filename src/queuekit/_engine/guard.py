@@ -75,7 +75,7 @@ class Guard:
 
     def __init__(self, backend: Backend, queue: str) -> None:
         self._backend = backend
-        self.queue = queue
+        self.queue: str = queue
 
     def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SendOutcome]:
         """One outcome per message, whatever the backend does."""

@@ -68,10 +68,10 @@ class Held:
     __slots__ = ("lease", "lease_lost", "message", "outcome", "settlement", "state", "trouble")
 
     def __init__(self, message: IncomingMessage, lease: Lease) -> None:
-        self.message = message
-        self.lease = lease
-        self.state = WAITING
-        self.lease_lost = False
+        self.message: IncomingMessage = message
+        self.lease: Lease = lease
+        self.state: State = WAITING
+        self.lease_lost: bool = False
         self.settlement: Settlement | None = None
         self.outcome: SettleOutcome | None = None
         self.trouble: Trouble | None = None

@@ -51,7 +51,7 @@ class Settler:
         self._again: list[tuple[float, int, Held]] = []
         self._order = count()
         self._flushing = False
-        self.sending = 0
+        self.sending: int = 0
 
     def add(self, held: Held) -> bool:
         """Take one recorded settlement; True when the sending thread should look now."""

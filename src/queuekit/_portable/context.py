@@ -36,8 +36,8 @@ class Current:
         draining: Callable[[], bool],
     ) -> None:
         self._message = message
-        self.queue = queue
-        self.attempt = attempt
+        self.queue: str = queue
+        self.attempt: int | None = attempt
         self._extend = extend
         self._lost = lost
         self._draining = draining

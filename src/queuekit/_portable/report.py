@@ -27,8 +27,8 @@ class SendReport:
 
     def __init__(self, outcomes: Sequence[SendOutcome], inputs: Sequence[Any], queue: str) -> None:
         self._outcomes = outcomes
-        self.inputs = inputs
-        self.queue = queue
+        self.inputs: Sequence[Any] = inputs
+        self.queue: str = queue
 
     def __len__(self) -> int:
         return len(self._outcomes)

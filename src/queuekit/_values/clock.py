@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from functools import cache
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import Protocol
+from time import monotonic as _monotonic
+from time import time as _time
+from typing import TYPE_CHECKING, Protocol
 
 __all__ = ["Clock", "Random", "SystemClock"]
 
@@ -67,9 +68,22 @@ class SystemClock:
         """The operating system's source; it has no state, so a fork cannot repeat it."""
         return self._random
 
-    # The functions themselves, because the clock is read for every message.
-    monotonic = staticmethod(time.monotonic)
-    time = staticmethod(time.time)
+    if TYPE_CHECKING:
+
+        @staticmethod
+        def monotonic() -> float:
+            """Seconds since a point of no meaning."""
+            ...
+
+        @staticmethod
+        def time() -> float:
+            """Seconds since the epoch, UTC."""
+            ...
+
+    else:
+        # The functions themselves, because the clock is read for every message.
+        monotonic = staticmethod(_monotonic)
+        time = staticmethod(_time)
 
     def token_bytes(self, count: int) -> bytes:
         """Random bytes of the operating system."""

@@ -36,8 +36,8 @@ class QueueKitError(Exception):
         super().__init__(message)
         self.queue = queue
         self.operation = operation
-        self.code = code or self.default_code
-        self.retryable = self.default_retryable if retryable is None else retryable
+        self.code: str = code or self.default_code
+        self.retryable: bool = self.default_retryable if retryable is None else retryable
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only state does not survive the default reduction, which calls cls(*args).
@@ -231,4 +231,4 @@ class PartialFailureError(QueueKitError):
 
     def __init__(self, message: str, *, failures: Sequence[Any], **context: Any) -> None:
         super().__init__(message, **context)
-        self.failures = tuple(failures)
+        self.failures: tuple[Any, ...] = tuple(failures)

@@ -172,7 +172,7 @@ class MemoryBackend:
         self._sized: tuple[Mapping[str, str], int] = ({}, 0)
         self._interrupts = 0
         self._closed = False
-        self.capabilities = _capabilities(self._window_s)
+        self.capabilities: Capabilities = _capabilities(self._window_s)
 
     def probe(self) -> Capabilities:
         """The same: nothing about memory has to be asked."""

@@ -21,14 +21,14 @@ from queuekit.cli.showing import redact, say
 # typer has its own copy of click's errors in some releases, and no name for their root.
 _CommandError: type[Exception] = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="queuekit",
     help="Send to queues, work them, and look after them; the backend is picked by a URL.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-dead = typer.Typer(help="Look at dead letters, and send them back.", rich_markup_mode=None)
+dead: typer.Typer = typer.Typer(help="Look at dead letters, and send them back.", rich_markup_mode=None)
 app.add_typer(dead, name="dead")
 
 

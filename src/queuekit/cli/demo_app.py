@@ -17,9 +17,9 @@ from queuekit._values.clock import SystemClock
 from queuekit.cli.demo_place import LEASE_S, PREFETCH, QUEUE, SLOTS, FileTask, Place
 from queuekit.cli.ledger import Line
 
-place = Place.of(os.environ)
-app = App(place.app_url, drain=timedelta(seconds=5))
-clock = SystemClock()
+place: Place = Place.of(os.environ)
+app: App = App(place.app_url, drain=timedelta(seconds=5))
+clock: SystemClock = SystemClock()
 
 
 @app.handler(

@@ -375,7 +375,7 @@ class FaultyOpener:
     """
 
     def __init__(self, opener: BackendOpener, script: Script | None = None, **limits: Any) -> None:
-        self.script = Script() if script is None else script
+        self.script: Script = Script() if script is None else script
         self.clock: Clock = opener.clock
         self._opener = opener
         self._limits = limits

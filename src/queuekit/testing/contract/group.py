@@ -25,7 +25,7 @@ class Group:
             fail, and is listed at the end of the run; once it passes, the run is red until the entry goes.
     """
 
-    __test__ = False
+    __test__: ClassVar[bool] = False
     harness_class: ClassVar[type[Harness]]
     known_deviations: ClassVar[Mapping[str, str]] = {}
 

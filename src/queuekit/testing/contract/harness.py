@@ -79,7 +79,7 @@ class Harness:
         self.directory = directory
         # A seed of its own: cases that share a store must not draw the same tokens.
         self.clock: Clock = VirtualClock(seed=uuid.uuid4().int) if self.virtual else SystemClock()
-        self.opener = Opener(self.clock)
+        self.opener: Opener = Opener(self.clock)
         self._opened: list[Backend] = []
         self._openers = [self.opener]
 
@@ -215,8 +215,8 @@ class Running(Generic[T]):
         self._clock = clock
         self._result: list[T] = []
         self._error: BaseException | None = None
-        self.started_at = clock.monotonic()
-        self.ended_at = self.started_at
+        self.started_at: float = clock.monotonic()
+        self.ended_at: float = self.started_at
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

@@ -40,8 +40,8 @@ class Queue:
 
     def __init__(self, harness: Harness, name: str = "", *, backend: Backend | None = None) -> None:
         self.harness = harness
-        self.name = name or harness.unique_name()
-        self.backend = backend or harness.open(self.name)
+        self.name: str = name or harness.unique_name()
+        self.backend: Backend = backend or harness.open(self.name)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -34,15 +34,15 @@ class ProcessHarness(URLHarness):
 
     virtual = True
     one_process = True
-    tolerance_s = 0.0
+    tolerance_s: float = 0.0
 
 
 class QuickHarness(URLHarness):
     """For a store that keeps time to the millisecond."""
 
-    min_lease_s = 0.6
-    min_delay_s = 0.4
-    tolerance_s = 0.4
+    min_lease_s: float = 0.6
+    min_delay_s: float = 0.4
+    tolerance_s: float = 0.4
 
 
 def harness_for(url: str, directory: Path) -> Harness:

@@ -42,10 +42,11 @@ class Work:
         app: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.face, self._handle, self._gate = face, handle, gate
+        self.face: Face = face
+        self._handle, self._gate = handle, gate
         self.begun: list[Any] = []
         self._asked = False
-        self.app = App(clock=face.harness.clock, **(app or {}))
+        self.app: App = App(clock=face.harness.clock, **(app or {}))
         if opener is not None:
             self.app._opener = opener  # type: ignore[assignment]  # an App has no argument for it
         handler = self._handler(payload, awaits=face.awaits)

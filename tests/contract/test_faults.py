@@ -12,6 +12,7 @@ from queuekit._values.clock import SystemClock
 from queuekit._wiring.opening import Opener
 from queuekit.backend import (
     Accepted,
+    Action,
     Admin,
     Backend,
     Cancellable,
@@ -21,22 +22,34 @@ from queuekit.backend import (
     Peekable,
     QueueURL,
     Redrivable,
+    Settled,
+    Settlement,
+    Unknown,
     Waitable,
 )
+from queuekit.testing.clock import VirtualClock
 from queuekit.testing.faults import (
     FaultyBackend,
     FaultyOpener,
     InjectedFault,
     Script,
     Step,
+    answer_for_stranger,
+    answer_twice,
     as_is,
+    contradict,
+    delay,
     do_nothing,
     fail_entries,
+    hang,
     hold,
+    leave_out,
+    pretend_settled,
     raise_after,
     raise_before,
     refused,
     throttle,
+    too_many,
     unavailable,
 )
 
@@ -112,6 +125,85 @@ def test_a_held_answer_comes_once_it_is_released(backend: Backend, script: Scrip
     released.set()
     sender.join(10)
     assert len(script.answered("send")) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "answers"),
+    [
+        (leave_out({0}), [Accepted("2")]),
+        (answer_twice({0}), [Accepted("1"), Accepted("1"), Accepted("2")]),
+        (answer_for_stranger(Accepted("3")), [Accepted("1"), Accepted("2"), Accepted("3")]),
+    ],
+)
+def test_an_answer_that_does_not_fit_follows_a_call_that_was_carried_out(
+    backend: Backend, script: Script, step: Step, answers: list[object]
+) -> None:
+    script.on("send", step)
+    assert backend.send(TWO, timeout_s=1.0) == answers
+    assert stored(backend) == [b"1", b"2"]
+
+
+def test_an_entry_in_both_lists_is_unknown_and_was_carried_out(backend: Backend, script: Script) -> None:
+    script.on("send", contradict({1}))
+    first, second = backend.send(TWO, timeout_s=1.0)
+    assert first == Accepted("1")
+    assert isinstance(second, Unknown)
+    assert (second.message_id, second.error.code) == ("2", ErrorCode.BACKEND_BUG)
+    assert stored(backend) == [b"1", b"2"]
+
+
+def test_a_receive_can_bring_too_many_and_one_of_them_twice(backend: Backend, script: Script) -> None:
+    backend.send(TWO, timeout_s=1.0)
+    script.on("receive", too_many, answer_twice({0}))
+    got = backend.receive(max_messages=1, wait_s=0.0, lease_s=60.0)
+    assert [each.body for each in got] == [b"1", b"2"]
+    backend.settle([Settlement(each.handle, Action.RETRY) for each in got], timeout_s=1.0)
+    first, again = backend.receive(max_messages=1, wait_s=0.0, lease_s=60.0)
+    assert first is again
+
+
+def test_a_settlement_can_be_claimed_and_not_done(backend: Backend, script: Script) -> None:
+    backend.send(TWO[:1], timeout_s=1.0)
+    (got,) = backend.receive(max_messages=1, wait_s=0.0, lease_s=60.0)
+    script.on("settle", pretend_settled)
+    assert isinstance(backend.settle([Settlement(got.handle, Action.RETRY)], timeout_s=1.0)[0], Settled)
+    assert stored(backend) == []
+
+
+@pytest.mark.parametrize(("after", "meanwhile"), [(False, []), (True, [b"1"])])
+def test_a_slow_call_takes_the_clocks_time_before_it_acts_or_after(after: bool, meanwhile: list[bytes]) -> None:
+    clock, script = VirtualClock(), Script()
+    backend = FaultyOpener(Opener(clock), script).open(URL)
+    script.on("send", delay(clock, 5.0, after=after))
+    sender = threading.Thread(target=lambda: backend.send(TWO[:1], timeout_s=1.0))
+    sender.start()
+    clock.wait_for_waiters()
+    assert stored(backend) == meanwhile
+    clock.advance(4.9)
+    assert sender.is_alive()
+    clock.advance(0.1)
+    sender.join(10)
+    assert not sender.is_alive()
+    backend.close()
+
+
+@pytest.mark.parametrize("end", ["interrupt", "close"])
+def test_a_call_that_hangs_ends_when_it_is_interrupted_or_closed(backend: Backend, script: Script, end: str) -> None:
+    reached, raised = threading.Event(), list[BaseException]()
+    script.on("receive", hang(reached))
+
+    def receive() -> None:
+        try:
+            backend.receive(max_messages=1, wait_s=0.0, lease_s=60.0)
+        except InjectedFault as error:
+            raised.append(error)
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    assert reached.wait(10)
+    getattr(backend, end)()
+    receiver.join(10)
+    assert [backend.classify(each).code for each in raised] == [ErrorCode.UNAVAILABLE]
 
 
 def test_exactly_the_abilities_of_the_inner_backend_are_there(backend: Backend) -> None:

@@ -11,14 +11,13 @@ from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from pydantic import BaseModel, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from queuekit._values.errors import DecodeError, EncodeError, InvalidMessageError, UsageError
 
 T = TypeVar("T")
 
-_SECRETS = (SecretStr, SecretBytes, Secret)
 _ALWAYS_FINITE = frozenset({
     "bool", "bytes", "date", "datetime", "int", "none", "str", "time", "timedelta", "url", "uuid",
     "dataclass", "dataclass-args", "dataclass-field", "model", "model-field", "model-fields", "typed-dict",
@@ -297,9 +296,12 @@ def _look_through(schema: Any, classes: list[type]) -> None:
     Raises:
         EncodeError: A part of the payload type is masked or left out when it is written.
     """
+    from pydantic import Secret, SecretBytes, SecretStr  # the slowest of its modules, and text needs none of it
+
+    secrets = (SecretStr, SecretBytes, Secret)
     for node in _nodes(schema):
         kind, cls = node.get("type"), node.get("cls")
-        if isinstance(cls, type) and issubclass(cls, _SECRETS):
+        if isinstance(cls, type) and issubclass(cls, secrets):
             msg = f"the payload type holds a {cls.__name__}, which is masked when it is written; use str or bytes"
             raise EncodeError(msg)
         if node.get("serialization_exclude") is True and node.get("schema", {}).get("type") != "default":

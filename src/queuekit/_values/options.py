@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
-from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -69,6 +68,8 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
 
 
 def _unknown(name: str, types: Mapping[str, Any], scheme: str) -> str:
+    from difflib import get_close_matches
+
     near = get_close_matches(name, types, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(types)) or 'none'}"
     return f"no option {name!r} for {scheme} URLs; {hint}"

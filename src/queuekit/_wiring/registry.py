@@ -6,12 +6,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from queuekit._values.errors import BackendMissingError, SetupError, UnknownSchemeError
 from queuekit.backend import SPI_VERSION, BackendSpec
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "queuekit.backends"
 
@@ -67,6 +69,9 @@ def find_spec(scheme: str) -> BackendSpec:
 
 
 def _entry_points() -> dict[str, tuple[EntryPoint, ...]]:
+    # Costs a tenth of importing everything else, and only foreign and misspelt schemes need it.
+    from importlib.metadata import entry_points
+
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for each in entry_points(group=ENTRY_POINT_GROUP):
         if all(each.value != known.value for known in found.get(each.name, ())):
@@ -104,6 +109,8 @@ def _load_plugin(scheme: str, entry: EntryPoint) -> BackendSpec:
 
 
 def _unknown(scheme: str) -> str:
+    from difflib import get_close_matches
+
     known = known_schemes()
     near = get_close_matches(scheme, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -76,7 +76,6 @@ def test_entry_points_are_not_read_for_a_built_in_scheme(run: Run) -> None:
         import importlib.metadata
         importlib.metadata.entry_points = lambda **_: 1 / 0
         from queuekit._wiring import registry
-        registry.entry_points = importlib.metadata.entry_points
         print(registry.find_spec("memory").forms[0])
     """
     assert run(code) == "memory://QUEUE\n"

@@ -20,6 +20,7 @@ from queuekit._portable.link import Link
 from queuekit._portable.retry import Verdict
 from queuekit._portable.running import LoopRunner, ThreadRunner, own_loop
 from queuekit._portable.triage import Job, Triage
+from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import SystemClock
 from queuekit._values.errors import (
     AccessDeniedError,
@@ -101,16 +102,16 @@ class _Child:
         app.when_stopped(lambda: self.say({"op": "stop"}))
         for name, slots in queues:
             link, handlers = app.open_queue(name)
-            triage = Triage(handlers, link.capabilities, clock, link.shown, lambda: self.draining)
+            triage = Triage(
+                handlers, link.capabilities, clock, link.shown, lambda: self.draining, waiting_on(self._own_loop)
+            )
             feed = PipeFeed()
             self._feeds.append(feed)
             if handlers[0].is_async:
                 runner = LoopRunner(feed, triage, slots=slots, failed=_give_up)
                 asyncio.run_coroutine_threadsafe(runner.run(), self._own_loop())
             else:
-                ThreadRunner(
-                    feed, triage, clock, slots=slots, loop=self._own_loop, failed=_give_up, hung=_ignore, name=name
-                ).start()
+                ThreadRunner(feed, triage, clock, slots=slots, failed=_give_up, hung=_ignore, name=name).start()
         threading.Thread(target=self._report_forever, name="queuekit-results", daemon=True).start()
         self.say({"op": "ready"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +17,7 @@ from queuekit._portable.link import seconds
 from queuekit._portable.producer import Producer
 from queuekit._portable.report import SendReport
 from queuekit._portable.retry import RetryPolicy
+from queuekit._portable.wrapping import Wrapper
 from queuekit._values.errors import UsageError
 from queuekit._values.message import Message, SendOptions
 from queuekit._values.outcome import Accepted, Duplicate, SendOutcome
@@ -82,6 +83,7 @@ class Handler(Generic[T, R]):
         retry: When a failed attempt is followed by another.
         timeout_s: How long one attempt may take; None for no limit.
         options: How its queue is worked.
+        wrappers: What stands around the function while it handles a message, the outermost first.
     """
 
     function: Callable[[T], R]
@@ -93,6 +95,7 @@ class Handler(Generic[T, R]):
     retry: RetryPolicy
     timeout_s: float | None
     options: QueueOptions
+    wrappers: Sequence[Wrapper] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         # Names and docstring only: a decorator's attributes, such as tenacity's `retry`, would overwrite ours.

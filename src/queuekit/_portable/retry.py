@@ -145,18 +145,8 @@ class Judge:
 
     def on_return(self, value: object, attempt: int | None) -> Verdict:
         """The verdict on a handler that returned."""
-        if isinstance(value, type) and issubclass(value, (Retry, DeadLetter)):
-            try:
-                value = value()
-            except Exception as error:  # noqa: BLE001 - the handler boundary: a subclass is the user's code
-                return self.on_error(error, attempt)
-        if isinstance(value, (Retry, DeadLetter)):
-            return self.on_error(value, attempt)
-        if inspect.isgenerator(value) or inspect.isasyncgen(value):
-            # Nothing that has not run is ever acked, and nobody would run this.
-            msg = "the handler returned a generator, which nobody runs; loop inside the handler"
-            return self.on_error(UsageError(msg), attempt)
-        return ACK
+        failure = failure_in(value)
+        return ACK if failure is None else self.on_error(failure, attempt)
 
     def on_error(self, error: BaseException, attempt: int | None) -> Verdict:
         """The verdict on a handler that raised."""
@@ -185,6 +175,21 @@ class Judge:
         # A policy's wait is a wish: the nearest that the service can do will do.
         wait_s = min(possible_retry_s(min(wish_s, self._longest_s), self._can), self._longest_s)
         return Verdict(Action.RETRY, wait_s, Cause("failed", error))
+
+
+def failure_in(value: object) -> BaseException | None:
+    """What a handler's returned value stands for, where that is no success."""
+    if isinstance(value, type) and issubclass(value, (Retry, DeadLetter)):
+        try:
+            value = value()
+        except Exception as error:  # noqa: BLE001 - the handler boundary: a subclass is the user's code
+            return error
+    if isinstance(value, (Retry, DeadLetter)):
+        return value
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        # Nothing that has not run is ever acked, and nobody would run this.
+        return UsageError("the handler returned a generator, which nobody runs; loop inside the handler")
+    return None
 
 
 def _unwrap(error: BaseException) -> BaseException:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from queuekit._portable.context import Current, _current
 from queuekit._portable.retry import ACK, RELEASE, Verdict
 from queuekit._portable.triage import Bound, Job, Triage
+from queuekit._portable.wrapping import awaited
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError
 
@@ -61,7 +62,6 @@ class ThreadRunner:
         triage: Picks handlers.
         clock: Time.
         slots: How many threads.
-        loop: Gives the event loop that awaits what a sync handler returned, made at first need.
         failed: Called with what ended the feed, if it was not a stop.
         hung: Called when a handler is past its timeout, with how many are, and how many slots there are.
         name: For the threads.
@@ -74,12 +74,11 @@ class ThreadRunner:
         clock: Clock,
         *,
         slots: int,
-        loop: Callable[[], asyncio.AbstractEventLoop],
         failed: Callable[[BaseException], None],
         hung: Callable[[int, int], None],
         name: str,
     ) -> None:
-        self._feed, self._triage, self._clock, self._loop = feed, triage, clock, loop
+        self._feed, self._triage, self._clock = feed, triage, clock
         self._failed, self._report_hung, self._name = failed, hung, name
         self._slots = [_Slot() for _ in range(slots)]
         self._lock = threading.Lock()
@@ -135,10 +134,10 @@ class ThreadRunner:
     def _call(self, bound: Bound, payload: Any, current: Current) -> Verdict:
         _current.set(current)
         try:
-            value = bound.function(payload)
+            value = bound.call(payload)
             if inspect.isawaitable(value):
                 # Nothing that has not run is ever acked: the awaitable runs on the worker's loop.
-                value = asyncio.run_coroutine_threadsafe(_await(value), self._loop()).result()
+                value = self._triage.wait_for(value)
         except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
             return bound.judge.on_error(error, current.attempt)
         return ACK if value is None else bound.judge.on_return(value, current.attempt)
@@ -256,7 +255,7 @@ class LoopRunner:
         _current.set(current)
         try:
             async with asyncio.timeout(bound.timeout_s):
-                value = await _await(bound.function(payload))
+                value = await awaited(bound.call(payload))
             verdict = ACK if value is None else bound.judge.on_return(value, current.attempt)
         except asyncio.CancelledError as error:
             # Only our own cancelling is a release; a handler that cancels itself has failed.
@@ -264,14 +263,6 @@ class LoopRunner:
         except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
             verdict = bound.judge.on_error(error, current.attempt)
         job.settle(verdict)
-
-
-async def _await(value: Awaitable[Any]) -> Any:
-    """What an awaitable comes to, also where it answers with another one."""
-    answer = await value
-    while inspect.isawaitable(answer):
-        answer = await answer
-    return answer
 
 
 def own_loop() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from queuekit._engine import metadata as meta
@@ -12,6 +12,7 @@ from queuekit._portable.context import Current
 from queuekit._portable.handler import Handler
 from queuekit._portable.letters import Cause
 from queuekit._portable.retry import Judge, RetryPolicy, Verdict
+from queuekit._portable.wrapping import Call, compose
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.errors import CodecError
@@ -45,12 +46,14 @@ class Job(Protocol):
 
 
 class Bound:
-    """A handler with what running it needs."""
+    """A handler with what running it needs: ``call`` is its function inside everything that wraps it."""
 
-    __slots__ = ("codec", "function", "judge", "timeout_s")
+    __slots__ = ("call", "codec", "judge", "timeout_s")
 
-    def __init__(self, handler: Handler[Any, Any], can: Capabilities, clock: Clock) -> None:
-        self.function = handler.function
+    def __init__(
+        self, handler: Handler[Any, Any], can: Capabilities, clock: Clock, wait_for: Callable[[Awaitable[Any]], Any]
+    ) -> None:
+        self.call: Call = compose(handler.function, handler.wrappers, is_async=handler.is_async, wait_for=wait_for)
         self.codec: Codec[Any] = codec_for(handler.payload)
         self.judge = Judge(handler.retry, can, clock)
         self.timeout_s = handler.timeout_s
@@ -65,6 +68,7 @@ class Triage:
         clock: For chance.
         queue: The queue's redacted URL.
         draining: Whether the worker is stopping.
+        wait_for: Waits on a thread for an awaitable that a sync handler returned.
     """
 
     def __init__(
@@ -74,8 +78,12 @@ class Triage:
         clock: Clock,
         queue: str,
         draining: Callable[[], bool],
+        wait_for: Callable[[Awaitable[Any]], Any],
     ) -> None:
-        self._by_type: Mapping[str, Bound] = {each.message_type: Bound(each, can, clock) for each in handlers}
+        self.wait_for = wait_for
+        self._by_type: Mapping[str, Bound] = {
+            each.message_type: Bound(each, can, clock, wait_for) for each in handlers
+        }
         untyped = handlers if len(handlers) == 1 else [each for each in handlers if each.default]
         self._untyped = self._by_type[untyped[0].message_type] if untyped else None
         self._unknown = Judge(RetryPolicy(), can, clock)

@@ -23,6 +23,7 @@ from queuekit._portable.intake import Intake, drain
 from queuekit._portable.retry import Verdict
 from queuekit._portable.running import LoopRunner, ThreadRunner, end_loop, own_loop
 from queuekit._portable.triage import Job, Triage
+from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueNotFoundError
 from queuekit.backend import IncomingMessage
@@ -211,7 +212,14 @@ class Worker:
     def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         for queue in self._queues:
             link = queue.intake.link
-            triage = Triage(queue.handlers, link.capabilities, self._clock, link.shown, lambda: self._stopping)
+            triage = Triage(
+                queue.handlers,
+                link.capabilities,
+                self._clock,
+                link.shown,
+                lambda: self._stopping,
+                waiting_on(loop),
+            )
             feed = IntakeFeed(queue.intake)
             runner: ThreadRunner | LoopRunner
             if queue.is_async:
@@ -223,7 +231,6 @@ class Worker:
                     triage,
                     self._clock,
                     slots=queue.slots,
-                    loop=loop,
                     failed=self._fail,
                     hung=self._hung,
                     name=link.shown,

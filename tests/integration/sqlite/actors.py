@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from queuekit.backend import Action, Opening, OutgoingMessage, QueueURL, Settlement
-from queuekit.backends.sqlite import SPEC, SQLiteBackend, SQLiteOptions, _wakeup
+from queuekit.backends.sqlite import SPEC, SQLiteBackend, SQLiteOptions, _turns, _wakeup
 
 
 def open_file(path: Path) -> SQLiteBackend:
@@ -50,3 +52,34 @@ def receive_and_tell(pipe: Connection, path: Path, net_s: float = _wakeup.NET_S)
     while got := queue.receive(max_messages=1, wait_s=20, lease_s=60):
         pipe.send(got[0].message_id)
         queue.settle([Settlement(got[0].handle, Action.ACK)], timeout_s=10)
+
+
+def hammer(pipe: Connection, path: Path, count: int) -> None:
+    """Send, receive and acknowledge without a pause; every call must succeed."""
+    queue = open_file(path)
+    pipe.send("here")
+    pipe.recv()
+    acked = 0
+    for index in range(count):
+        queue.send([OutgoingMessage(f"{index}", b"x")], timeout_s=30)
+        got = queue.receive(max_messages=1, wait_s=0, lease_s=60)
+        acked += len(queue.settle([Settlement(each.handle, Action.ACK) for each in got], timeout_s=30) if got else ())
+    pipe.send(acked)
+
+
+def hold_a_turn(pipe: Connection, path: Path) -> None:
+    """Take a turn and keep it."""
+    with _turns.Turns(path).taken(10):
+        pipe.send("taken")
+        pipe.recv()
+
+
+def hold_a_turn_and_fork(pipe: Connection, path: Path) -> None:
+    """Take a turn, start a child that outlives us, and keep the turn."""
+    with _turns.Turns(path).taken(10):
+        if os.fork() == 0:
+            pipe.send(os.getpid())
+            pipe.recv()  # until the test ends
+            os._exit(0)
+        pipe.send("forked")
+        signal.pause()

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -14,6 +17,20 @@ import pytest
 
 from queuekit.backend import Opening, QueueURL
 from queuekit.backends.sqlite import SPEC, SQLiteBackend, SQLiteOptions
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def actors() -> Any:
+    """The module of what other processes do, importable in them by name."""
+    sys.path.insert(0, str(HERE))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+    spec = importlib.util.find_spec("actors")
+    assert spec is not None
+    module = importlib.import_module("actors")
+    yield module
+    sys.path.remove(str(HERE))
 
 
 def open_file(path: Path, queue: str = "orders", **options: Any) -> SQLiteBackend:

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import importlib.util
 import os
 import sqlite3
 import stat
-import sys
 import threading
 import time
 from contextlib import closing
@@ -17,20 +15,6 @@ import pytest
 
 from queuekit.backend import Action, OutgoingMessage, Settlement
 from queuekit.backends.sqlite import SQLiteBackend
-
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def actors() -> Any:
-    """The module of what other processes do, importable in them by name."""
-    sys.path.insert(0, str(HERE))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
-    spec = importlib.util.find_spec("actors")
-    assert spec is not None
-    module = importlib.import_module("actors")
-    yield module
-    sys.path.remove(str(HERE))
 
 
 def wait_for_socket(path: Path, count: int = 1) -> None:

@@ -2,7 +2,7 @@
 """One database file: its connections, its transactions, and who is told of a change.
 
 All backends of one owner that point to the same file share one `Database`. Writers of one process wait for
-each other on a lock, in turn and without polling; writers of different processes wait on SQLite's own.
+each other on a lock, processes take turns (`_turns`), and SQLite's own lock has the last word.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from pathlib import Path
 from queuekit.backend import Clock, SystemClock
 from queuekit.backends.sqlite import _places, _schema
 from queuekit.backends.sqlite._options import SQLiteOptions
+from queuekit.backends.sqlite._turns import Turns
 from queuekit.backends.sqlite._wakeup import Directory, Listener, Signal
 
 MAX_LEASE_S = 43_200.0
 _PAGE = 4096
 _NO_LIMIT = 1 << 30
+_NO_WAIT_S = 0.1
+"""Less than this is not taken off the time for the rest, because another busy timeout costs a statement."""
 _PRAGMAS = (
     # What was deleted stays in free pages of a file that only its owner can read; wiping it costs a fifth.
     "PRAGMA secure_delete = OFF",
@@ -54,6 +57,7 @@ class _Here:
     def __init__(self, database: Path, clock: Clock) -> None:
         self.lock = threading.Lock()
         self.writing = threading.Lock()
+        self.turns = Turns(database)
         self.idle: list[_Connection] = []
         self.file: tuple[int, int] | None = None
         self.generation = 0
@@ -102,6 +106,7 @@ class Database:
             if listener is not None:
                 listener.close()
             here.directory.close()
+            here.turns.close()
             _forget(here)
 
     @contextmanager
@@ -124,7 +129,8 @@ class Database:
             msg = "other threads kept the database busy"
             raise TimeoutError(msg)
         try:
-            with self._connection(here, timeout_s) as connection:
+            began = self._clock.monotonic()
+            with here.turns.taken(timeout_s), self._connection(here, self._left_s(timeout_s, began)) as connection:
                 if self._options.max_size is not None:
                     pages = self._options.max_size // _PAGE if growing else _NO_LIMIT
                     connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -179,6 +185,10 @@ class Database:
                 here.name = f"{os.getpid()}-{self._clock.token_bytes(6).hex()}"
                 here.listener = Listener(here.directory, here.name, self._clock, self._connect, self._wake)
             return here.listener
+
+    def _left_s(self, timeout_s: float, began: float) -> float:
+        waited_s = self._clock.monotonic() - began
+        return timeout_s if waited_s < _NO_WAIT_S else timeout_s - waited_s
 
     def _here(self) -> _Here:
         process = os.getpid()

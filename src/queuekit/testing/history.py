@@ -221,7 +221,8 @@ class Delivered:
     __slots__ = ("_history", "record")
 
     def __init__(self, history: History, record: Record) -> None:
-        self._history, self.record = history, record
+        self._history = history
+        self.record: Record = record
 
     def settle(self, action: SettleAction, *, delay_s: float = 0.0, until: float | None = None) -> Pending:
         """Its settlement is about to be sent; ``until`` is the end of lease that an extension asks for."""
@@ -247,7 +248,7 @@ class History:
     def __init__(self, sink: Sink, *, worker: str = "", clock: Clock | None = None) -> None:
         self._sink = sink
         self._clock: Clock = clock or SystemClock()
-        self.worker = worker or str(os.getpid())
+        self.worker: str = worker or str(os.getpid())
         # A process that comes after another of the same name must not answer its calls.
         self._mark = self._clock.token_bytes(4).hex()
         self._numbers = count(1)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real workers of one folder, each a process, and what can be told from what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from queuekit.cli.ledger import Kill, Line, held_by, read_lines
+
+HERE = Path(__file__).parent
+LIMIT_S = 60.0
+"""Real time after which something that should come to pass has not. Costs nothing while all is well."""
+
+
+class Workers:
+    """The workers of an app of this folder, which keeps its database and its ledger in another one.
+
+    Args:
+        folder: Where they work.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.app = "killed_app"
+        self.running: dict[int, subprocess.Popen[bytes]] = {}
+        self._offset, self._rest, self._lines = 0, b"", list[Line]()
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "jobs.db"
+
+    def url(self, queue: str) -> str:
+        return f"sqlite:///{self.database}?queue={queue}"
+
+    def start(self, queue: str, *options: str, env: Mapping[str, str] | None = None) -> int:
+        with (self.folder / "log").open("ab") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "queuekit.cli", "worker", f"{self.app}:app", "--queue", queue, *options],
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": _path(), **(env or {})},
+                stdout=log,
+                stderr=log,
+            )
+        self.running[worker.pid] = worker
+        return worker.pid
+
+    def signal(self, pid: int, number: signal.Signals) -> float:
+        self.running[pid].send_signal(number)
+        return time.monotonic()
+
+    def kill(self, pid: int) -> Kill:
+        victim = self.running.pop(pid)
+        victim.kill()
+        victim.wait()
+        return Kill(pid=pid, at=time.monotonic(), leased=leased(self.database))
+
+    def wait(self, pid: int) -> int:
+        """The exit code of a worker that ends."""
+        return self.running.pop(pid).wait(LIMIT_S)
+
+    def stop(self) -> dict[int, int]:
+        """Ask all to drain. Returns their exit codes, by process."""
+        for worker in self.running.values():
+            worker.terminate()
+        codes = {pid: worker.wait(LIMIT_S) for pid, worker in self.running.items()}
+        self.running.clear()
+        return codes
+
+    def end(self) -> None:
+        for worker in self.running.values():
+            worker.kill()
+            worker.wait()
+
+    def log(self) -> str:
+        path = self.folder / "log"
+        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+    def lines(self) -> list[Line]:
+        path = self.folder / "ledger.jsonl"
+        if path.exists():
+            with path.open("rb") as ledger:
+                ledger.seek(self._offset)
+                data = ledger.read()
+            self._offset += len(data)
+            new, self._rest = read_lines(self._rest + data)
+            self._lines += new
+        return self._lines
+
+    def until(self, reached: Callable[[list[Line]], bool]) -> None:
+        """Until the ledger shows it; no worker may end meanwhile."""
+        wait, limit = threading.Event().wait, time.monotonic() + LIMIT_S
+        while not reached(self.lines()):
+            assert all(worker.poll() is None for worker in self.running.values()), self.log()[-4000:]
+            assert time.monotonic() < limit, f"{len(self.lines())} lines, and no more in time; {self.log()[-4000:]}"
+            wait(0.005)
+
+    def until_lines(self, count: int) -> None:
+        """Until the ledger has so many lines."""
+        self.until(lambda lines: len(lines) >= count)
+
+    def until_started(self, count: int) -> None:
+        """Until so many workers in all have said that they work."""
+        self.until(lambda _: self.log().count("worker.started") >= count)
+
+    def alive(self) -> set[int]:
+        """The workers that have not ended by themselves; those that have are forgotten."""
+        for pid in [pid for pid, worker in self.running.items() if worker.poll() is not None]:
+            del self.running[pid]
+        return set(self.running)
+
+    def until_empty(self) -> None:
+        """Until the database holds no message at all."""
+        self.until_empty_but(dead=0)
+
+    def until_empty_but(self, *, dead: int) -> None:
+        """Until the database holds nothing but so many dead letters."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+            count = "SELECT count(*), total(findable) FROM message"
+            self.until(lambda _: connection.execute(count).fetchone() == (dead, dead))
+
+    def at_work(self) -> set[int]:
+        """The workers that are up: those that handled something lately."""
+        return {each.pid for each in self.lines()[-1000:]} & set(self.running)
+
+
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+
+
+def leased(path: Path) -> Mapping[str, int]:
+    """Every message that is leased, with its attempt: read from the rows, so that nothing moves by looking."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        connection.execute("BEGIN")
+        found: dict[str, int] = {}
+        for (runs,) in connection.execute("SELECT runs FROM lease").fetchall():
+            for first, last, _rank, attempt, _keyed in json.loads(runs):
+                rows = connection.execute("SELECT id FROM message WHERE seq BETWEEN ? AND ?", (first, last))
+                found.update((message_id, attempt) for (message_id,) in rows)
+        return found
+
+
+def duplicates(lines: Sequence[Line]) -> list[Line]:
+    """What was handled and came again: every line of a message but its last."""
+    attempts = defaultdict(list)
+    for each in sorted(lines, key=lambda line: line.attempt):
+        attempts[each.message_id].append(each)
+    return [line for group in attempts.values() for line in group[:-1]]
+
+
+def in_flight(kills: Sequence[Kill], lines: Sequence[Line]) -> int:
+    """How many deliveries the killed workers held; as a set, as a lease is seen at the next kill too."""
+    return len({(held, kill.leased[held]) for kill in kills for held in held_by(kill, lines)})
+
+
+def assert_explained(kills: Sequence[Kill], lines: Sequence[Line]) -> None:
+    """Whatever came twice had been handled by a worker that was killed while it held the lease."""
+    by_pid = {kill.pid: kill for kill in kills}
+    for line in duplicates(lines):
+        assert line.pid in by_pid, f"{line} came again, and its worker was not killed"
+        assert by_pid[line.pid].leased.get(line.message_id) == line.attempt
+
+
+def assert_sound(path: Path, messages: int = 0) -> None:
+    """The file is whole, and holds so many messages."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT count(*) FROM message").fetchone() == (messages,)

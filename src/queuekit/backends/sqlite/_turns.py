@@ -13,6 +13,7 @@ because its holder is stopped or hangs, goes on to SQLite's lock without one.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
 import weakref
@@ -109,6 +110,9 @@ class Turns:
         try:
             for path in self._paths:
                 self._files.append(os.open(path, flags, 0o600))
+                found = os.fstat(self._files[-1])
+                if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o600:
+                    os.fchmod(self._files[-1], 0o600)  # the umask took our own right to it
         except OSError:
             self.close()
             self._possible = False

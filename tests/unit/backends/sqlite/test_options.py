@@ -54,7 +54,9 @@ def test_odd_names_stay_where_they_point(open_queue: Any, tmp_path: Path, file: 
     backend, other = open_queue(queue, file=file), open_queue("other", file=file)
     backend.send([OutgoingMessage("m", b"")], timeout_s=1)
     assert (backend.stats().ready, other.stats().ready) == (1, 0)
-    assert {each.name for each in tmp_path.iterdir()} == {file, f"{file}-wal", f"{file}-shm"}
+    assert {each.name for each in tmp_path.iterdir()} == {
+        f"{file}{suffix}" for suffix in ("", "-wal", "-shm", "-turn", "-next")
+    }
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
@@ -65,7 +67,7 @@ def test_files_are_their_owners_whatever_the_umask(open_queue: Any, tmp_path: Pa
         modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
     finally:
         os.umask(before)
-    assert modes == {"jobs.db": 0o600, "jobs.db-wal": 0o600, "jobs.db-shm": 0o600}
+    assert modes == {f"jobs.db{suffix}": 0o600 for suffix in ("", "-wal", "-shm", "-turn", "-next")}
 
 
 def test_a_batch_over_max_messages_is_refused_whole(open_queue: Any) -> None:

@@ -88,6 +88,7 @@ __all__ = [
     "QueueStats",
     "QueueURL",
     "Range",
+    "Recreating",
     "Redrivable",
     "Rejected",
     "SendOutcome",
@@ -398,6 +399,15 @@ class Interruptible(Protocol):
 
     def interrupt(self) -> None:
         """Make every `Backend.receive` that is waiting now return what it has, soon. Never raises."""
+        ...
+
+
+@runtime_checkable
+class Recreating(Protocol):
+    """An ``implicit`` queue that notices when its structures were removed under it."""
+
+    def recreated(self) -> int:
+        """How often, since this backend was opened, the queue that it had used was found gone. No I/O."""
         ...
 
 

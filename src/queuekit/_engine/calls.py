@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from queuekit._engine.guard import Guard
+from queuekit._engine.pacing import RetryPace
 from queuekit._engine.waits import FullJitter, planned_wait_s
 from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueKitError
@@ -40,6 +41,7 @@ class Sender:
         self._clock = clock
         self._budget_s = budget_s
         self._wait = FullJitter(clock.random, least_s=0.02, most_s=5.0)
+        self._pace = RetryPace()
         self._closing = threading.Condition()
         self._closed = False
 
@@ -75,10 +77,14 @@ class Sender:
     def _pause(self, attempt: int, error: ErrorClass, deadline: float) -> bool:
         """Wait before the next try; False when the budget does not reach that far, or at close."""
         wait_s = planned_wait_s(self._wait, attempt, error.raw or QueueKitError(error.detail), fallback=self._wait)
-        until = self._clock.monotonic() + max(wait_s, error.retry_after_s or 0.0)
-        if until >= deadline:
-            return False
+        now = self._clock.monotonic()
+        # On top of what the service asked for, so that its callers do not all come back at one moment.
+        until = now + wait_s + (error.retry_after_s or 0.0)
         with self._closing:
+            until = max(until, self._pace.next_at(now))
+            if until >= deadline:
+                return False
+            self._pace.take(now)
             while not self._closed and (left_s := until - self._clock.monotonic()) > 0:
                 self._clock.wait(self._closing, left_s)
             return not self._closed

@@ -18,6 +18,7 @@ ACTIONS: Mapping[str, int] = {
     "dead_letter.missing": logging.WARNING,
     "lease.at_limit": logging.WARNING,
     "lease.lost": logging.WARNING,
+    "queue.recreated": logging.WARNING,
     "receive.failed": logging.WARNING,
     "receive.resumed": logging.INFO,
     "retry.shortened": logging.WARNING,

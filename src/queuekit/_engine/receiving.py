@@ -20,8 +20,8 @@ from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
 from queuekit._engine.waits import FullJitter, planned_wait_s
 from queuekit._values.clock import Clock
-from queuekit._values.errors import BackendBugError, QueueKitError
-from queuekit.backend import Action, Backend, IncomingMessage, Interruptible
+from queuekit._values.errors import BackendBugError, QueueKitError, ThrottledError
+from queuekit.backend import Action, Backend, IncomingMessage, Interruptible, Recreating
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +103,8 @@ class Receiver:
             somebody_waits=self._somebody_waits,
         )
         self._closed = False
+        self._recreating = backend if isinstance(backend, Recreating) else None
+        self._recreated = 0
         self._backoff = FullJitter(clock.random, least_s=0.1, most_s=10.0)
         self._threads: Threads | None = None
         self.control = self._make_control(dead_letters, lost)
@@ -185,6 +187,8 @@ class Receiver:
             if failures:
                 failures = 0
                 self._resumed()
+            if self._recreating is not None:
+                self._report_loss(self._recreating)
             self._admit(batch, began)
 
     def _next_poll(self) -> int:
@@ -266,11 +270,19 @@ class Receiver:
             self._end(error)
             return False
         wait_s = planned_wait_s(self._backoff, failures, error, fallback=self._backoff)
-        until = self._clock.monotonic() + wait_s
+        asked_s = error.retry_after_s if isinstance(error, ThrottledError) else None
+        until = self._clock.monotonic() + wait_s + (asked_s or 0.0)
         with self._lock:
             while not inbox.stopping and (left_s := until - self._clock.monotonic()) > 0:
                 self._clock.wait(self._poll_wanted, left_s)
         return True
+
+    def _report_loss(self, backend: Recreating) -> None:
+        if (found := backend.recreated()) != self._recreated:
+            self._journal.note(
+                "queue.recreated", "it was gone; what it held may be lost", count=found - self._recreated
+            )
+            self._recreated = found
 
     def _resumed(self) -> None:
         with self._lock:

@@ -118,7 +118,8 @@ class Settler:
         trouble.unknown |= isinstance(outcome, Unknown)
         if not outcome.error.retryable:
             return outcome
-        due = now + min(_FIRST_WAIT_S * 2.0 ** min(trouble.tries, _MOST_DOUBLINGS), _LONGEST_WAIT_S)
+        wait_s = min(_FIRST_WAIT_S * 2.0 ** min(trouble.tries, _MOST_DOUBLINGS), _LONGEST_WAIT_S)
+        due = now + max(wait_s, outcome.error.retry_after_s or 0.0)
         trouble.tries += 1
         if due >= held.lease.until:
             return outcome if trouble.unknown else LEASE_LOST

@@ -171,6 +171,8 @@ class MemoryBackend:
         self._max_messages = options.max_messages
         self._sized: tuple[Mapping[str, str], int] = ({}, 0)
         self._interrupts = 0
+        self._used: MemoryQueue | None = None
+        self._recreated = 0
         self._closed = False
         self.capabilities: Capabilities = _capabilities(self._window_s)
 
@@ -324,8 +326,16 @@ class MemoryBackend:
             queue.discard(found)
             return outcomes
 
+    def recreated(self) -> int:
+        """How often the queue was deleted while this backend used it."""
+        return self._recreated
+
     def _queue(self) -> MemoryQueue:
-        return self._space.queue(self._name, self._clock)
+        queue = self._space.queue(self._name, self._clock)
+        if queue is not self._used:
+            self._recreated += self._used is not None
+            self._used = queue
+        return queue
 
     def _dead_letters(self) -> MemoryQueue:
         return self._space.queue(self._name + _DEAD_SUFFIX, self._queue().clock)

@@ -201,3 +201,15 @@ def test_groups_have_one_action_and_one_delay(make_held: MakeHeld) -> None:
 def test_a_delivery_without_a_settlement_is_a_bug(make_held: MakeHeld) -> None:
     with pytest.raises(RuntimeError):
         settlements([make_held()])
+
+
+def test_an_entry_waits_for_as_long_as_the_service_asked(make_held: MakeHeld) -> None:
+    settler = _settler()
+    held = _recorded(make_held(until=100.0))
+    settler.add(held)
+    settler.take(0.0)
+    throttled = Failed(ErrorClass(ErrorCode.THROTTLED, retryable=True, retry_after_s=40.0))
+    assert settler.judge(held, throttled, 10.0) is None
+    assert settler.due_at(10.0) == 50.0
+    settler.take(50.0)
+    assert settler.judge(held, throttled, 61.0) == LEASE_LOST, "the lease ends before it may be tried again"

@@ -16,7 +16,9 @@ from queuekit._wiring.opening import Opener
 from queuekit.backend import ErrorClass, ErrorCode, Rejected
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.faults import (
+    Answers,
     FaultyOpener,
+    Proceed,
     Script,
     edit_answer,
     fail_entries,
@@ -26,6 +28,7 @@ from queuekit.testing.faults import (
     throttle,
     unavailable,
 )
+from queuekit.testing.faults import Call as ScriptedCall
 
 from .calls import Call
 
@@ -116,6 +119,31 @@ def test_the_service_is_left_alone_for_as_long_as_it_asked(
     began = clock.monotonic()
     assert isinstance(Call(lambda: produce().send("a"), clock).result(), Accepted)
     assert clock.monotonic() >= began + 12
+
+
+def test_those_who_were_throttled_together_come_back_one_by_one(
+    produce: Open, clock: VirtualClock, script: Script
+) -> None:
+    back_at: list[float] = []
+
+    def note(call: ScriptedCall, proceed: Proceed) -> Answers:
+        back_at.append(clock.monotonic())
+        return proceed(call.batch)
+
+    script.on("send", *[throttle(12.0)] * 6).always("send", note)
+    producer, began = produce(), clock.monotonic()
+    sends = [threading.Thread(target=producer.send, args=("a",)) for _ in range(6)]
+    for each in sends:
+        each.start()
+    clock.wait_for_waiters(6)
+    clock.advance(11.999)
+    while len(back_at) < 6:
+        clock.advance(0.0005)
+        threading.Event().wait(0.001)
+    for each in sends:
+        each.join(10)
+    assert min(back_at) >= began + 12
+    assert len(set(back_at)) > 1
 
 
 def test_a_demand_beyond_the_budget_is_an_error_at_once(produce: Open, clock: VirtualClock, script: Script) -> None:

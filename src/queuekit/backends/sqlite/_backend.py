@@ -70,6 +70,8 @@ class SQLiteBackend:
         self._window_s = self._options.dedup_window.total_seconds()
         self._interrupts = 0
         self._flowing = False
+        self._used: tuple[int, int] | None = None
+        self._recreated = 0
         self._closed = False
         self._capabilities = Capabilities(
             queues="implicit",
@@ -196,6 +198,8 @@ class SQLiteBackend:
             _managing.delete(connection, self._queue)
             if not self._is_dead:
                 _managing.delete(connection, self._queue + DEAD_SUFFIX)
+        # Who waits must look, or it would not know that the queue was gone if it is soon made again.
+        self._database.changed(self._queue)
 
     def exists(self) -> bool:
         """See `Admin.exists`."""
@@ -245,18 +249,38 @@ class SQLiteBackend:
         self._database.changed(self._queue, self._queue.removesuffix(DEAD_SUFFIX))
         return outcomes
 
+    def recreated(self) -> int:
+        """See `Recreating.recreated`."""
+        return self._recreated
+
     def _now(self) -> Moment:
         return Moment(self._clock.time(), self._clock.monotonic())
 
     def _look(self) -> Outlook:
         with self._database.reading(self._timeout_s, once=True) as connection:
-            return _claiming.look(connection, self._queue, self._now())
+            outlook = _claiming.look(connection, self._queue, self._now())
+        if self._used is None:
+            self._used = None if outlook.queue is None else (outlook.queue, 0)
+        elif outlook.queue != self._used[0]:
+            self._notice(None)
+        return outlook
+
+    def _notice(self, found: tuple[int, int] | None) -> None:
+        """Remember the queue's id and its next number, and count when it is not the queue that was used before.
+
+        Ids are given again, but a queue that was made anew counts its messages from the beginning.
+        """
+        used, self._used = self._used, found
+        if used is not None and (found is None or found[0] != used[0] or found[1] < used[1]):
+            self._recreated += 1
 
     def _claim(self, max_messages: int, lease_s: float) -> list[IncomingMessage]:
         lease = int.from_bytes(self._clock.token_bytes(8)) >> 1
         with self._database.writing(self._timeout_s) as connection:
             now = self._now()
             queue = _places.find_queue(connection, self._queue)
+            if queue is not None or self._used is not None:
+                self._notice(None if queue is None else (queue.id, queue.next))
             until = now.monotonic + lease_s
             messages = (
                 _claiming.claim(connection, queue, limit=max_messages, now=now, until=until, lease=lease)

@@ -22,7 +22,8 @@ _CACHED_TEXT = 1024
 _OUTLOOK = """
     SELECT EXISTS (SELECT 1 FROM ready WHERE queue = q.id),
            (SELECT min(due) FROM delayed WHERE queue = q.id),
-           (SELECT min(until) FROM lease WHERE queue = q.id)
+           (SELECT min(until) FROM lease WHERE queue = q.id),
+           id
     FROM queue q WHERE name = ?
 """
 # The joins run in the order of `ready`'s key, best run first, and stop at the limit: the number of rows read
@@ -42,10 +43,14 @@ class Moment(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """Whether something can be claimed now; else when it may be, monotonic, None if only a send can change it."""
+    """Whether something can be claimed now; else when it may be, monotonic, None if only a send can change it.
+
+    `queue` is the queue's id, None where there is none.
+    """
 
     ready: bool
     until: float | None
+    queue: int | None = None
 
 
 def look(connection: sqlite3.Connection, name: str, now: Moment) -> Outlook:
@@ -53,7 +58,7 @@ def look(connection: sqlite3.Connection, name: str, now: Moment) -> Outlook:
     row = connection.execute(_OUTLOOK, (name,)).fetchone()
     if row is None:
         return Outlook(ready=False, until=None)
-    ready, due, until = row
+    ready, due, until, queue = row
     waits = []
     if due is not None:
         # The UTC clock may be set while we wait, so a wait for it is cut into seconds.
@@ -61,8 +66,8 @@ def look(connection: sqlite3.Connection, name: str, now: Moment) -> Outlook:
     if until is not None:
         waits.append(until - now.monotonic)
     if ready or any(wait <= 0 for wait in waits):
-        return Outlook(ready=True, until=None)
-    return Outlook(ready=False, until=now.monotonic + min(waits) if waits else None)
+        return Outlook(ready=True, until=None, queue=queue)
+    return Outlook(ready=False, until=now.monotonic + min(waits) if waits else None, queue=queue)
 
 
 def claim(

@@ -22,6 +22,7 @@ from queuekit.backend import (
     OutgoingMessage,
     Peekable,
     QueueStats,
+    Recreating,
     Redrivable,
     SendOutcome,
     Settlement,
@@ -154,6 +155,11 @@ class _WithInterrupt(FaultyBackend):
         self.inner.interrupt()
 
 
+class _WithRecreated(FaultyBackend):
+    def recreated(self) -> int:
+        return int(self.inner.recreated())
+
+
 class _WithWait(FaultyBackend):
     def wait_for_change(self, timeout_s: float) -> bool:
         return bool(self.inner.wait_for_change(timeout_s))
@@ -165,6 +171,7 @@ _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
     (Redrivable, _WithRedrive),
     (Cancellable, _WithCancel),
     (Interruptible, _WithInterrupt),
+    (Recreating, _WithRecreated),
     (Waitable, _WithWait),
 )
 

@@ -53,6 +53,7 @@ ABSENT: dict[str, dict[str, Any]] = {
     "delay": {"max_delay_s": 0.0},
     "delay_refused_with_ordering": {"ordering": "none"},
     "depth": {"depth": "none"},
+    "disk": {"durability": "process"},
     "durable": {"durability": "process"},
     "expiry": {"expiry": Support.NONE},
     "extend": {"extend": "none"},

@@ -24,15 +24,30 @@ from queuekit.testing.contract.consume import Consume
 from queuekit.testing.contract.dead_letter import DeadLetter
 from queuekit.testing.contract.delay import Delay
 from queuekit.testing.contract.encoding import Encoding
+from queuekit.testing.contract.faulting import Faults
 from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.lease import Lease
 from queuekit.testing.contract.lifecycle import Lifecycle
 from queuekit.testing.contract.produce import Produce
+from queuekit.testing.contract.reconnecting import Reconnect
 from queuekit.testing.contract.settle import Settle
 from queuekit.testing.contract.urls import Urls
 
 __all__ = ["HOOKS", "BackendContract", "Harness"]
 
 
-class BackendContract(Produce, Consume, Settle, Lease, Delay, DeadLetter, BatchFailure, Lifecycle, Encoding, Urls):
+class BackendContract(
+    Produce,
+    Consume,
+    Settle,
+    Lease,
+    Delay,
+    DeadLetter,
+    BatchFailure,
+    Lifecycle,
+    Faults,
+    Reconnect,
+    Encoding,
+    Urls,
+):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

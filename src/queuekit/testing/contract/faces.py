@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from queuekit._portable.producer import Producer
 from queuekit._portable.report import SendReport
 from queuekit._values.outcome import Accepted, Duplicate
 from queuekit.backend import Action
-from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
+from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness, Running
 from queuekit.testing.contract.spi import Queue
 from queuekit.testing.faults import FaultyOpener
 
@@ -72,6 +73,12 @@ class Face:
             return self._patiently(producer.asend_many(payloads))
         return self.harness.let(lambda: producer.send_many(payloads))
 
+    def send_soon(self, producer: Producer[Any], payload: Any, **options: Any) -> Future[Any]:
+        """Hand one message over; its future tells when it is answered, and by what."""
+        if self.awaits:
+            return asyncio.run_coroutine_threadsafe(producer.asend(payload, **options), self._loop)
+        return producer.send_soon(payload, **options)
+
     def next(self, consumer: Consumer[Any], *, within_s: float = 60.0) -> Delivery[Any]:
         """The next delivery, which must come while this much time passes."""
         if self.awaits:
@@ -80,6 +87,12 @@ class Face:
             got = self.harness.let(consumer.receive, within_s=within_s)
         assert got is not None, "receive() without a timeout returned None"
         return got
+
+    def receiving(self, consumer: Consumer[Any]) -> Running[Delivery[Any] | None]:
+        """Wait for a delivery beside the case, while no time passes."""
+        if self.awaits:
+            return self.harness.start(lambda: self.run(consumer.areceive()))
+        return self.harness.start(consumer.receive)
 
     def receive_now(self, consumer: Consumer[Any]) -> Delivery[Any] | None:
         """A delivery, or None when there is none in a very short time."""
@@ -93,6 +106,12 @@ class Face:
             self._patiently(delivery.asettled())
         else:
             self.harness.let(delivery.settled)
+
+    def settling(self, delivery: Delivery[Any]) -> Running[None]:
+        """Wait for the answer beside the case, while no time passes."""
+        if self.awaits:
+            return self.harness.start(lambda: self.run(delivery.asettled()))
+        return self.harness.start(delivery.settled)
 
     def extend(self, delivery: Delivery[Any], *, by_s: float) -> None:
         """Extend a delivery's lease."""

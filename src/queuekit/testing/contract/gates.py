@@ -18,6 +18,7 @@ GATES: Mapping[str, Callable[[Capabilities], Any]] = {
     "absolute_extend": lambda c: c.extend == "absolute",
     "declared": lambda c: c.queues == "declared",
     "delay_refused_with_ordering": lambda c: c.ordering != "none" and not c.delay_with_ordering,
+    "disk": lambda c: c.durability == "disk",
     "native_dead_letters": lambda c: c.dead_letters is Support.NATIVE,
 }
 """The names that `requires` knows: every feature of ``require=``, and facts that only the suite asks for."""

@@ -44,6 +44,8 @@ HOOKS = {
     "raw_get": "(queue) -> (body, attributes): receive with the service's own SDK",
     "restart": "() -> None: stop the server and start it again with its data",
     "pause": "() -> context manager: the server does not answer inside",
+    "full": "(queue) -> the URL of the queue in a store that has no room for 4 MiB",
+    "locked": "(queue) -> context manager: another process holds the store's lock inside",
     "proxy": "(queue) -> (url, proxy): the queue behind a TCP proxy that can be cut",
     "deny": "(permission) -> context manager: the permission is taken away inside",
 }
@@ -62,6 +64,7 @@ class Harness:
         min_delay_s: The delay of cases that wait for it.
         tolerance_s: How late the service may be.
         lease_s: The lease of all other cases; longer than any of them takes.
+        flood: How many messages are sent while the server is restarted.
         url_table: Whole URLs to the queue and the options that each stands for; every form that the
             backend's page documents belongs here.
     """
@@ -73,6 +76,7 @@ class Harness:
     min_delay_s: float = 1.0
     tolerance_s: float = 1.0
     lease_s: float = 30.0
+    flood: int = 10_000
     url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
 
     def __init__(self, directory: Path) -> None:

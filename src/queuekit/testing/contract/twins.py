@@ -143,6 +143,12 @@ def _delay_with_ordering(harness: Harness) -> None:
     assert queue.take(within_s=harness.tolerance_s)[0].ordering_key == "k"
 
 
+def _no_disk(harness: Harness) -> None:
+    """Nothing of the store is a file of this host; where it is the process's memory, durability is refused."""
+    if harness.capabilities.durability == "process":
+        _required("durable")(harness)
+
+
 TWINS: Mapping[str, Twin] = {
     **{feature: _required(feature) for feature in FEATURES},
     "absolute_extend": _no_short_extend,
@@ -152,6 +158,7 @@ TWINS: Mapping[str, Twin] = {
     "delay": _refused_send("delay", delay_s=1.0),
     "delay_refused_with_ordering": _delay_with_ordering,
     "depth": _no_depth,
+    "disk": _no_disk,
     "extend": _refused_settle("extend", lambda got: Settlement(got.handle, Action.EXTEND, lease_s=10.0)),
     "fanout": _no_subscriptions,
     "long_poll": _no_wait,

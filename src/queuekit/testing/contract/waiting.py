@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 _BATCH = "batch handlers"
 _BRIDGE = "delays that queuekit bridges itself"
-_NETWORK = "a backend whose service is on a network"
 _PROXY = "a backend whose service is on a network, behind a TCP proxy"
 _PUSH = "a backend that pushes"
 
@@ -28,17 +27,8 @@ WAITING: Mapping[str, str] = {
     **_numbered("BPF", range(11, 18), _BATCH),
     "BPF-20": "the AWS Lambda door",
     **_numbered("CCY", range(1, 14), "the cases of concurrency"),
-    "FLT-01": "the cases of faults",
-    "FLT-02": _NETWORK,
-    "FLT-03": _NETWORK,
-    "FLT-04": "the cases of faults",
-    "FLT-05": "the cases of faults",
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,
-    **_numbered("FLT", range(8, 15), "the cases of faults"),
-    "FLT-15": _NETWORK,
-    "FLT-16": "the cases of faults",
-    "FLT-17": "the cases of faults",
     "ENC-21": "the CloudEvents codec",
     **_numbered("ADM", range(1, 9), "the cases of administration"),
     **_numbered("MET", range(1, 9), "the cases of telemetry"),

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backends with one flaw each, for the cases of faults, concurrency and telemetry."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queuekit.backend import Action, ErrorClass, ErrorCode, Settled
+from queuekit.testing import reset_memory
+from queuekit.testing.contract import BackendContract
+from queuekit.testing.contract.faces import Face
+from queuekit.testing.faults import Answers, Call, InjectedFault, Proceed, pretend_settled
+
+from .test_suite_catches_broken_backends import Flaw, FlawedHarness, _case, _expect_caught, _no_fencing
+
+
+class DurableHarness(FlawedHarness):
+    """Memory that says that it is on a disk, and can be restarted, locked and full."""
+
+    forgets = False
+
+    def open(self, queue: str, *, opener: Any = None, **options: Any) -> Any:
+        backend = super().open(queue, opener=opener, **options)
+        backend._limits["durability"] = "disk"
+        return backend
+
+    def restart(self) -> None:
+        if self.forgets:
+            reset_memory()
+
+    @contextmanager
+    def locked(self, _queue: str) -> Iterator[None]:
+        self.opener.script.always("send", _store_half)
+        yield
+        self.opener.script.always("send", None)
+
+    def full(self, queue: str) -> str:
+        return self.url_of(queue) + "?max_messages=5"
+
+
+def _store_half(call: Call, proceed: Proceed) -> Answers:
+    proceed(call.batch[: len(call.batch) // 2])
+    raise InjectedFault(ErrorClass(ErrorCode.UNAVAILABLE, retryable=True, sent="no"))
+
+
+def _expect_caught_when_durable(directory: Path, case: str, flaw: Flaw = lambda _backend: None, **how: Any) -> None:
+    harness = DurableHarness(directory)
+    harness.flaw, harness.flood = flaw, 200
+    vars(harness).update(how)
+    face = Face(harness, awaits=False)
+    faces = {"face": face} if "face" in inspect.signature(_case(case)).parameters else {}
+    try:
+        with pytest.raises((AssertionError, pytest.fail.Exception)):
+            _case(case)(BackendContract(), harness, **faces)
+    finally:
+        face.cleanup()
+        harness.cleanup()
+        reset_memory()
+
+
+def test_a_restart_that_loses_messages_is_caught(tmp_path: Path) -> None:
+    _expect_caught_when_durable(tmp_path, "FLT-02", forgets=True)
+    _expect_caught_when_durable(tmp_path, "FLT-15", forgets=True)
+
+
+def test_a_restart_that_brings_back_what_was_settled_is_caught(tmp_path: Path) -> None:
+    def deaf(backend: Any) -> None:
+        backend.script.always("settle", pretend_settled)
+        honest = backend.receive
+        backend.receive = lambda **asked: honest(**{**asked, "lease_s": 0.1})
+
+    _expect_caught_when_durable(tmp_path, "FLT-03", deaf)
+
+
+def test_confirmations_in_another_order_are_caught(tmp_path: Path) -> None:
+    def reverse(call: Call, proceed: Proceed) -> Answers:
+        return list(reversed(proceed(call.batch)))
+
+    _expect_caught_when_durable(tmp_path, "FLT-15", lambda backend: backend.script.always("send", reverse))
+
+
+def test_half_a_batch_in_a_locked_store_is_caught(tmp_path: Path) -> None:
+    _expect_caught_when_durable(tmp_path, "FLT-17")
+
+
+def test_a_late_ack_without_fencing_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _no_fencing(), "FLT-08")
+
+
+def test_a_queue_that_is_made_again_in_silence_is_caught(tmp_path: Path) -> None:
+    def silence(backend: Any) -> None:
+        backend.recreated = lambda: 0
+
+    _expect_caught(tmp_path, silence, "FLT-11")
+
+
+def test_a_settlement_that_is_claimed_and_not_done_is_caught_under_faults(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, lambda backend: backend.script.always("settle", pretend_settled), "FLT-04", "FLT-05")
+
+
+def test_a_lease_that_follows_the_wall_clock_is_caught(tmp_path: Path) -> None:
+    def refuse_when_set(backend: Any) -> None:
+        clock = backend.inner._clock
+        offset = clock.time() - clock.monotonic()
+
+        def settle(call: Call, proceed: Proceed) -> Answers:
+            moved = abs(clock.time() - clock.monotonic() - offset) > 1
+            extends = any(each.action is Action.EXTEND for each in call.batch)
+            return [Settled(clock.monotonic()) for _ in call.batch] if moved and extends else proceed(call.batch)
+
+        backend.script.always("settle", settle)
+
+    _expect_caught(tmp_path, refuse_when_set, "FLT-16")

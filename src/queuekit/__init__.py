@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from queuekit._engine.tally import Timing
     from queuekit._portable.app import App
     from queuekit._portable.consumer import Consumer
     from queuekit._portable.context import Current, current
@@ -103,6 +104,7 @@ __all__ = [
     "SendReport",
     "SetupError",
     "ThrottledError",
+    "Timing",
     "UnavailableError",
     "Unknown",
     "UnknownSchemeError",
@@ -114,6 +116,7 @@ __all__ = [
 # Each name is imported at its first use, because the engine is not needed by whoever only imports
 # queuekit: a plug-in of a test runner, a command line, a module that sends on one path (docs/adr/0008).
 _HOMES = {
+    "Timing": "queuekit._engine.tally",
     "App": "queuekit._portable.app",
     "Consumer": "queuekit._portable.consumer",
     "Current": "queuekit._portable.context",

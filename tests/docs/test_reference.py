@@ -11,6 +11,7 @@ import pytest
 
 import queuekit
 from queuekit._engine.journal import ACTIONS
+from queuekit._engine.tally import RECEIVED, SENT
 from queuekit._values.errors import QueueKitError
 from queuekit._wiring.registry import BUILT_INS, find_spec
 
@@ -95,7 +96,8 @@ def test_the_errors_page_has_every_class_with_its_parent_and_whether_it_can_be_r
 
 
 def test_the_telemetry_page_has_every_action_with_its_level_and_no_other() -> None:
-    counters, _, others = page("reference/telemetry.md").partition("## Records that are no counters")
+    counters, _, rest = page("reference/telemetry.md").partition("## Records that are no counters")
+    others, _, counted = rest.partition("## Counts")
     levels = {10: "debug", 20: "info", 30: "warning", 40: "error"}
     assert {row[1]: row[2].strip() for row in _ROW.finditer(counters)} == {
         action: levels[level] for action, level in ACTIONS.items()
@@ -103,6 +105,8 @@ def test_the_telemetry_page_has_every_action_with_its_level_and_no_other() -> No
     sources = (ROOT / "src" / "queuekit").rglob("*.py")
     logged = {action for path in sources for action in _LOGGED.findall(path.read_text("utf-8"))}
     assert set(re.findall(r"^\| `([^`]+)`", others, re.MULTILINE)) == logged
+    keys = {*SENT, *RECEIVED, "queue_age", "handler_time"}
+    assert set(re.findall(r"^\| `([^`]+)`", counted, re.MULTILINE)) == keys
 
 
 def test_every_scheme_has_its_page_and_its_place_among_the_urls() -> None:

@@ -111,7 +111,7 @@ class SendBatcher(Generic[T]):
     """Gathers messages of many callers into calls. Pure: give it the time, carry out what it hands over.
 
     With a linger of 0, whatever gathers while the sending threads are busy goes together, and nothing
-    waits when one is free.
+    waits when one is free. Where a call takes only one message of each key, `TurnBatcher` does this.
 
     Args:
         limits: Of one call.
@@ -140,7 +140,7 @@ class SendBatcher(Generic[T]):
 
     def add(self, item: T, *, size: int, key: str | None, now: float) -> None:
         """Take one message; ``size`` counts only where the limits have one."""
-        lane = key if self._limits.one_key_per_call or self._limits.one_per_key else None
+        lane = key if self._limits.one_key_per_call else None
         batch = self._open.get(lane)
         if batch is not None and self._limits.size is not None and batch.size + size > self._limits.size:
             self._finish(lane)
@@ -150,8 +150,7 @@ class SendBatcher(Generic[T]):
         batch.items.append(item)
         batch.size += size
         self._pending += 1
-        most = 1 if self._limits.one_per_key and key is not None else self._limits.count
-        if len(batch.items) >= most:
+        if len(batch.items) >= self._limits.count:
             self._finish(lane)
 
     def take(self, now: float) -> list[T] | None:
@@ -179,6 +178,17 @@ class SendBatcher(Generic[T]):
         self._ready.clear()
         self._pending = 0
         return left
+
+    def remove(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Take out what is not to be sent any more, in order."""
+        removed: list[T] = []
+        for batch in (*self._ready, *self._open.values()):
+            removed += filter(unwanted, batch.items)
+            batch.items = [item for item in batch.items if not unwanted(item)]
+        self._ready = deque(batch for batch in self._ready if batch.items)
+        self._open = {lane: batch for lane, batch in self._open.items() if batch.items}
+        self._pending -= len(removed)
+        return removed
 
     def due_at(self) -> float | None:
         """When `take` will have something if nothing is added; None while nothing is pending."""

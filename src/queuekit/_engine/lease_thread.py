@@ -40,7 +40,7 @@ class LeaseThread:
     ) -> None:
         self._guard, self._can, self._clock = station.guard, station.can, station.clock
         self._journal, self._lock, self._flow = station.journal, station.lock, station.flow
-        self._keeper, self._budget_s = keeper, station.budget_s
+        self._keeper, self._budget_s, self._tally = keeper, station.budget_s, station.tally
         self._release, self._gone, self._lost, self._starts_in_s = release, gone, lost, starts_in_s
         self._beat_wanted = threading.Condition(station.lock)
         self._stopping = False
@@ -158,6 +158,7 @@ class LeaseThread:
             self._flow.running -= sum(not held.lease.abandoned for held in running)
             self._keeper.forget(gone)
             self._flow.remove(len(gone), sum(weights(gone)))
+            self._tally.lost(len(gone))
             self._gone()
         if gone:
             self._journal.note("lease.lost", "the message may be delivered again", count=len(gone))

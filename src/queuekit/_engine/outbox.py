@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from queuekit._engine.batching import BatchLimits, SendBatcher
-from queuekit._engine.calls import Sender
+from queuekit._engine.ordered_sends import OrderedSends, not_attempted
+from queuekit._engine.tally import SendTally
+from queuekit._engine.turns import TurnBatcher
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError
-from queuekit._values.outcome import ErrorClass, ErrorCode, NotAttempted, SendOutcome, Unknown
+from queuekit._values.outcome import AllAccepted, ErrorClass, ErrorCode, NotAttempted, SendOutcome, Unknown
 from queuekit.backend import OutgoingMessage
 
 _GIVEN_UP = ErrorClass(ErrorCode.UNAVAILABLE, retryable=True, detail="closed before the service had answered")
@@ -35,13 +37,14 @@ class Outbox:
     The thread starts at the first message. One thread sends, so messages of one key stay in order.
 
     Args:
-        sender: Sends one batch and answers for each message.
+        sender: Sends one batch and answers for each message; knows the keys that wait.
         limits: Of one batch.
         size: Bytes of a message, asked only where the limits have a size.
         clock: Time.
         linger_s: How long a batch may wait for more.
         max_pending: Most messages that may be gathered; beyond that callers wait.
         name: For the thread.
+        tally: Counts what became of the messages.
 
     Concurrency:
         Safe from any thread.
@@ -49,7 +52,7 @@ class Outbox:
 
     def __init__(
         self,
-        sender: Sender,
+        sender: OrderedSends,
         limits: BatchLimits,
         size: Callable[[OutgoingMessage], int],
         clock: Clock,
@@ -57,10 +60,14 @@ class Outbox:
         linger_s: float,
         max_pending: int,
         name: str,
+        tally: SendTally,
     ) -> None:
-        self._sender, self._clock, self._name = sender, clock, name
+        self._sender, self._clock, self._name, self._tally = sender, clock, name, tally
         self._size = size if limits.size is not None else lambda _: 0
-        self._batcher: SendBatcher[Parcel] = SendBatcher(limits, linger_s=linger_s, max_pending=max_pending)
+        batcher: type[SendBatcher[Parcel] | TurnBatcher[Parcel]] = (
+            TurnBatcher[Parcel] if limits.one_per_key else SendBatcher[Parcel]
+        )
+        self._batcher = batcher(limits, linger_s=linger_s, max_pending=max_pending)
         self._lock = threading.Lock()
         self._wanted = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
@@ -78,7 +85,9 @@ class Outbox:
         with self._lock:
             while not self._closing and not self._batcher.has_room():
                 self._clock.wait(self._room, None)
-            self._add(parcel)
+            taken = self._add(parcel)
+        if not taken:
+            self._refuse([parcel])
 
     def put_now(self, parcel: Parcel) -> bool:
         """Take a message if there is room for it.
@@ -89,8 +98,10 @@ class Outbox:
         with self._lock:
             if not self._closing and not self._batcher.has_room():
                 return False
-            self._add(parcel)
-            return True
+            taken = self._add(parcel)
+        if not taken:
+            self._refuse([parcel])
+        return True
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Have ``callback`` called once, from any thread, when `put_now` is worth trying again."""
@@ -136,15 +147,23 @@ class Outbox:
         with self._lock:
             unknown, self._sending = self._sending, []
             waiting = self._batcher.drain()
-        _resolve(unknown, [Unknown(_GIVEN_UP, parcel.message.message_id) for parcel in unknown])
-        _resolve(waiting, [NotAttempted(_NOT_SENT, parcel.message.message_id) for parcel in waiting])
+        self._resolve(unknown, [Unknown(_GIVEN_UP, parcel.message.message_id) for parcel in unknown])
+        self._resolve(waiting, [NotAttempted(_NOT_SENT, parcel.message.message_id) for parcel in waiting])
         return len(unknown) + len(waiting)
 
-    def _add(self, parcel: Parcel) -> None:
+    def _add(self, parcel: Parcel) -> bool:
+        """Take a message; False where its key waits, so that its answer is known.
+
+        Raises:
+            ClosedError: The outbox was closed.
+        """
         if self._closing:
             msg = "the producer is closed; open a new one"
             raise ClosedError(msg, operation="send")
         message = parcel.message
+        self._tally.given()
+        if self._sender.paused and self._sender.paused.holds(message.ordering_key):
+            return False
         self._batcher.add(parcel, size=self._size(message), key=message.ordering_key, now=self._clock.monotonic())
         if self._thread is None:
             self._thread = threading.Thread(
@@ -153,14 +172,32 @@ class Outbox:
             self._thread.start()
         if not self._sending:
             self._wanted.notify()
+        return True
 
     def _send_forever(self) -> None:
         while batch := self._next_batch():
             outcomes = self._sender.send([parcel.message for parcel in batch])
             with self._lock:
                 mine, self._sending = self._sending, []
+                overtaking = self._overtaking(outcomes)
             if mine:  # else somebody gave up waiting for this answer, and gave one
-                _resolve(mine, outcomes)
+                self._resolve(mine, outcomes)
+            self._refuse(overtaking)
+
+    def _overtaking(self, outcomes: Sequence[SendOutcome]) -> list[Parcel]:
+        """Take out what waits here behind a message that failed, before anybody hears of it and resumes the key."""
+        paused = self._sender.paused
+        if not paused or type(outcomes) is AllAccepted:
+            return []
+        return self._batcher.remove(lambda parcel: paused.holds(parcel.message.ordering_key))
+
+    def _refuse(self, parcels: Sequence[Parcel]) -> None:
+        if parcels:
+            self._resolve(parcels, [not_attempted(parcel.message.message_id) for parcel in parcels])
+
+    def _resolve(self, batch: Sequence[Parcel], outcomes: Sequence[SendOutcome]) -> None:
+        self._tally.answered(outcomes)
+        _resolve(batch, outcomes)
 
     def _next_batch(self) -> list[Parcel] | None:
         callbacks: list[Callable[[], None]] = []

@@ -17,6 +17,7 @@ from queuekit._engine.journal import Journal
 from queuekit._engine.settle_thread import DeadLetterRoute
 from queuekit._engine.shutdown import Standing
 from queuekit._engine.station import Station
+from queuekit._engine.tally import ReceiveTally, Timing
 from queuekit._engine.threads import Threads
 from queuekit._engine.waits import FullJitter, planned_wait_s
 from queuekit._values.clock import Clock
@@ -102,6 +103,7 @@ class Receiver:
             wanted=self._poll_wanted.notify,
             somebody_waits=self._somebody_waits,
         )
+        self._tally = ReceiveTally()
         self._closed = False
         self._recreating = backend if isinstance(backend, Recreating) else None
         self._recreated = 0
@@ -125,6 +127,7 @@ class Receiver:
             journal=self._journal,
             lock=self._lock,
             flow=self._flow,
+            tally=self._tally,
             budget_s=settings.budget_s,
         )
         return Control(
@@ -222,7 +225,11 @@ class Receiver:
         group = [Held(message, leases[message.lease_until]) for message in batch]
         expired = self._expired(group)
         sizes = weights(group)
+        first_sent = batch[0].enqueued_at
         with self._lock:
+            self._tally.received += len(batch)
+            if first_sent is not None:
+                self._tally.age.add(self._clock.time() - first_sent)
             if not self._inbox.stopping and not expired and self._flow.admits_all(len(group), sum(sizes)):
                 self._flow.add(sizes)
                 self._inbox.put(group)
@@ -344,6 +351,16 @@ class Receiver:
                 running=self._flow.running,
                 unsent=int(self.control.settles.unsent()),
             )
+
+    def counts(self) -> dict[str, int]:
+        """What was received so far and what became of it; see `queuekit._engine.tally.RECEIVED`."""
+        with self._lock:
+            return self._tally.counts(self._flow.count)
+
+    def queue_age(self) -> Timing:
+        """How long the first message of each poll had been in the queue."""
+        with self._lock:
+            return self._tally.age.read()
 
     def await_change(self, until: float) -> None:
         """Wait until something finished, or until that time."""

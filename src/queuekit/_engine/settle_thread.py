@@ -58,7 +58,7 @@ class SettleThread:
     ) -> None:
         self._guard, self._can, self._clock = station.guard, station.can, station.clock
         self._journal, self._lock, self._flow = station.journal, station.lock, station.flow
-        self._settler, self._budget_s = settler, station.budget_s
+        self._settler, self._budget_s, self._tally = settler, station.budget_s, station.tally
         self._dead_letters, self._finished = dead_letters, finished
         self._settle_wanted = threading.Condition(station.lock)
         self._answered = threading.Condition(station.lock)
@@ -188,7 +188,7 @@ class SettleThread:
 
     def _answer(self, batch: list[Held], outcomes: Sequence[SettleOutcome]) -> None:
         if set(map(type, outcomes)) == {Settled}:
-            self._finish(batch, outcomes)
+            self._finish(batch, outcomes, settled=True)
             return
         now = self._clock.monotonic()
         final: list[Held] = []
@@ -205,7 +205,7 @@ class SettleThread:
             self._report(outcome)
         self._finish(final, answers)
 
-    def _finish(self, batch: Sequence[Held], outcomes: Sequence[SettleOutcome]) -> None:
+    def _finish(self, batch: Sequence[Held], outcomes: Sequence[SettleOutcome], *, settled: bool = False) -> None:
         size = sum(weights(batch))
         with self._lock:
             for held, outcome in zip(batch, outcomes, strict=True):
@@ -213,6 +213,10 @@ class SettleThread:
                 held.state = DONE
             self._settler.settled(len(batch))
             self._flow.remove(len(batch), size)
+            if settled:
+                self._tally.settled(len(batch))
+            else:
+                self._tally.answered(outcomes)
             self._finished(batch)
             self.answered()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from queuekit._engine.flow import Flow
 from queuekit._engine.guard import Guard
 from queuekit._engine.journal import Journal
+from queuekit._engine.tally import ReceiveTally
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 
@@ -24,6 +25,7 @@ class Station:
         journal: Where to count and log.
         lock: Guards every `Held`, the flow and the policies; held for moments only.
         flow: Counts what is in flight.
+        tally: Counts what became of it.
         budget_s: Longest time of one call.
     """
 
@@ -33,4 +35,5 @@ class Station:
     journal: Journal
     lock: threading.RLock
     flow: Flow
+    tally: ReceiveTally
     budget_s: float

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from queuekit._engine.receiving import ReceiverSettings
+from queuekit._engine.tally import Timing
+from queuekit._portable.figures import Figures
 from queuekit._portable.handler import (
     ASYNC_CONCURRENCY,
     SYNC_CONCURRENCY,
@@ -75,6 +77,7 @@ class App:
         self._handlers: dict[str, list[Handler[Any, Any]]] = {}
         self._opener = Opener(self._clock)
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
+        self._figures = Figures()
         self._lock = threading.Lock()
         self._stop_worker: Callable[[], None] | None = None
 
@@ -158,6 +161,7 @@ class App:
                     _opener=self._opener,
                     **options,
                 )
+                self._figures.watch(handler.queue, self._producers[key])
             return self._producers[key]
 
     def run(
@@ -206,16 +210,16 @@ class App:
 
     def _make_worker(self, processes: int, queues: Sequence[str] | None, drain: timedelta | None) -> Worker:
         drain_s = self._drain_s if drain is None else seconds("drain", drain)
+        plan = self._plan(queues)
+        self._figures.begin_run((queue.name, queue.intake) for queue in plan)
         worker: Worker
         if processes:
             from queuekit._portable.processes import ProcessWorker, target_of
 
             target = target_of(self)
-            worker = ProcessWorker(
-                self._plan(queues), self._clock, drain_s=drain_s, processes=processes, target=target
-            )
+            worker = ProcessWorker(plan, self._clock, drain_s=drain_s, processes=processes, target=target)
         else:
-            worker = Worker(self._plan(queues), self._clock, drain_s=drain_s)
+            worker = Worker(plan, self._clock, drain_s=drain_s)
         self.when_stopped(worker.stop)
         return worker
 
@@ -231,12 +235,28 @@ class App:
         """Say what `stop` does from now on; a child process passes it on to its worker."""
         self._stop_worker = stop
 
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """By queue, as the handlers name it: what was sent and received here, over all runs.
+
+        The names are those of `Producer.counts` and `Consumer.counts`; all are there, with 0 where nothing
+        happened. With child processes, what handlers send inside them is not counted.
+        """
+        return self._figures.counts(self._handlers)
+
+    def timings(self) -> Mapping[str, Mapping[str, Timing]]:
+        """By queue: ``queue_age``, as `Consumer.timings` has it, and ``handler_time``.
+
+        A handler's time is that from taking a message to the verdict on it.
+        """
+        return self._figures.timings(self._handlers)
+
     def close(self) -> None:
         """Close the producers that handlers sent through. Idempotent; a worker closes what it opened itself."""
         with self._lock:
             producers, self._producers = list(self._producers.values()), {}
         for producer in producers:
             producer.close()
+        self._figures.producers_closed()
         self._opener.close()
 
     def __enter__(self) -> Self:

@@ -7,9 +7,10 @@ import asyncio
 import os
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
@@ -18,6 +19,7 @@ from queuekit._engine.codec import codec_for
 from queuekit._engine.held import Held
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan
+from queuekit._engine.tally import Timing, read_only
 from queuekit._portable.delivery import Delivery
 from queuekit._portable.intake import Intake, drain
 from queuekit._portable.link import BackendOpener, Link, Require, open_link, seconds, timeout_seconds
@@ -188,9 +190,18 @@ class Consumer(Opened, Generic[T]):
         finally:
             self._receiver.rest()
 
-    def counts(self) -> dict[str, int]:
-        """How often each thing happened so far, by the names that the log uses."""
-        return self._link.journal.counts()
+    def counts(self) -> Mapping[str, int]:
+        """What was received so far and what became of it, and how often each logged thing happened.
+
+        ``received`` is always the sum of ``settled``, ``lost`` (the lease ended first), ``unconfirmed`` (the
+        answer to the settlement was lost), ``failed`` (the service refused it) and ``in_flight``. The other
+        keys are the names that the log uses.
+        """
+        return read_only(self._intake.counts())
+
+    def timings(self) -> Mapping[str, Timing]:
+        """``queue_age``: how long messages had been in the queue, by the first message of each poll."""
+        return MappingProxyType({"queue_age": self._receiver.queue_age()})
 
     def close(self) -> None:
         """Send every recorded settlement, release what is unsettled, and give everything back.

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from queuekit._engine.held import Held
 from queuekit._engine.receiving import Receiver, ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan, Standing, Step
+from queuekit._engine.tally import Stopwatch, Timing
 from queuekit._portable.delivery import DeadLetterMode, Desk, check_extension
 from queuekit._portable.letters import Cause, CopyRoute, LetterWriter, describe
 from queuekit._portable.link import BackendOpener, Link, open_link
@@ -54,6 +56,7 @@ class Intake:
         _check_lease(link, settings)
         self.link = link
         self.on_lost: Callable[[Held], None] = _ignore
+        self._handling, self._handling_lock = Stopwatch(), threading.Lock()
         mode, self._route = _dead_letter_mode(link, dead_letter, opener)
         letters = link if self._route is None else self._route.link
         self.receiver = Receiver(
@@ -108,6 +111,20 @@ class Intake:
         cause = verdict.cause or Cause("failed")
         why = describe(cause.error).partition(":")[0] if cause.error is not None else cause.reason
         self.link.journal.note("delivery.retried", f"{why}; again in {verdict.delay_s:.3g} s")
+
+    def handled(self, took_s: float) -> None:
+        """A handler took that long, from taking the message to its verdict."""
+        with self._handling_lock:
+            self._handling.add(took_s)
+
+    def counts(self) -> dict[str, int]:
+        """What was received and what became of it, and how often each thing happened."""
+        return self.receiver.counts() | self.link.journal.counts()
+
+    def timings(self) -> Mapping[str, Timing]:
+        """``queue_age`` and ``handler_time``."""
+        with self._handling_lock:
+            return {"queue_age": self.receiver.queue_age(), "handler_time": self._handling.read()}
 
     def interrupt(self) -> None:
         """End a poll that is waiting, where the backend can."""

@@ -7,7 +7,7 @@ import asyncio
 import os
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import timedelta
@@ -15,26 +15,20 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar, Unpack
 
-from queuekit._engine.batching import BatchLimits, split
+from queuekit._engine.batching import BatchLimits
 from queuekit._engine.calls import Sender
 from queuekit._engine.codec import codec_for
 from queuekit._engine.composing import Composer
+from queuekit._engine.ordered_sends import OrderedSends, key_of
 from queuekit._engine.outbox import Outbox, Parcel
+from queuekit._engine.tally import SendTally, read_only
 from queuekit._portable.link import BackendOpener, Link, Require, open_link, seconds, whole_number
 from queuekit._portable.opened import Opened
 from queuekit._portable.report import SendReport, raise_for
 from queuekit._values.clock import Clock, SystemClock
-from queuekit._values.errors import ClosedError, InvalidURLError, UsageError
+from queuekit._values.errors import ClosedError, InvalidURLError, QueueKitError, UsageError
 from queuekit._values.message import Message, SendOptions
-from queuekit._values.outcome import (
-    Accepted,
-    AllAccepted,
-    Duplicate,
-    ErrorClass,
-    ErrorCode,
-    NotAttempted,
-    SendOutcome,
-)
+from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, ErrorCode, Rejected, SendOutcome
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, queue_name
 from queuekit._wiring.registry import find_spec
@@ -116,19 +110,23 @@ class Producer(Opened, Generic[T]):
     def _build(self) -> None:
         link = self._link
         self._pid = os.getpid()
+        self._tally = SendTally()
         self._composer: Composer[T] = Composer(
             self._codec, link.backend, link.clock, default_type=self._message_type, queue=link.shown
         )
-        self._limits = BatchLimits.of(link.backend.capabilities)
         self._sender = Sender(link.guard, link.clock, budget_s=self._budget_s)
+        can = link.backend.capabilities
+        limits = BatchLimits.of(can)
+        self._ordered = OrderedSends(self._sender, limits, link.backend.size, ordered=can.ordering != "none")
         self._outbox = Outbox(
-            self._sender,
-            self._limits,
+            self._ordered,
+            limits,
             link.backend.size,
             link.clock,
             linger_s=self._linger_s,
             max_pending=self._max_pending,
             name=link.shown,
+            tally=self._tally,
         )
         # At the end of the interpreter, and when the producer was dropped without close.
         self._finalizer = weakref.finalize(
@@ -159,14 +157,18 @@ class Producer(Opened, Generic[T]):
             Safe from any thread; blocks the calling one.
         """
         self._ready("send()", "asend()")
-        outcome = self._sender.send([self._composer.compose(_message(payload, options))])[0]
+        message = self._compose(_message(payload, options))
+        self._tally.given()
+        outcome = self._ordered.send_one(message)
+        self._tally.answered((outcome,))
         return _accepted(outcome, self._link.shown)
 
     def send_many(self, payloads: Iterable[T | Message[T]]) -> SendReport:
         """Send many messages, in as few calls as the service allows, and report on each.
 
         What cannot be sent is answered for by name, and does not stop the rest. When a message with an
-        ordering key fails, later ones of that key are not attempted, so that none overtakes it.
+        ordering key fails, later ones of that key are not attempted, so that none overtakes it: in this call,
+        and in every later one of this producer, until `resume_key`.
 
         Args:
             payloads: Values of the payload type, `Message` objects, or both.
@@ -183,13 +185,10 @@ class Producer(Opened, Generic[T]):
         self._ready("send_many()", "asend_many()")
         # A copy, because the report goes on pointing at what was given, and callers empty their lists.
         given = list(payloads)
+        self._tally.given(len(given))
         composed = self._composer.compose_many(given)
-        outcomes = self._send_in_calls(composed.messages)
-        if composed.positions is not None:
-            whole: list[SendOutcome] = [composed.rejected.get(index, _NEVER) for index in range(len(given))]
-            for position, outcome in zip(composed.positions, outcomes, strict=True):
-                whole[position] = outcome
-            outcomes = whole
+        outcomes = self._ordered.send_all(given, composed)
+        self._tally.answered(outcomes)
         return SendReport(outcomes, given, self._link.shown)
 
     async def asend(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Accepted | Duplicate:
@@ -202,7 +201,7 @@ class Producer(Opened, Generic[T]):
             Safe from any event loop. Cancelling stops the wait, not the send.
         """
         self._ready()
-        message = self._composer.compose(_message(payload, options))
+        message = self._compose(_message(payload, options), pausing=True)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[SendOutcome] = loop.create_future()
         parcel = Parcel(message, future)
@@ -232,10 +231,40 @@ class Producer(Opened, Generic[T]):
             QueueKitError: As `send` does for what can be known before any I/O.
         """
         self._ready("send_soon()", "asend()")
-        message = self._composer.compose(_message(payload, options))
+        message = self._compose(_message(payload, options))
         future: Future[SendOutcome] = Future()
         self._outbox.put(Parcel(message, future))
         return future
+
+    def resume_key(self, key: str) -> bool:
+        """Let messages of an ordering key go on, after one of them failed.
+
+        A failure that could be overlooked pauses its key for this producer: one in the report of `send_many`,
+        or of `asend` or `send_soon`. Later messages of the key are answered with `NotAttempted` (`send` and
+        `asend` raise `RefusedError`), so that none overtakes the one that failed. Call this, then send what
+        failed again, in order; or leave it out, and go on.
+
+        Returns:
+            Whether the key was paused.
+        """
+        return self._ordered.paused.resume(key)
+
+    @property
+    def paused_keys(self) -> frozenset[str]:
+        """The ordering keys that wait for `resume_key`.
+
+        At most about 10,000 are kept apart; while there are so many, every key waits.
+        """
+        return self._ordered.paused.names()
+
+    def counts(self) -> Mapping[str, int]:
+        """How many messages were to be sent so far, and what became of them.
+
+        ``sent`` is always the sum of ``accepted``, ``duplicate``, ``rejected``, ``unknown`` (the answer was
+        lost), ``not_attempted`` and ``pending`` (no answer yet). The other keys are the names that the log
+        uses.
+        """
+        return read_only(self._tally.counts(), self._link.journal.counts())
 
     def close(self) -> None:
         """Send what `asend` and `send_soon` still hold, then give everything back.
@@ -281,43 +310,21 @@ class Producer(Opened, Generic[T]):
         self._link = open_link(self._link.url, None, options, opener=self._opener, require=require)
         self._build()
 
-    def _send_in_calls(self, messages: list[OutgoingMessage]) -> Sequence[SendOutcome]:
-        if not messages:
-            return ()
-        if len(messages) <= self._limits.count and self._limits.by_count_only:
-            return self._sender.send(messages)
-        outcomes: dict[int, SendOutcome] = {}
-        failed_keys: set[str] = set()
-        accepted = True
-        for positions in split(messages, self._limits, self._link.backend.size):
-            sent = self._send_call([messages[each] for each in positions], failed_keys)
-            outcomes.update(zip(positions, sent, strict=True))
-            accepted = accepted and type(sent) is AllAccepted
-        if accepted:
-            return AllAccepted([message.message_id for message in messages])
-        return [outcomes[position] for position in range(len(messages))]
+    def _compose(self, message: Message[T], *, pausing: bool = False) -> OutgoingMessage:
+        """One message; one that is refused before any I/O counts as rejected.
 
-    def _send_call(self, batch: list[OutgoingMessage], failed_keys: set[str]) -> Sequence[SendOutcome]:
-        """Send one batch, but for messages of keys that failed before; adds the keys that fail now."""
-        if failed_keys:
-            paused = [message.ordering_key in failed_keys for message in batch]
-            sent = iter(self._send_unpaused([m for m, held in zip(batch, paused, strict=True) if not held]))
-            outcomes: Sequence[SendOutcome] = [
-                NotAttempted(_KEY_PAUSED, message.message_id) if held else next(sent)
-                for message, held in zip(batch, paused, strict=True)
-            ]
-        else:
-            outcomes = self._send_unpaused(batch)
-        if type(outcomes) is not AllAccepted:
-            failed_keys.update(
-                message.ordering_key
-                for message, outcome in zip(batch, outcomes, strict=True)
-                if message.ordering_key is not None and not isinstance(outcome, (Accepted, Duplicate))
-            )
-        return outcomes
-
-    def _send_unpaused(self, batch: list[OutgoingMessage]) -> Sequence[SendOutcome]:
-        return self._sender.send(batch) if batch else ()
+        Raises:
+            QueueKitError: It cannot be sent.
+        """
+        try:
+            return self._composer.compose(message)
+        except QueueKitError:
+            self._tally.given()
+            self._tally.answered([_REFUSED])
+            key = key_of(message)
+            if pausing and key is not None:
+                self._ordered.pause([key])
+            raise
 
     async def _await_room(self, loop: asyncio.AbstractEventLoop) -> None:
         room = asyncio.Event()
@@ -326,14 +333,7 @@ class Producer(Opened, Generic[T]):
 
 
 _OPTION_NAMES = frozenset(SendOptions.__annotations__)
-_NEVER = NotAttempted(ErrorClass(ErrorCode.CLOSED, sent="no", detail="not attempted"))
-_KEY_PAUSED = ErrorClass(
-    ErrorCode.REFUSED,
-    retryable=True,
-    scope="key",
-    sent="no",
-    detail="an earlier message of this ordering key failed; send both again in order",
-)
+_REFUSED = Rejected(ErrorClass(ErrorCode.INVALID_MESSAGE, sent="no", detail="refused before any I/O"))
 
 
 def _message(payload: Any, options: SendOptions) -> Message[Any]:

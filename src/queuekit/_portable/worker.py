@@ -46,11 +46,12 @@ class ExitCode(IntEnum):
 class HeldJob:
     """A delivery of this process's own receiver, as the runners see it."""
 
-    __slots__ = ("_held", "_intake")
+    __slots__ = ("_began", "_held", "_intake")
 
     def __init__(self, held: Held, intake: Intake) -> None:
         self._held = held
         self._intake = intake
+        self._began = intake.link.clock.monotonic()
 
     @property
     def message(self) -> IncomingMessage:
@@ -64,6 +65,7 @@ class HeldJob:
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; a delivery that was released or lost meanwhile stays so."""
+        self._intake.handled(self._intake.link.clock.monotonic() - self._began)
         self._intake.settle(self._held, verdict)
 
     def abandon(self) -> None:

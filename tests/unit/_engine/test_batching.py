@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit._engine.batching import BatchLimits, SendBatcher, split
+from queuekit._engine.turns import TurnBatcher
 from queuekit.backend import OutgoingMessage
 
 KEYS = st.sampled_from([None, "a", "b", "c"])
@@ -18,7 +19,7 @@ LIMITS = st.builds(
     size=st.none() | st.integers(10, 40),
     one_key_per_call=st.booleans(),
     one_per_key=st.booleans(),
-)
+).filter(lambda limits: not (limits.one_key_per_call and limits.one_per_key))
 ITEMS = st.lists(st.tuples(KEYS, st.integers(0, 10)), max_size=30)
 
 
@@ -77,7 +78,7 @@ STEPS = st.lists(
 def test_the_batcher_hands_over_every_item_once_in_order_and_within_limits(
     steps: list[tuple[str, Any, int]], limits: BatchLimits, linger: float
 ) -> None:
-    batcher: SendBatcher[tuple[int, str | None, int]] = SendBatcher(limits, linger_s=linger, max_pending=1000)
+    batcher = _any_batcher(limits, linger)
     now, added, calls = 0.0, 0, []
     for kind, key, number in steps:
         if kind == "add":
@@ -106,7 +107,7 @@ def test_the_batcher_hands_over_every_item_once_in_order_and_within_limits(
 def test_nothing_waits_longer_than_its_linger_while_there_is_somebody_to_send(
     steps: list[tuple[str, Any, int]], limits: BatchLimits
 ) -> None:
-    batcher: SendBatcher[float] = SendBatcher(limits, linger_s=3.0, max_pending=1000)
+    batcher = _any_batcher(limits, 3.0)
     now = 0.0
     for kind, key, number in steps:
         if kind == "add":
@@ -117,6 +118,11 @@ def test_nothing_waits_longer_than_its_linger_while_there_is_somebody_to_send(
                 while batch := batcher.take(now):
                     assert now - min(batch) <= 3.0
     assert batcher.take(now + 3.0) or not len(batcher)
+
+
+def _any_batcher(limits: BatchLimits, linger_s: float) -> SendBatcher[Any] | TurnBatcher[Any]:
+    kind = TurnBatcher[Any] if limits.one_per_key else SendBatcher[Any]
+    return kind(limits, linger_s=linger_s, max_pending=1000)
 
 
 def _batcher(**limits: Any) -> SendBatcher[str]:
@@ -160,7 +166,7 @@ def test_room_ends_at_max_pending_and_comes_back_with_the_next_batch() -> None:
 
 @pytest.mark.parametrize("limits", [{"one_key_per_call": True}, {"one_per_key": True}], ids=str)
 def test_a_busy_key_does_not_keep_others_waiting(limits: dict[str, bool]) -> None:
-    batcher: SendBatcher[str] = SendBatcher(BatchLimits(count=2, **limits), linger_s=0.0, max_pending=1000)
+    batcher = _any_batcher(BatchLimits(count=2, **limits), 0.0)
     taken: list[str] = []
     batcher.add("patient", size=0, key="quiet" if "one_key_per_call" in limits else None, now=0.0)
     for now in range(1, 20):

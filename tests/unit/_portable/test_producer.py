@@ -187,6 +187,115 @@ def test_at_most_one_message_of_a_key_is_in_a_call_that_could_accept_a_part(
     assert bodies(script) == [["0"], ["1"], ["2"]]
 
 
+def keyed(*names: str) -> list[qk.Message[str]]:
+    return [qk.Message(name, ordering_key=name[0]) for name in names]
+
+
+def test_a_key_that_failed_waits_in_every_later_call_until_it_is_resumed(produce: Open, script: Script) -> None:
+    producer = produce()
+    script.on("send", fail_entries([0], lambda m: Rejected(NO, m.message_id)))
+    producer.send_many(keyed("a0"))
+    assert producer.paused_keys == {"a"}
+    report = producer.send_many([*keyed("a1", "b1"), "plain"])
+    assert [type(each) for each in report] == [NotAttempted, Accepted, Accepted]
+    assert report.retryable_messages() == keyed("a1")
+    with pytest.raises(qk.RefusedError, match="resume_key") as caught:
+        producer.send("a2", ordering_key="a")
+    assert caught.value.retryable
+    with pytest.raises(qk.RefusedError, match="resume_key"):
+        asyncio.run(producer.asend("a3", ordering_key="a"))
+    assert isinstance(producer.send_soon("a4", ordering_key="a").result(LIMIT_S), NotAttempted)
+    assert producer.resume_key("a")
+    assert not producer.resume_key("a")
+    assert producer.send_many(keyed("a1")).ok
+    assert isinstance(producer.send_soon("a2", ordering_key="a").result(LIMIT_S), Accepted)
+    assert bodies(script) == [["a0"], ["b1", "plain"], ["a1"], ["a2"]]
+
+
+def test_a_failed_send_whose_caller_waits_pauses_nothing(produce: Open, script: Script) -> None:
+    producer = produce()
+    script.on("send", fail_entries([0], lambda m: Rejected(NO, m.message_id)))
+    with pytest.raises(qk.RefusedError):
+        producer.send("a0", ordering_key="a")
+    assert producer.paused_keys == frozenset()
+    producer.send("a1", ordering_key="a")
+
+
+def test_what_waits_behind_a_failed_message_is_taken_back_before_anybody_can_resume(
+    produce: Open, script: Script
+) -> None:
+    released, reached = threading.Event(), threading.Event()
+
+    def fail_late(call: Any, proceed: Any) -> Any:
+        reached.set()
+        released.wait(LIMIT_S)
+        return fail_entries([0], lambda m: Rejected(NO, m.message_id))(call, proceed)
+
+    script.on("send", fail_late)
+    producer = produce()
+    first = producer.send_soon("a0", ordering_key="a")
+    first.add_done_callback(lambda _: producer.resume_key("a"))
+    assert reached.wait(LIMIT_S)
+    behind = [producer.send_soon(name, ordering_key=name[0]) for name in ("a1", "b1", "a2")]
+    released.set()
+    outcomes = [type(each.result(LIMIT_S)) for each in (first, *behind)]
+    assert outcomes == [Rejected, NotAttempted, Accepted, NotAttempted]
+    assert isinstance(producer.send_soon("a1", ordering_key="a").result(LIMIT_S), Accepted)
+    assert bodies(script) == [["a0"], ["b1"], ["a1"]]
+
+
+@pytest.mark.parametrize("face", ["send_many", "asend"])
+def test_a_keyed_message_that_cannot_be_composed_holds_up_what_is_behind_it(
+    produce: Open, script: Script, face: str
+) -> None:
+    producer = produce()
+    wrong: Any = qk.Message(b"no text", ordering_key="a")
+    if face == "send_many":
+        report = producer.send_many([*keyed("a0"), wrong, *keyed("a1", "b1")])
+        assert [type(each) for each in report] == [Accepted, Rejected, NotAttempted, Accepted]
+    else:
+        with pytest.raises(qk.EncodeError):
+            asyncio.run(producer.asend(wrong))
+    assert producer.paused_keys == {"a"}
+    assert [type(each) for each in producer.send_many(keyed("a2"))] == [NotAttempted]
+
+
+def test_asends_of_many_keys_share_calls_that_hold_each_key_once(produce: Open, script: Script) -> None:
+    released, reached = threading.Event(), threading.Event()
+    script.on("send", hold(released, reached))
+    producer = produce(limits={"atomic_send": False, "max_send_batch": 10})
+    futures = [producer.send_soon("first")]
+    assert reached.wait(LIMIT_S)
+    futures += [producer.send_soon(f"{key}{n}", ordering_key=key) for n in range(3) for key in "abc"]
+    released.set()
+    assert all(isinstance(each.result(LIMIT_S), Accepted) for each in futures)
+    assert bodies(script) == [["first"], ["a0", "b0", "c0"], ["a1", "b1", "c1"], ["a2", "b2", "c2"]]
+
+
+def test_the_counts_add_up_whatever_became_of_the_messages(
+    produce: Open, clock: VirtualClock, script: Script
+) -> None:
+    producer = produce(timeout=timedelta(seconds=1))
+    script.on("send", fail_entries([0], lambda m: Rejected(NO, m.message_id)))
+    script.on("send", raise_after(ErrorClass(ErrorCode.UNKNOWN)))
+    wrong: Any = b"no text"
+    producer.send_many([*keyed("a0"), "plain", *keyed("b0"), wrong])
+    with pytest.raises(qk.ProviderError):
+        producer.send("unknown")
+    with pytest.raises(qk.EncodeError):
+        producer.send(wrong)
+    producer.send("again", dedup_id="once")
+    producer.send("again", dedup_id="once")
+    producer.send_soon("soon").result(LIMIT_S)
+    producer.send_soon("late", ordering_key="a").result(LIMIT_S)
+    counts = dict(producer.counts())
+    assert counts == {
+        "sent": 10, "accepted": 4, "duplicate": 1, "rejected": 3, "unknown": 1, "not_attempted": 1, "pending": 0,
+    }  # fmt: skip
+    with pytest.raises(TypeError):
+        producer.counts()["sent"] = 0  # type: ignore[index]
+
+
 @pytest.mark.parametrize("most", [0, -1, 1.5, "many", True])
 def test_a_limit_of_pending_messages_that_cannot_work_is_refused(produce: Open, most: Any) -> None:
     with pytest.raises(qk.UsageError, match="max_pending"):

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters that balance, and lengths of time in three numbers each. A few additions per batch."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
+
+from queuekit._values.outcome import (
+    Accepted,
+    AllAccepted,
+    Duplicate,
+    LeaseLost,
+    NotAttempted,
+    Rejected,
+    SendOutcome,
+    Settled,
+    SettleOutcome,
+    Unknown,
+)
+
+_SEND_NAMES: Mapping[type, str] = {
+    Accepted: "accepted",
+    Duplicate: "duplicate",
+    Rejected: "rejected",
+    Unknown: "unknown",
+    NotAttempted: "not_attempted",
+}
+_SETTLE_NAMES: Mapping[type, str] = {Settled: "settled", LeaseLost: "lost", Unknown: "unconfirmed"}
+
+SENT = ("sent", *_SEND_NAMES.values(), "pending")
+"""The names of `SendTally.counts`: ``sent`` is the sum of the others."""
+RECEIVED = ("received", *_SETTLE_NAMES.values(), "failed", "in_flight")
+"""The names of `ReceiveTally.counts`: ``received`` is the sum of the others."""
+
+
+class SendTally:
+    """Counts messages to send and what became of them.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    __slots__ = ("_answers", "_lock", "_sent")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sent = 0
+        self._answers: Counter[type] = Counter()
+
+    def given(self, count: int = 1) -> None:
+        """So many messages are to be sent."""
+        with self._lock:
+            self._sent += count
+
+    def answered(self, outcomes: Sequence[SendOutcome]) -> None:
+        """These are the outcomes of messages that were given before."""
+        with self._lock:
+            if type(outcomes) is AllAccepted:
+                self._answers[Accepted] += len(outcomes)
+            else:
+                self._answers.update(map(type, outcomes))
+
+    def counts(self) -> dict[str, int]:
+        """The names of `SENT`, each with how many messages."""
+        with self._lock:
+            found = {name: self._answers[kind] for kind, name in _SEND_NAMES.items()}
+            sent = self._sent
+        return {"sent": sent} | found | {"pending": sent - sum(found.values())}
+
+
+class ReceiveTally:
+    """Counts deliveries and what became of them, and how long they had been in the queue.
+
+    Concurrency:
+        None of its own; the owner holds a lock.
+    """
+
+    __slots__ = ("_answers", "age", "received")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._answers: Counter[type] = Counter()
+        self.age = Stopwatch()
+
+    def answered(self, outcomes: Sequence[SettleOutcome]) -> None:
+        """These are the final outcomes of deliveries, which are in flight no more."""
+        self._answers.update(map(type, outcomes))
+
+    def settled(self, count: int) -> None:
+        """So many deliveries were settled as they should."""
+        self._answers[Settled] += count
+
+    def lost(self, count: int) -> None:
+        """The leases of so many deliveries ended before a settlement was recorded."""
+        self._answers[LeaseLost] += count
+
+    def counts(self, in_flight: int) -> dict[str, int]:
+        """The names of `RECEIVED`, each with how many deliveries."""
+        found = {name: self._answers[kind] for kind, name in _SETTLE_NAMES.items()}
+        failed = self._answers.total() - sum(found.values())
+        return {"received": self.received} | found | {"failed": failed, "in_flight": in_flight}
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Lengths of time, in three numbers.
+
+    Attributes:
+        count: How many were measured.
+        total: Their sum.
+        longest: The longest of them.
+    """
+
+    count: int = 0
+    total: timedelta = timedelta(0)
+    longest: timedelta = timedelta(0)
+
+    @property
+    def mean(self) -> timedelta:
+        """The average; zero where nothing was measured."""
+        return self.total / self.count if self.count else timedelta(0)
+
+    def __add__(self, other: Timing) -> Timing:
+        return Timing(self.count + other.count, self.total + other.total, max(self.longest, other.longest))
+
+
+class Stopwatch:
+    """Sums up lengths of time.
+
+    Concurrency:
+        None of its own; the owner holds a lock.
+    """
+
+    __slots__ = ("_count", "_longest_s", "_total_s")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._total_s = self._longest_s = 0.0
+
+    def add(self, length_s: float) -> None:
+        """One more; what a stepped clock makes negative counts as nothing."""
+        self._count += 1
+        if length_s > 0:
+            self._total_s += length_s
+            self._longest_s = max(self._longest_s, length_s)
+
+    def read(self) -> Timing:
+        """What was summed up so far."""
+        return Timing(self._count, timedelta(seconds=self._total_s), timedelta(seconds=self._longest_s))
+
+
+def read_only(*parts: Mapping[str, int]) -> Mapping[str, int]:
+    """One mapping that nobody can change, of counts that are added up by name."""
+    whole: Counter[str] = Counter()
+    for part in parts:
+        whole.update(part)
+    return MappingProxyType(dict(whole))
+
+
+def summed(timings: Iterable[Mapping[str, Timing]]) -> dict[str, Timing]:
+    """Timings added up by name."""
+    whole: dict[str, Timing] = {}
+    for each in timings:
+        for name, timing in each.items():
+            whole[name] = whole.get(name, Timing()) + timing
+    return whole

@@ -106,7 +106,7 @@ class OrderedSends:
         self, sender: Sender, limits: BatchLimits, size: Callable[[OutgoingMessage], int], *, ordered: bool
     ) -> None:
         self._sender, self._limits, self._size, self._ordered = sender, limits, size, ordered
-        self.paused = PausedKeys()
+        self.paused: PausedKeys = PausedKeys()
 
     def send(self, batch: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
         """Send one batch that is within the limits, but for messages of keys that wait; failures pause theirs."""

@@ -83,9 +83,9 @@ class ReceiveTally:
     __slots__ = ("_answers", "age", "received")
 
     def __init__(self) -> None:
-        self.received = 0
+        self.received: int = 0
         self._answers: Counter[type] = Counter()
-        self.age = Stopwatch()
+        self.age: Stopwatch = Stopwatch()
 
     def answered(self, outcomes: Sequence[SettleOutcome]) -> None:
         """These are the final outcomes of deliveries, which are in flight no more."""

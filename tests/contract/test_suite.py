@@ -45,6 +45,7 @@ CASES = {name: case for name, case in inspect.getmembers(BackendContract, callab
 ABSENT: dict[str, dict[str, Any]] = {
     "absolute_extend": {"extend": "none"},
     "ack_confirmed": {"ack_confirmed": False},
+    "admin": {"admin": False},
     "attempts": {"attempts": "none"},
     "cancel": {"cancel": False},
     "dead_letters": {"dead_letters": Support.NONE},
@@ -62,8 +63,10 @@ ABSENT: dict[str, dict[str, Any]] = {
     "long_poll": {"long_poll": False},
     "message_bytes": {"max_message_bytes": 0},
     "native_dead_letters": {"dead_letters": Support.NONE},
+    "native_redrive": {"redrive": Support.NONE},
     "ordering": {"ordering": "none"},
     "peek": {"peek": False},
+    "per_key": {"ordering": "none"},
     "priority": {"priority_levels": 0},
     "purge": {"purge": False},
     "receive": {"receives": False},

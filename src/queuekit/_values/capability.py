@@ -68,6 +68,7 @@ class Capabilities:
         expiry: Who drops a message that has expired.
         long_poll: Whether `Backend.receive` returns as soon as a message arrives.
         wait_at_least_s: The least time that an empty `Backend.receive` takes whatever was asked.
+        admin: Whether the queue can be made, removed and asked for.
         peek: Whether messages can be looked at without leasing them.
         purge: Whether a queue can be emptied.
         depth: Whether the number of messages is ``exact``, ``approximate`` or unknown (``none``).
@@ -114,6 +115,7 @@ class Capabilities:
     expiry: Support = Support.BRIDGED
     long_poll: bool = False
     wait_at_least_s: float = 0.0
+    admin: bool = False
     peek: bool = False
     purge: bool = False
     depth: Literal["exact", "approximate", "none"] = "none"
@@ -151,6 +153,7 @@ class Capabilities:
 
 FEATURES: Mapping[str, Callable[[Capabilities], bool | float]] = {
     "ack_confirmed": lambda c: c.ack_confirmed,
+    "admin": lambda c: c.admin,
     "attempts": lambda c: c.attempts != "none",
     "cancel": lambda c: c.cancel,
     "dead_letters": lambda c: c.dead_letters is not Support.NONE,

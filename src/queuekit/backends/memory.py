@@ -371,6 +371,7 @@ def _capabilities(dedup_window_s: float) -> Capabilities:
         redrive=Support.NATIVE,
         priority_levels=10,
         long_poll=True,
+        admin=True,
         peek=True,
         purge=True,
         depth="exact",

@@ -99,6 +99,7 @@ class SQLiteBackend:
             redrive=Support.NATIVE,
             priority_levels=_places.RANKS,
             long_poll=True,
+            admin=True,
             peek=True,
             purge=True,
             depth="exact",

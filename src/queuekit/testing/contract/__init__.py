@@ -28,6 +28,7 @@ from queuekit.testing.contract.faulting import Faults
 from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.lease import Lease
 from queuekit.testing.contract.lifecycle import Lifecycle
+from queuekit.testing.contract.order import Order
 from queuekit.testing.contract.produce import Produce
 from queuekit.testing.contract.reconnecting import Reconnect
 from queuekit.testing.contract.settle import Settle
@@ -42,6 +43,7 @@ class BackendContract(
     Settle,
     Lease,
     Delay,
+    Order,
     DeadLetter,
     BatchFailure,
     Lifecycle,

@@ -41,7 +41,7 @@ class DeadLetter(Group):
             raise ValueError("broken")
 
         policy = RetryPolicy(max_attempts=3, wait=wait_none())
-        work = Work(face, queue, fail, retry=policy, **_dead_letter_argument(harness, queue), **_LONG)
+        work = Work(face, queue, fail, retry=policy, **dead_letter_argument(harness, queue), **_LONG)
         letter = _await_letter(work, queue)
         assert work.stop() is ExitCode.DRAINED
         assert runs == [b"x"] * 3
@@ -137,7 +137,7 @@ class DeadLetter(Group):
             return DeadLetterOutcome("returned")
 
         policy = RetryPolicy(max_attempts=9, wait=wait_none(), dead_letter_on=LookupError)
-        work = Work(face, queue, give_up, retry=policy, **_dead_letter_argument(harness, queue), **_LONG)
+        work = Work(face, queue, give_up, retry=policy, **dead_letter_argument(harness, queue), **_LONG)
         letters = {letter.body: letter for letter in [_await_letter(work, queue) for _ in range(4)]}
         assert work.stop() is ExitCode.DRAINED
         assert sorted(runs) == sorted(letters)
@@ -165,7 +165,7 @@ class DeadLetter(Group):
         """A body that does not decode is dead at once, with its raw bytes and attributes, and never deleted."""
         queue, runs = Queue(harness), list[object]()
         queue.put(b"\xffnot json", attributes={"Color": "red"})
-        work = Work(face, queue, runs.append, payload=int, **_dead_letter_argument(harness, queue), **_LONG)
+        work = Work(face, queue, runs.append, payload=int, **dead_letter_argument(harness, queue), **_LONG)
         letter = _await_letter(work, queue)
         assert work.stop() is ExitCode.DRAINED
         assert (runs, letter.body, dict(letter.attributes)) == ([], b"\xffnot json", {"Color": "red"})
@@ -228,7 +228,7 @@ def _bury_one(
     lease_s: float | None = None,
 ) -> IncomingMessage:
     """Dead-letter the queue's one message through a consumer, and lease the dead letter."""
-    consumer = face.consumer(queue, opener=opener, **_dead_letter_argument(face.harness, queue))
+    consumer = face.consumer(queue, opener=opener, **dead_letter_argument(face.harness, queue))
     delivery = face.next(consumer)
     delivery.dead_letter(reason)
     face.settled(delivery)
@@ -249,7 +249,7 @@ def _await_letter(work: Work, queue: Queue) -> IncomingMessage:
     return got[0]
 
 
-def _dead_letter_argument(harness: Harness, queue: Queue) -> dict[str, Any]:
+def dead_letter_argument(harness: Harness, queue: Queue) -> dict[str, Any]:
     """Nothing where the store has its own dead-letter queue; else the URL of one."""
     if harness.capabilities.dead_letters is Support.NATIVE:
         return {}

@@ -17,6 +17,7 @@ from queuekit._portable.producer import Producer
 from queuekit._portable.report import SendReport
 from queuekit._values.outcome import Accepted, Duplicate
 from queuekit.backend import Action
+from queuekit.testing.contract.elsewhere import Log
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness, Running
 from queuekit.testing.contract.spi import Queue
 from queuekit.testing.faults import FaultyOpener
@@ -130,6 +131,19 @@ class Face:
 
         return self.run(collect())
 
+    def work_off(self, consumer: Consumer[Any], log: Log) -> None:
+        """Handle what comes until the consumer is closed, and note when each begins and ends."""
+        if not self.awaits:
+            for delivery in consumer:
+                _noted(delivery, log)
+            return
+
+        async def work() -> None:
+            async for delivery in consumer:
+                _noted(delivery, log)
+
+        self.run(work())
+
     def check(self, opened: Producer[Any] | Consumer[Any]) -> CheckReport:
         """Everything that the service says."""
         return self._patiently(opened.acheck()) if self.awaits else opened.check()
@@ -148,6 +162,12 @@ class Face:
     def run(self, awaitable: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop."""
         return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(REAL_LIMIT_S)
+
+    def in_real_time(self) -> Face:
+        """The same face on the real clock, for cases in which another process takes part."""
+        real = Face(self.harness.in_real_time(), awaits=self.awaits)
+        self.defer(real.cleanup)
+        return real
 
     def _patiently(self, awaitable: Coroutine[Any, Any, T]) -> T:
         return self.harness.let(lambda: self.run(awaitable))
@@ -168,6 +188,12 @@ def extended(opener: FaultyOpener, times: int) -> bool:
     """Whether the engine has extended leases at least so often."""
     calls = opener.script.answered("settle")
     return sum(entry.action is Action.EXTEND for call in calls for entry in call.batch) >= times
+
+
+def _noted(delivery: Delivery[Any], log: Log) -> None:
+    log.note("begin", delivery.body)
+    log.note("end", delivery.body)
+    delivery.ack()
 
 
 def _acked(delivery: Delivery[Any]) -> bytes:

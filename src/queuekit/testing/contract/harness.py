@@ -23,6 +23,7 @@ from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, fill_queue
 from queuekit.backend import Backend
 from queuekit.testing.clock import VirtualClock
+from queuekit.testing.contract.elsewhere import OtherConsumer
 
 T = TypeVar("T")
 
@@ -138,6 +139,10 @@ class Harness:
         command = [sys.executable, "-c", _CRASHING_CONSUMER, str(lease_s)]
         ended = subprocess.run(command, input=self.url(queue), text=True, timeout=REAL_LIMIT_S, check=False)
         assert ended.returncode == -signal.SIGKILL, "the consumer could not lease the message"
+
+    def consume_elsewhere(self, queue: str, log: Path) -> OtherConsumer:
+        """Let another process consume the queue on the real time, and note in the log what it handles."""
+        return OtherConsumer(self.url(queue), log)
 
     def hook(self, name: str) -> Callable[..., Any]:
         """One of `HOOKS`; skips the case, and says so, where the harness has it not."""

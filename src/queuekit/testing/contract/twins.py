@@ -17,6 +17,7 @@ from queuekit.backend import (
     IncomingMessage,
     NotAttempted,
     Peekable,
+    Redrivable,
     Rejected,
     Settled,
     Settlement,
@@ -149,9 +150,27 @@ def _no_disk(harness: Harness) -> None:
         _required("durable")(harness)
 
 
+def _one_order_or_none(harness: Harness) -> None:
+    """Where there are no keys, there is either one order for all, or an ordering key is refused."""
+    if harness.capabilities.ordering == "none":
+        TWINS["ordering"](harness)
+        return
+    queue = Queue(harness)
+    bodies = [b"%d" % index for index in range(5)]
+    queue.put(*bodies)
+    assert [queue.take()[0].body for _ in bodies] == bodies
+
+
+def _no_redrive(harness: Harness) -> None:
+    """A backend that cannot move dead letters back in one step does not offer it, and `DeadLetters` says so."""
+    backend = harness.open(harness.unique_name())
+    assert not isinstance(backend, Redrivable)
+
+
 TWINS: Mapping[str, Twin] = {
     **{feature: _required(feature) for feature in FEATURES},
     "absolute_extend": _no_short_extend,
+    "admin": _not_claimed("admin", Admin),
     "cancel": _not_claimed("cancel", Cancellable),
     "declared": _implicit,
     "dedup": _refused_send("dedup", dedup_id="d"),
@@ -165,8 +184,10 @@ TWINS: Mapping[str, Twin] = {
     "native_dead_letters": _refused_settle(
         "native_dead_letters", lambda got: Settlement(got.handle, Action.DEAD, dead=message(b"dead"))
     ),
+    "native_redrive": _no_redrive,
     "ordering": _refused_send("ordering", ordering_key="k"),
     "peek": _not_claimed("peek", Peekable),
+    "per_key": _one_order_or_none,
     "priority": _refused_send("priority", priority=9),
     "release": _release_counts,
     "retry_delay": _refused_settle("retry_delay", lambda got: Settlement(got.handle, Action.RETRY, delay_s=1.0)),

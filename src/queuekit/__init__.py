@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from queuekit._portable.context import Current, current
     from queuekit._portable.dead_letters import DeadLetters, DeadMessage, RedriveReport
     from queuekit._portable.delivery import Delivery
+    from queuekit._portable.events import Event
     from queuekit._portable.handler import Handler
     from queuekit._portable.link import CheckReport
+    from queuekit._portable.middleware import Middleware
     from queuekit._portable.producer import Producer
     from queuekit._portable.report import SendReport
     from queuekit._portable.retry import DeadLetter, Retry, RetryPolicy
@@ -78,6 +80,7 @@ __all__ = [
     "EncodeError",
     "ErrorClass",
     "ErrorCode",
+    "Event",
     "ExitCode",
     "Handler",
     "InvalidMessageError",
@@ -85,6 +88,7 @@ __all__ = [
     "LeaseLostError",
     "Message",
     "MessageTooLargeError",
+    "Middleware",
     "NotAttempted",
     "PartialFailureError",
     "Producer",
@@ -132,6 +136,8 @@ _HOMES = {
     "DeadLetter": "queuekit._portable.retry",
     "Retry": "queuekit._portable.retry",
     "RetryPolicy": "queuekit._portable.retry",
+    "Event": "queuekit._portable.events",
+    "Middleware": "queuekit._portable.middleware",
     "ExitCode": "queuekit._portable.worker",
     "AccessDeniedError": "queuekit._values.errors",
     "AlreadySettledError": "queuekit._values.errors",

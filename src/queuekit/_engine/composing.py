@@ -121,7 +121,7 @@ class Composer(Generic[T]):
             try:
                 messages.append(self._compose_one(item, message_id))
             except QueueKitError as error:
-                rejected[position] = Rejected(_entry_error(error), _id_of(item, message_id))
+                rejected[position] = rejection(error, _id_of(item, message_id))
         positions = [index for index in range(len(given)) if index not in rejected] if rejected else None
         return Composed(messages, positions, rejected)
 
@@ -205,9 +205,10 @@ class Composer(Generic[T]):
         raise UnsupportedError(msg, queue=self._queue, operation="send")
 
     def _metadata_of(self, message: Message[T], delay_s: float) -> Mapping[str, str]:
-        if message.type is None and message.expires_in is None:
+        if message.type is None and message.expires_in is None and not _overrides(message):
             return self._metadata
         changed = dict(self._metadata)
+        changed.update(self._retry_options(message))
         if message.type is not None:
             changed[meta.TYPE] = message.type
         if message.expires_in is not None:
@@ -217,6 +218,18 @@ class Composer(Generic[T]):
                 raise InvalidMessageError(msg)
             changed[meta.EXPIRES] = self._expiry(expires_s)
         return changed
+
+    def _retry_options(self, message: Message[T]) -> Iterable[tuple[str, str]]:
+        if message.max_attempts is not None:
+            if type(message.max_attempts) is not int or not 1 <= message.max_attempts <= meta.MOST_ATTEMPTS:
+                msg = f"max_attempts must be a whole number from 1 to {meta.MOST_ATTEMPTS}"
+                raise InvalidMessageError(f"{msg} and is {message.max_attempts!r}")
+            yield meta.MAX_ATTEMPTS, str(message.max_attempts)
+        if message.retry_delay is not None:
+            retry_s, longest_s = _seconds("retry_delay", message.retry_delay), self._capabilities.max_retry_delay_s
+            if retry_s > longest_s:
+                self._refuse(f"a retry_delay of {retry_s:g} s", f"its longest is {longest_s:g} s")
+            yield meta.RETRY_DELAY, f"{retry_s:.6f}".rstrip("0").rstrip(".")
 
     def _expiry(self, expires_s: float) -> str:
         try:
@@ -235,6 +248,10 @@ class Composer(Generic[T]):
 def _metadata(content_type: str, message_type: str | None) -> dict[str, str]:
     made = {meta.V: meta.VERSION, meta.CONTENT_TYPE: content_type}
     return made if message_type is None else made | {meta.TYPE: message_type}
+
+
+def _overrides(message: Message[Any]) -> bool:
+    return message.max_attempts is not None or message.retry_delay is not None
 
 
 def _seconds(name: str, length: Any) -> float:
@@ -298,6 +315,11 @@ def _check_attribute(name: Any, value: Any) -> None:
     if not isinstance(value, str) or _CONTROL.search(value):
         msg = f"the value of the attribute {name!r} must be a str without control characters or lone surrogates"
         raise InvalidMessageError(msg)
+
+
+def rejection(error: QueueKitError, message_id: str) -> Rejected:
+    """The outcome of a message that an error kept from being sent."""
+    return Rejected(_entry_error(error), message_id)
 
 
 def _entry_error(error: QueueKitError) -> ErrorClass:

@@ -35,7 +35,8 @@ class Control:
         linger_s: How long a settlement may wait for others.
         dead_letters: Where dead letters go; None where the backend stores them in one step.
         gone: Called when deliveries are in flight no more, lock held.
-        lost: Called with each running delivery whose lease was lost, lock not held.
+        lost: Called with each running delivery whose lease was lost, and with each that was settled too late;
+            lock not held.
         starts_in_s: Says when a waiting delivery will probably be taken, lock held.
 
     Attributes:
@@ -69,6 +70,7 @@ class Control:
             settler=Settler(batch=can.max_settle_batch, linger_s=linger_s, late_ack=can.late_ack_safe),
             dead_letters=dead_letters,
             finished=self._finished,
+            lost=lost,
         )
         self.leases: LeaseThread = LeaseThread(
             station,

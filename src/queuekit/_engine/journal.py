@@ -31,6 +31,9 @@ ACTIONS: Mapping[str, int] = {
     "worker.started": logging.INFO,
     "worker.stopped": logging.INFO,
     "delivery.dead": logging.WARNING,
+    "key.held": logging.WARNING,
+    "listener.failed": logging.ERROR,
+    "middleware.failed": logging.ERROR,
     "delivery.retried": logging.INFO,
 }
 """Every action that queuekit logs, with its level."""

@@ -22,6 +22,8 @@ EXPIRES = "expirytime"
 BASE = "base"
 FIRST = "first"
 REDRIVEN = "redriven"
+MAX_ATTEMPTS = "max-attempts"
+RETRY_DELAY = "retry-delay"
 DEAD_REASON = "dead-reason"
 DEAD_ERROR = "dead-error"
 DEAD_TRACEBACK = "dead-traceback"
@@ -36,6 +38,13 @@ DEAD_PREFIX = "dead-"
 TRIMMED = "dead-trimmed"
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+MOST_ATTEMPTS = 1000
+"""The largest number of attempts that a message may ask for itself."""
+
+_LONGEST_DELAY_S = 366 * 86_400.0
+_LONGEST_NUMBER = 24
 
 
 class Envelope(NamedTuple):
@@ -72,6 +81,35 @@ def read(metadata: Mapping[str, str]) -> Envelope:
         read_count(base) if base is not None else 0,
         read_count(redriven) if redriven is not None else 0,
     )
+
+
+class Overrides(NamedTuple):
+    """What a sender asked for in place of the handler's retry policy.
+
+    Attributes:
+        max_attempts: Most attempts; None leaves it to the policy.
+        retry_delay_s: The wait after every failed attempt; None leaves it to the policy.
+    """
+
+    max_attempts: int | None
+    retry_delay_s: float | None
+
+
+def read_overrides(metadata: Mapping[str, str]) -> Overrides | None:
+    """A message's own retry options, or None; what is malformed counts as absent."""
+    if MAX_ATTEMPTS not in metadata and RETRY_DELAY not in metadata:
+        return None
+    attempts, delay_s = read_count(metadata.get(MAX_ATTEMPTS, "")), _read_delay(metadata.get(RETRY_DELAY, ""))
+    known = attempts if 1 <= attempts <= MOST_ATTEMPTS else None
+    return None if known is None and delay_s is None else Overrides(known, delay_s)
+
+
+def _read_delay(text: str) -> float | None:
+    try:
+        seconds = float(text) if text.isascii() and len(text) <= _LONGEST_NUMBER else -1.0
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds <= _LONGEST_DELAY_S else None
 
 
 def write_instant(seconds: float) -> str:

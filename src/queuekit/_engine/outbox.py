@@ -25,10 +25,17 @@ _NOT_SENT = ErrorClass(ErrorCode.CLOSED, retryable=True, sent="no", detail="clos
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A message and the future that its outcome resolves: a thread's, or an event loop's."""
+    """A message, and who learns its outcome.
+
+    Attributes:
+        message: What is sent.
+        future: A thread's, or an event loop's.
+        told: Called with the outcome first, also when the future was cancelled; it must not raise.
+    """
 
     message: OutgoingMessage
     future: Future[SendOutcome] | asyncio.Future[SendOutcome]
+    told: Callable[[SendOutcome], None] | None = None
 
 
 class Outbox:
@@ -223,6 +230,8 @@ def _resolve(batch: Sequence[Parcel], outcomes: Sequence[SendOutcome]) -> None:
     """Resolve threads' futures here, and those of each event loop in one call on that loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[SendOutcome], SendOutcome]]] = {}
     for parcel, outcome in zip(batch, outcomes, strict=True):
+        if parcel.told is not None:
+            parcel.told(outcome)
         future = parcel.future
         if isinstance(future, Future):
             if future.set_running_or_notify_cancel():

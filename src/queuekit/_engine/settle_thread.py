@@ -46,6 +46,7 @@ class SettleThread:
         settler: Decides.
         dead_letters: Where dead letters go; None where the backend stores them in one step.
         finished: Called with deliveries that have their final outcome, lock held.
+        lost: Called with each delivery that was settled too late, lock not held.
     """
 
     def __init__(
@@ -55,11 +56,12 @@ class SettleThread:
         settler: Settler,
         dead_letters: DeadLetterRoute | None,
         finished: Callable[[Sequence[Held]], None],
+        lost: Callable[[Held], None] = lambda _: None,
     ) -> None:
         self._guard, self._can, self._clock = station.guard, station.can, station.clock
         self._journal, self._lock, self._flow = station.journal, station.lock, station.flow
         self._settler, self._budget_s, self._tally = settler, station.budget_s, station.tally
-        self._dead_letters, self._finished = dead_letters, finished
+        self._dead_letters, self._finished, self._lost = dead_letters, finished, lost
         self._settle_wanted = threading.Condition(station.lock)
         self._answered = threading.Condition(station.lock)
         self._waiting_for_answers = 0
@@ -204,6 +206,9 @@ class SettleThread:
         for outcome in answers:
             self._report(outcome)
         self._finish(final, answers)
+        for held, outcome in zip(final, answers, strict=True):
+            if isinstance(outcome, LeaseLost):
+                self._lost(held)
 
     def _finish(self, batch: Sequence[Held], outcomes: Sequence[SettleOutcome], *, settled: bool = False) -> None:
         size = sum(weights(batch))

@@ -36,17 +36,20 @@ class FullJitter(wait_base):
         random: Where chance comes from; a Clock's, so that simulations replay.
         least_s: The shortest wait, and half of the first bound.
         most_s: The longest wait.
+
+    Attributes:
+        most_s: The longest wait.
     """
 
     def __init__(self, random: Random, *, least_s: float = 1.0, most_s: float = 600.0) -> None:
         self._random = random
         self._least_s = least_s
-        self._most_s = most_s
+        self.most_s: float = most_s
 
     def bound_s(self, attempt: int) -> float:
         """The longest wait after this attempt; never falls as attempts rise."""
         # Beyond 64 doublings the float would overflow, and the maximum was reached long before.
-        return min(self._most_s, self._least_s * 2.0 ** min(attempt, 64))
+        return min(self.most_s, self._least_s * 2.0 ** min(attempt, 64))
 
     def __call__(self, retry_state: RetryCallState) -> float:
         """Seconds to wait after the attempt that just failed."""

@@ -11,16 +11,19 @@ from typing import Any, Self, TypeVar
 
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.tally import Timing
+from queuekit._portable.events import EventName, Listener, Listeners
 from queuekit._portable.figures import Figures
 from queuekit._portable.handler import (
     ASYNC_CONCURRENCY,
     SYNC_CONCURRENCY,
     Handler,
+    OnDead,
     QueueOptions,
     payload_type,
 )
 from queuekit._portable.intake import Intake
 from queuekit._portable.link import Link, Require, open_link, resolve_url, seconds
+from queuekit._portable.middleware import Middleware, checked, handlings
 from queuekit._portable.producer import Producer
 from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.worker import ExitCode, QueuePlan, Worker
@@ -42,6 +45,8 @@ class App:
         drain: How long running handlers may go on when the worker is asked to stop. 30 s is what most
             platforms give.
         require: Features that every queue must have.
+        middleware: What every message that is sent through handlers, and every handling, passes through; the
+            outermost first.
         clock: Time and chance; a virtual one for tests.
         **options: URL options of the backend, under the same names.
 
@@ -66,16 +71,20 @@ class App:
         *,
         drain: timedelta = timedelta(seconds=30),
         require: Require = (),
+        middleware: Sequence[Middleware] = (),
         clock: Clock | None = None,
         **options: Any,
     ) -> None:
         self._url = QueueURL.parse(url) if isinstance(url, str) else url
         self._drain_s = seconds("drain", drain)
         self._require = require
+        self._middleware = checked(middleware)
+        self._wrappers = handlings(self._middleware)
         self._clock = clock or SystemClock()
         self._options = options
         self._handlers: dict[str, list[Handler[Any, Any]]] = {}
         self._opener = Opener(self._clock)
+        self._listeners = Listeners(self._clock)
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._figures = Figures()
         self._lock = threading.Lock()
@@ -93,6 +102,7 @@ class App:
         dead_letter: str | None = None,
         message_type: str | None = None,
         default: bool = False,
+        on_dead: OnDead = "skip",
     ) -> Callable[[Callable[[T], R]], Handler[T, R]]:
         """Make a function the handler of a queue's messages.
 
@@ -111,6 +121,9 @@ class App:
             dead_letter: A queue's URL for dead letters, or ``"discard"``; by default the store's own.
             message_type: The type of messages that this handler takes; by default the function's name.
             default: Whether messages without a type come here, where a queue has several handlers.
+            on_dead: What becomes of an ordering key whose message has used up its attempts. ``"skip"``: the
+                message is a dead letter, and the key goes on. ``"hold"``: it stays, is tried again at the longest
+                wait of its policy, and its key waits.
 
         Raises:
             UsageError: The function cannot be a handler, or handlers on this queue disagree.
@@ -135,6 +148,8 @@ class App:
                 retry=retry or RetryPolicy(),
                 timeout_s=timeout_s,
                 options=options,
+                wrappers=self._wrappers,
+                on_dead=on_dead,
             )
             self._add(made)
             return made
@@ -145,6 +160,21 @@ class App:
     def handlers(self) -> Sequence[Handler[Any, Any]]:
         """Every registered handler, in the order of registration by queue."""
         return tuple(each for group in self._handlers.values() for each in group)
+
+    def listen(self, listener: Listener, *names: EventName) -> None:
+        """Have a function called with what this app's workers do to messages.
+
+        Listeners only look: what one raises is logged as ``listener.failed``, and changes nothing. Where
+        handlers run in child processes, listeners are called in the parent.
+
+        Args:
+            listener: Takes an `Event`. It is called on the thread on which it happens, so it must be quick.
+            *names: ``completed``, ``retried``, ``dead``, ``lease_lost``, ``stalled``; none is all of them.
+
+        Raises:
+            UsageError: It cannot be called, or there is no event of a name.
+        """
+        self._listeners.add(listener, *names)
 
     def producer_for(self, handler: Handler[Any, Any]) -> Producer[Any]:
         """The app's own producer for a handler's queue, opened at first use."""
@@ -158,6 +188,7 @@ class App:
                     payload=handler.payload,
                     message_type=handler.message_type,
                     require=self._require,
+                    middleware=self._middleware,
                     _opener=self._opener,
                     **options,
                 )
@@ -305,6 +336,9 @@ class App:
         if can.attempts == "none":
             msg = f"{link.shown} does not count attempts, so poison could run for ever; name a dead-letter policy"
             raise UnsupportedError(msg, queue=link.shown, operation="open")
+        if can.ordering == "none" and any(each.on_dead == "hold" for each in handlers):
+            msg = f"{link.shown} does not order, so that no key could be held; leave out on_dead='hold'"
+            raise UnsupportedError(msg, queue=link.shown, operation="open")
         slots = wanted.concurrency or (ASYNC_CONCURRENCY if handlers[0].is_async else SYNC_CONCURRENCY)
         prefetch = (
             wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else 2 * can.max_receive
@@ -315,7 +349,9 @@ class App:
             prefetch_by_pace=wanted.prefetch is None,
             max_in_flight=max(1000, 2 * (slots + prefetch)),
         )
-        intake = Intake(link, settings, dead_letter=wanted.dead_letter, opener=self._opener)
+        intake = Intake(
+            link, settings, dead_letter=wanted.dead_letter, opener=self._opener, listeners=self._listeners
+        )
         return QueuePlan(name, intake, handlers, slots)
 
 

@@ -78,12 +78,13 @@ def verdict_row(job_id: int, verdict: Verdict) -> list[Any]:
         describe(error) if error else None,
         # A retry shows no traceback anywhere, and rendering one is slow.
         render(error) if error and verdict.action is Action.DEAD else "",
+        verdict.held,
     ]
 
 
 def read_verdict(row: Sequence[Any]) -> tuple[int, Verdict]:
     """The verdict of a row that `verdict_row` made."""
-    job_id, action, delay_s, demanded, reason, described, rendered = row
+    job_id, action, delay_s, demanded, reason, described, rendered, held = row
     error = ChildError(described, rendered) if described is not None else None
     cause = Cause(reason, error) if reason is not None else None
-    return job_id, Verdict(Action(action), delay_s, cause, demanded)
+    return job_id, Verdict(Action(action), delay_s, cause, demanded, held)

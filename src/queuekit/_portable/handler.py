@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_type_hints
 
 from typing_extensions import Unpack
 
@@ -24,6 +24,9 @@ from queuekit._values.outcome import Accepted, Duplicate, SendOutcome
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+OnDead = Literal["skip", "hold"]
+"""What becomes of an ordering key whose message has used up its attempts."""
 
 SYNC_CONCURRENCY = 10
 ASYNC_CONCURRENCY = 100
@@ -82,6 +85,7 @@ class Handler(Generic[T, R]):
         default: Whether it takes messages without a type.
         retry: When a failed attempt is followed by another.
         timeout_s: How long one attempt may take; None for no limit.
+        on_dead: What becomes of an ordering key whose message has used up its attempts.
         options: How its queue is worked.
         wrappers: What stands around the function while it handles a message, the outermost first.
     """
@@ -96,10 +100,14 @@ class Handler(Generic[T, R]):
     timeout_s: float | None
     options: QueueOptions
     wrappers: Sequence[Wrapper] = field(default=(), repr=False)
+    on_dead: OnDead = "skip"
 
     def __post_init__(self) -> None:
         # Names and docstring only: a decorator's attributes, such as tenacity's `retry`, would overwrite ours.
         functools.update_wrapper(self, self.function, updated=())
+        if self.on_dead not in get_args(OnDead):
+            msg = f"on_dead must be 'skip' or 'hold' and is {self.on_dead!r}"
+            raise UsageError(msg)
 
     @property
     def is_async(self) -> bool:

@@ -14,6 +14,7 @@ from queuekit._engine.receiving import Receiver, ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan, Standing, Step
 from queuekit._engine.tally import Stopwatch, Timing
 from queuekit._portable.delivery import DeadLetterMode, Desk, check_extension
+from queuekit._portable.events import Listeners
 from queuekit._portable.letters import Cause, CopyRoute, LetterWriter, describe
 from queuekit._portable.link import BackendOpener, Link, open_link
 from queuekit._portable.retry import Verdict
@@ -37,6 +38,7 @@ class Intake:
         settings: How the receiver works.
         dead_letter: The user's choice: None, ``discard``, or a queue.
         opener: Opens the dead-letter queue, where one is named.
+        listeners: Who is told what becomes of its messages.
 
     Attributes:
         link: The open queue.
@@ -52,9 +54,11 @@ class Intake:
         *,
         dead_letter: str | QueueURL | None,
         opener: BackendOpener,
+        listeners: Listeners | None = None,
     ) -> None:
         _check_lease(link, settings)
         self.link = link
+        self._listeners = Listeners(link.clock) if listeners is None else listeners
         self.on_lost: Callable[[Held], None] = _ignore
         self._handling, self._handling_lock = Stopwatch(), threading.Lock()
         mode, self._route = _dead_letter_mode(link, dead_letter, opener)
@@ -66,7 +70,7 @@ class Intake:
             journal=link.journal,
             settings=settings,
             dead_letters=self._route,
-            lost=lambda held: self.on_lost(held),  # noqa: PLW0108 - looked up late: assigned after this
+            lost=self._lost,
         )
         self.desk = Desk(
             control=self.receiver.control,
@@ -100,6 +104,28 @@ class Intake:
                 self.desk.dead(held, verdict.cause)
         except AlreadySettledError:
             return  # the drain released it between the handler's end and here
+        if self._listeners.names:
+            self._tell(held, verdict)
+
+    def _tell(self, held: Held, verdict: Verdict) -> None:
+        cause = verdict.cause
+        if verdict.action is _ACK:
+            self._listeners.tell("completed", self.link.shown, self.link.journal, message=held.message)
+        elif held.settlement is not None and cause is not None:
+            # What has no dead-letter queue is retried.
+            retried = verdict.action is Action.RETRY or self.desk.dead_letters == "missing"
+            self._listeners.tell(
+                "retried" if retried else "dead",
+                self.link.shown,
+                self.link.journal,
+                message=held.message,
+                reason=_why(cause) if retried else cause.reason,
+                delay_s=held.settlement.delay_s if retried else None,
+            )
+
+    def _lost(self, held: Held) -> None:
+        self.on_lost(held)
+        self._listeners.tell("lease_lost", self.link.shown, self.link.journal, message=held.message)
 
     def extend(self, held: Held, by_s: float) -> None:
         """Extend one lease now; refuses a length that the service does not take."""
@@ -109,8 +135,11 @@ class Intake:
     def _retry(self, held: Held, verdict: Verdict) -> None:
         self.desk.retry(held, verdict.delay_s)
         cause = verdict.cause or Cause("failed")
-        why = describe(cause.error).partition(":")[0] if cause.error is not None else cause.reason
-        self.link.journal.note("delivery.retried", f"{why}; again in {verdict.delay_s:.3g} s")
+        what = f"again in {verdict.delay_s:.3g} s"
+        if verdict.held:
+            self.link.journal.note("key.held", f"{cause.reason}; {what}")
+        else:
+            self.link.journal.note("delivery.retried", f"{_why(cause)}; {what}")
 
     def handled(self, took_s: float) -> None:
         """A handler took that long, from taking the message to its verdict."""
@@ -222,6 +251,11 @@ def _dead_letter_mode(
     if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
         return "missing", None
     return ("native", None) if link.capabilities.dead_letters is Support.NATIVE else ("missing", None)
+
+
+def _why(cause: Cause) -> str:
+    """Why an attempt failed, without the text of its exception, which may hold anything."""
+    return describe(cause.error).partition(":")[0] if cause.error is not None else cause.reason
 
 
 def _ignore(_held: Held) -> None:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from queuekit._engine.held import Held
-from queuekit._engine.metadata import TYPE, read
+from queuekit._engine.metadata import TYPE, read, read_overrides
 from queuekit._portable import child as child_module
 from queuekit._portable.child_process import ChildProcess
 from queuekit._portable.handler import Handler
@@ -180,7 +180,7 @@ class ProcessWorker(Worker):
             if self._cancelled:
                 verdict = RELEASE  # killed at the end of the drain, which is nobody's fault
             elif not hung:
-                verdict = self._crashed(held.message.message_id)
+                verdict = self._crashed(index, held)
             else:
                 verdict = self._timed_out(index, held) if held in hung else RELEASE
             self._intake(index).settle(held, verdict)
@@ -188,18 +188,26 @@ class ProcessWorker(Worker):
             journal = self._intake(jobs[0][0]).link.journal
             journal.note("worker.child_lost", f"it was running {len(jobs)} messages", count=len(jobs))
 
-    def _crashed(self, message_id: str) -> Verdict:
-        crashes = self._crashes.count(message_id)
+    def _crashed(self, index: int, held: Held) -> Verdict:
+        crashes = self._crashes.count(held.message.message_id)
         if crashes >= MAX_CRASHES:
-            return Verdict(Action.DEAD, cause=Cause(f"worker lost {crashes} times"))
+            judge, _ = self._judge(index, held)
+            cause = Cause(f"worker lost {crashes} times")
+            return judge.used_up(RuntimeError(cause.reason), crashes, cause)
         return Verdict(Action.RETRY, cause=Cause("worker lost"))
 
     def _timed_out(self, index: int, held: Held) -> Verdict:
         """A handler that was killed at its timeout has failed, and its policy decides."""
-        message, can = held.message, self._intake(index).link.capabilities
-        judge = Judge(self._handler(index, held).retry, can, self._clock)
-        attempt = None if message.attempt is None else message.attempt + read(message.metadata).base
+        judge, attempt = self._judge(index, held)
         return judge.on_error(TimeoutError("the handler ran past its timeout"), attempt)
+
+    def _judge(self, index: int, held: Held) -> tuple[Judge, int | None]:
+        """Who decides about a message, and which attempt it is."""
+        message, handler = held.message, self._handler(index, held)
+        can = self._intake(index).link.capabilities
+        judge = Judge(handler.retry, can, self._clock, holds=handler.on_dead == "hold")
+        attempt = None if message.attempt is None else message.attempt + read(message.metadata).base
+        return judge.of(read_overrides(message.metadata), message.ordering_key), attempt
 
     def _handler(self, index: int, held: Held) -> Handler[Any, Any]:
         """The handler that a message goes to, or one of its queue where there is none for it."""

@@ -7,9 +7,10 @@ import asyncio
 import os
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -23,8 +24,9 @@ from queuekit._engine.ordered_sends import OrderedSends, key_of
 from queuekit._engine.outbox import Outbox, Parcel
 from queuekit._engine.tally import SendTally, read_only
 from queuekit._portable.link import BackendOpener, Link, Require, open_link, seconds, whole_number
+from queuekit._portable.middleware import Middleware, SendMiddleware, Told, checked, telling, unsent
 from queuekit._portable.opened import Opened
-from queuekit._portable.report import SendReport, raise_for
+from queuekit._portable.report import SendReport, accepted
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import ClosedError, InvalidURLError, QueueKitError, UsageError
 from queuekit._values.message import Message, SendOptions
@@ -60,6 +62,7 @@ class Producer(Opened, Generic[T]):
         linger: How long `asend` and `send_soon` may hold a message back to fill a batch. 0 never waits.
         max_pending: Most messages that may wait in `asend` and `send_soon`; beyond that they block.
         require: Features that the queue must have, from `queuekit.backend.Capabilities.missing`.
+        middleware: What every message and every outcome passes through, the outermost first.
         clock: Time and chance; a virtual one for tests.
         **options: URL options of the backend, under the same names.
 
@@ -90,6 +93,7 @@ class Producer(Opened, Generic[T]):
         linger: timedelta = timedelta(0),
         max_pending: int = 10_000,
         require: Require = (),
+        middleware: Sequence[Middleware] = (),
         clock: Clock | None = None,
         _opener: BackendOpener | None = None,
         **options: Any,
@@ -99,6 +103,7 @@ class Producer(Opened, Generic[T]):
         self._link: Link = open_link(url, queue, options, opener=self._opener, require=require)
         _refuse_dead_letter_queue(self._link)
         self._arguments = (options, require)
+        self._middleware = checked(middleware)
         self._codec = codec_for(payload)
         self._message_type = message_type
         self._budget_s = seconds("timeout", timeout, least=0.001)
@@ -118,6 +123,7 @@ class Producer(Opened, Generic[T]):
         can = link.backend.capabilities
         limits = BatchLimits.of(can)
         self._ordered = OrderedSends(self._sender, limits, link.backend.size, ordered=can.ordering != "none")
+        self._hooks = SendMiddleware.of(self._middleware, queue=link.shown, journal=link.journal, clock=link.clock)
         self._outbox = Outbox(
             self._ordered,
             limits,
@@ -157,11 +163,14 @@ class Producer(Opened, Generic[T]):
             Safe from any thread; blocks the calling one.
         """
         self._ready("send()", "asend()")
-        message = self._compose(_message(payload, options))
+        message, told = self._begin(_message(payload, options))
+        composed = self._compose(message, told)
         self._tally.given()
-        outcome = self._ordered.send_one(message)
+        outcome = self._ordered.send_one(composed)
         self._tally.answered((outcome,))
-        return _accepted(outcome, self._link.shown)
+        if told is not None:
+            told(outcome)
+        return accepted(outcome, self._link.shown)
 
     def send_many(self, payloads: Iterable[T | Message[T]]) -> SendReport:
         """Send many messages, in as few calls as the service allows, and report on each.
@@ -185,11 +194,16 @@ class Producer(Opened, Generic[T]):
         self._ready("send_many()", "asend_many()")
         # A copy, because the report goes on pointing at what was given, and callers empty their lists.
         given = list(payloads)
+        if self._hooks is None:
+            return SendReport(self._send_all(given), given, self._link.shown)
+        with self._hooks.begin_all([_message(each, {}) for each in given]) as begun:
+            return SendReport(begun.tell(self._send_all(begun.messages)), given, self._link.shown)
+
+    def _send_all(self, given: Sequence[T | Message[T]]) -> Sequence[SendOutcome]:
         self._tally.given(len(given))
-        composed = self._composer.compose_many(given)
-        outcomes = self._ordered.send_all(given, composed)
+        outcomes = self._ordered.send_all(given, self._composer.compose_many(given))
         self._tally.answered(outcomes)
-        return SendReport(outcomes, given, self._link.shown)
+        return outcomes
 
     async def asend(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Accepted | Duplicate:
         """As `send`, suspending instead of blocking; concurrent calls share batches.
@@ -201,13 +215,15 @@ class Producer(Opened, Generic[T]):
             Safe from any event loop. Cancelling stops the wait, not the send.
         """
         self._ready()
-        message = self._compose(_message(payload, options), pausing=True)
+        message, told = self._begin(_message(payload, options))
+        composed = self._compose(message, told, pausing=True)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[SendOutcome] = loop.create_future()
-        parcel = Parcel(message, future)
-        while not self._outbox.put_now(parcel):
-            await self._await_room(loop)
-        return _accepted(await future, self._link.shown)
+        parcel = Parcel(composed, future, told)
+        with telling(told, message):
+            while not self._outbox.put_now(parcel):
+                await self._await_room(loop)
+        return accepted(await future, self._link.shown)
 
     async def asend_many(self, payloads: Iterable[T | Message[T]]) -> SendReport:
         """As `send_many`, on a thread of the loop's executor.
@@ -217,7 +233,9 @@ class Producer(Opened, Generic[T]):
         """
         self._ready()
         given = list(payloads)
-        return await asyncio.get_running_loop().run_in_executor(None, self.send_many, given)
+        # Middleware on that thread sees the caller's context, such as its trace.
+        run = copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(None, run, self.send_many, given)
 
     def send_soon(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Future[SendOutcome]:
         """Hand one message over and go on; it has been accepted when the future says so.
@@ -231,9 +249,11 @@ class Producer(Opened, Generic[T]):
             QueueKitError: As `send` does for what can be known before any I/O.
         """
         self._ready("send_soon()", "asend()")
-        message = self._compose(_message(payload, options))
+        message, told = self._begin(_message(payload, options))
+        composed = self._compose(message, told)
         future: Future[SendOutcome] = Future()
-        self._outbox.put(Parcel(message, future))
+        with telling(told, message):
+            self._outbox.put(Parcel(composed, future, told))
         return future
 
     def resume_key(self, key: str) -> bool:
@@ -310,7 +330,10 @@ class Producer(Opened, Generic[T]):
         self._link = open_link(self._link.url, None, options, opener=self._opener, require=require)
         self._build()
 
-    def _compose(self, message: Message[T], *, pausing: bool = False) -> OutgoingMessage:
+    def _begin(self, message: Message[T]) -> tuple[Message[T], Told | None]:
+        return (message, None) if self._hooks is None else self._hooks.begin(message)
+
+    def _compose(self, message: Message[T], told: Told | None, *, pausing: bool = False) -> OutgoingMessage:
         """One message; one that is refused before any I/O counts as rejected.
 
         Raises:
@@ -318,9 +341,11 @@ class Producer(Opened, Generic[T]):
         """
         try:
             return self._composer.compose(message)
-        except QueueKitError:
+        except QueueKitError as error:
             self._tally.given()
             self._tally.answered([_REFUSED])
+            if told is not None:
+                told(unsent(error, message.message_id))
             key = key_of(message)
             if pausing and key is not None:
                 self._ordered.pause([key])
@@ -353,16 +378,6 @@ def _set_in(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     # A loop that was closed meanwhile has nobody left who waits.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(event.set)
-
-
-def _accepted(outcome: SendOutcome, queue: str) -> Accepted | Duplicate:
-    if isinstance(outcome, (Accepted, Duplicate)):
-        return outcome
-    error = raise_for(outcome, queue)
-    if error is None:
-        msg = "an outcome that is neither accepted nor an error"
-        raise RuntimeError(msg)
-    raise error
 
 
 def _flush_at_exit(outbox: Outbox, link: Link, pid: int, *, warn: bool) -> None:

@@ -96,3 +96,19 @@ def raise_for(outcome: SendOutcome, queue: str) -> QueueKitError | None:
     if isinstance(outcome, (Accepted, Duplicate)):
         return None
     return error_from(outcome.error, queue=queue, operation="send")
+
+
+def accepted(outcome: SendOutcome, queue: str) -> Accepted | Duplicate:
+    """The outcome of a single send, where the queue has the message.
+
+    Raises:
+        QueueKitError: It has not, or nobody knows.
+        RuntimeError: An outcome of no known kind.
+    """
+    if isinstance(outcome, (Accepted, Duplicate)):
+        return outcome
+    error = raise_for(outcome, queue)
+    if error is None:
+        msg = "an outcome that is neither accepted nor an error"
+        raise RuntimeError(msg)
+    raise error

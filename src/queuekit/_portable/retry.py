@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
+from queuekit._engine.metadata import Overrides
 from queuekit._engine.waits import FullJitter, Wait, planned_wait_s, possible_retry_s
 from queuekit._portable.letters import Cause
 from queuekit._portable.link import seconds
@@ -15,6 +17,9 @@ from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.errors import UsageError
 from queuekit.backend import Action
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 
 class Retry(BaseException):
@@ -106,12 +111,14 @@ class Verdict:
         delay_s: For RETRY.
         cause: For DEAD, and for the log of a RETRY.
         demanded: Whether the handler itself asked for this delay.
+        held: Whether the attempts are used up, and the message stays so that its ordering key waits.
     """
 
     action: Action
     delay_s: float = 0.0
     cause: Cause | None = None
     demanded: bool = False
+    held: bool = False
 
 
 ACK = Verdict(Action.ACK)
@@ -125,11 +132,14 @@ class Judge:
         policy: The handler's retry policy.
         can: What the queue can do.
         clock: For chance.
-        ordered: Whether the queue is consumed in order, where dropping out of line is worse than waiting.
+        holds: Whether a message with an ordering key stays at the head of its key when its attempts are used
+            up.
     """
 
-    def __init__(self, policy: RetryPolicy, can: Capabilities, clock: Clock) -> None:
+    def __init__(self, policy: RetryPolicy, can: Capabilities, clock: Clock, *, holds: bool = False) -> None:
         self._policy = policy
+        self._clock = clock
+        self._holds = holds
         self._default = FullJitter(clock.random)
         self._wait: Wait = policy.wait if policy.wait is not None else self._default
         self._can = can
@@ -137,9 +147,20 @@ class Judge:
         # Where releases are counted, deploys spend attempts too; ten deploys must not kill a message.
         self._slack = 10 if can.release_counts else 0
 
+    def of(self, overrides: Overrides | None, ordering_key: str | None) -> Judge:
+        """The judge of one message: this one, unless the message has retry options of its own, or a key."""
+        if overrides is None and (ordering_key is not None or not self._holds):
+            return self
+        policy = self._policy
+        if overrides is not None and overrides.max_attempts is not None:
+            policy = replace(policy, max_attempts=overrides.max_attempts)
+        if overrides is not None and overrides.retry_delay_s is not None:
+            policy = replace(policy, wait=_Fixed(overrides.retry_delay_s))
+        return Judge(policy, self._can, self._clock, holds=self._holds and ordering_key is not None)
+
     def on_receipt(self, attempt: int | None) -> Verdict | None:
         """Dead before it runs when it ran too often already, as one that kills its worker does."""
-        if attempt is None or attempt <= self._policy.max_attempts + self._slack:
+        if attempt is None or self._holds or attempt <= self._policy.max_attempts + self._slack:
             return None
         return Verdict(Action.DEAD, cause=Cause(f"attempts used up: delivered {attempt} times"))
 
@@ -163,7 +184,7 @@ class Judge:
     def _again(self, error: BaseException, attempt: int | None, demanded_s: float | None) -> Verdict:
         cause = Cause(f"attempts used up: {attempt} of {self._policy.max_attempts}", error)
         if attempt is not None and attempt >= self._policy.max_attempts:
-            return Verdict(Action.DEAD, cause=cause)
+            return self.used_up(error, attempt, cause)
         if demanded_s is not None:
             return Verdict(
                 Action.RETRY,
@@ -172,9 +193,31 @@ class Judge:
                 demanded=True,
             )
         wish_s = planned_wait_s(self._wait, attempt or 1, error, fallback=self._default)
-        # A policy's wait is a wish: the nearest that the service can do will do.
-        wait_s = min(possible_retry_s(min(wish_s, self._longest_s), self._can), self._longest_s)
-        return Verdict(Action.RETRY, wait_s, Cause("failed", error))
+        return Verdict(Action.RETRY, self._nearest_s(wish_s), Cause("failed", error))
+
+    def used_up(self, error: BaseException, attempt: int, cause: Cause) -> Verdict:
+        """The verdict on a message that may not fail again: dead, or held so that its key waits."""
+        if not self._holds:
+            return Verdict(Action.DEAD, cause=cause)
+        if self._wait is self._default:
+            wish_s = self._default.most_s
+        else:
+            wish_s = planned_wait_s(self._wait, attempt, error, fallback=self._default)
+        return Verdict(Action.RETRY, self._nearest_s(wish_s), cause, held=True)
+
+    def _nearest_s(self, wish_s: float) -> float:
+        """A policy's wait is a wish: the nearest that the service can do will do."""
+        return min(possible_retry_s(min(wish_s, self._longest_s), self._can), self._longest_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """A wait of one length."""
+
+    seconds: float
+
+    def __call__(self, retry_state: RetryCallState) -> float:  # noqa: ARG002 - as every wait strategy
+        return self.seconds
 
 
 def failure_in(value: object) -> BaseException | None:

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 from queuekit._portable.context import Current, _current
-from queuekit._portable.retry import ACK, RELEASE, Verdict
+from queuekit._portable.retry import ACK, RELEASE, Judge, Verdict
 from queuekit._portable.triage import Bound, Job, Triage
 from queuekit._portable.wrapping import awaited
 from queuekit._values.clock import Clock
@@ -122,16 +122,16 @@ class ThreadRunner:
         if isinstance(opened, Verdict):
             job.settle(opened)
             return
-        bound, payload, current = opened
+        bound, judge, payload, current = opened
         if bound.timeout_s is not None:
             self._watch_over(slot, bound.timeout_s)
         # A context of its own, so that what one handler sets no other one sees.
-        verdict = copy_context().run(self._call, bound, payload, current)
+        verdict = copy_context().run(self._call, bound, judge, payload, current)
         if bound.timeout_s is not None and self._was_abandoned(slot):
             return
         job.settle(verdict)
 
-    def _call(self, bound: Bound, payload: Any, current: Current) -> Verdict:
+    def _call(self, bound: Bound, judge: Judge, payload: Any, current: Current) -> Verdict:
         _current.set(current)
         try:
             value = bound.call(payload)
@@ -139,8 +139,8 @@ class ThreadRunner:
                 # Nothing that has not run is ever acked: the awaitable runs on the worker's loop.
                 value = self._triage.wait_for(value)
         except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
-            return bound.judge.on_error(error, current.attempt)
-        return ACK if value is None else bound.judge.on_return(value, current.attempt)
+            return judge.on_error(error, current.attempt)
+        return ACK if value is None else judge.on_return(value, current.attempt)
 
     def _watch_over(self, slot: _Slot, timeout_s: float) -> None:
         with self._lock:
@@ -251,17 +251,17 @@ class LoopRunner:
         if isinstance(opened, Verdict):
             job.settle(opened)
             return
-        bound, payload, current = opened
+        bound, judge, payload, current = opened
         _current.set(current)
         try:
             async with asyncio.timeout(bound.timeout_s):
                 value = await awaited(bound.call(payload))
-            verdict = ACK if value is None else bound.judge.on_return(value, current.attempt)
+            verdict = ACK if value is None else judge.on_return(value, current.attempt)
         except asyncio.CancelledError as error:
             # Only our own cancelling is a release; a handler that cancels itself has failed.
-            verdict = RELEASE if self._cancelling else bound.judge.on_error(error, current.attempt)
+            verdict = RELEASE if self._cancelling else judge.on_error(error, current.attempt)
         except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
-            verdict = bound.judge.on_error(error, current.attempt)
+            verdict = judge.on_error(error, current.attempt)
         job.settle(verdict)
 
 

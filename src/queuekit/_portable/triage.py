@@ -55,7 +55,7 @@ class Bound:
     ) -> None:
         self.call: Call = compose(handler.function, handler.wrappers, is_async=handler.is_async, wait_for=wait_for)
         self.codec: Codec[Any] = codec_for(handler.payload)
-        self.judge = Judge(handler.retry, can, clock)
+        self.judge = Judge(handler.retry, can, clock, holds=handler.on_dead == "hold")
         self.timeout_s = handler.timeout_s
 
 
@@ -90,7 +90,7 @@ class Triage:
         self._queue = queue
         self._draining = draining
 
-    def open(self, job: Job) -> tuple[Bound, Any, Current] | Verdict:
+    def open(self, job: Job) -> tuple[Bound, Judge, Any, Current] | Verdict:
         """What to run for a job; or the verdict, where nothing is to be run."""
         message = job.message
         known = meta.read(message.metadata) if message.metadata else None
@@ -99,8 +99,9 @@ class Triage:
             attempt += known.base
         bound = self._untyped if known is None or known.type is None else self._by_type.get(known.type)
         if bound is None:
-            return self._no_handler(known.type if known else None, attempt)
-        too_often = bound.judge.on_receipt(attempt)
+            return self._no_handler(known.type if known else None, message, attempt)
+        judge = bound.judge.of(meta.read_overrides(message.metadata), message.ordering_key)
+        too_often = judge.on_receipt(attempt)
         if too_often is not None:
             return too_often
         try:
@@ -108,7 +109,7 @@ class Triage:
         except CodecError as error:
             return Verdict(Action.DEAD, cause=Cause("undecodable", error))
         except Exception as error:  # noqa: BLE001 - the handler boundary: validators are the user's code
-            return bound.judge.on_error(error, attempt)
+            return judge.on_error(error, attempt)
         current = Current(
             message,
             self._queue,
@@ -117,12 +118,13 @@ class Triage:
             lost=lambda: job.lease_lost,
             draining=self._draining,
         )
-        return bound, payload, current
+        return bound, judge, payload, current
 
-    def _no_handler(self, message_type: str | None, attempt: int | None) -> Verdict:
+    def _no_handler(self, message_type: str | None, message: IncomingMessage, attempt: int | None) -> Verdict:
         """Retried by policy first: during a rolling deploy another worker may know the type."""
         error = LookupError(f"no handler for messages of type {message_type!r}")
-        verdict = self._unknown.on_error(error, attempt)
+        judge = self._unknown.of(meta.read_overrides(message.metadata), message.ordering_key)
+        verdict = judge.on_error(error, attempt)
         if verdict.action is Action.DEAD:
             return Verdict(Action.DEAD, cause=Cause("no_handler", error))
         return verdict

@@ -22,6 +22,8 @@ class SendOptions(TypedDict, total=False):
     dedup_id: str | None
     priority: int | None
     expires_in: timedelta | None
+    max_attempts: int | None
+    retry_delay: timedelta | None
     attributes: Mapping[str, str]
     type: str | None
     message_id: str | None
@@ -41,6 +43,9 @@ class Message(Generic[T]):
         dedup_id: A second send with this id inside the queue's window adds nothing.
         priority: 0 to 9, higher first; None is 0. Refused by queues that have no priorities.
         expires_in: Drop the message if no handler began it within this time from now.
+        max_attempts: Most attempts, 1 to 1000, in place of the handler's policy; None leaves it to the policy.
+        retry_delay: The wait after each failed attempt, in place of the policy's; a handler's own
+            ``Retry(delay=)`` wins over it.
         attributes: Strings that travel beside the body, name to value.
         type: What kind of message this is; picks the handler.
         message_id: An id of your own; by default a random one.
@@ -61,6 +66,8 @@ class Message(Generic[T]):
     dedup_id: str | None = None
     priority: int | None = None
     expires_in: timedelta | None = None
+    max_attempts: int | None = None
+    retry_delay: timedelta | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     type: str | None = None
     message_id: str | None = None

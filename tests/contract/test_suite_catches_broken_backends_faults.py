@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from queuekit.backend import Action, ErrorClass, ErrorCode, Settled
+from queuekit.backend import Accepted, Action, ErrorClass, ErrorCode, Settled
 from queuekit.testing import reset_memory
 from queuekit.testing.contract import BackendContract
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.faults import Answers, Call, InjectedFault, Proceed, pretend_settled
 
-from .test_suite_catches_broken_backends import Flaw, FlawedHarness, _case, _expect_caught, _no_fencing
+from .test_suite_catches_broken_backends import Flaw, FlawedHarness, _case, _expect_caught, _no_fencing, _on_send
 
 
 class DurableHarness(FlawedHarness):
@@ -117,3 +118,53 @@ def test_a_lease_that_follows_the_wall_clock_is_caught(tmp_path: Path) -> None:
         backend.script.always("settle", settle)
 
     _expect_caught(tmp_path, refuse_when_set, "FLT-16")
+
+
+def test_sends_that_disturb_each_other_are_caught(tmp_path: Path) -> None:
+    sending: list[bool] = []
+
+    def disturb(call: Call, proceed: Proceed) -> Answers:
+        sending.append(True)
+        try:
+            kept = call.batch if len(sending) == 1 else call.batch[:-1]
+            threading.Event().wait(0.001)
+            return [
+                *(proceed(kept) if kept else ()),
+                *(Accepted(each.message_id) for each in call.batch[len(kept) :]),
+            ]
+        finally:
+            sending.pop()
+
+    _expect_caught(tmp_path, lambda backend: backend.script.always("send", disturb), "CCY-01")
+
+
+def test_a_message_for_two_receivers_at_once_is_caught(tmp_path: Path) -> None:
+    taken: list[Any] = []
+
+    def share(call: Call, proceed: Proceed) -> Answers:
+        got = proceed(())
+        if got and len(taken) % 2:
+            got = [*got[:-1], taken[-1]]
+        taken.extend(got[-1:])
+        return got
+
+    _expect_caught(tmp_path, lambda backend: backend.script.always("receive", share), "CCY-02")
+
+
+def test_a_settlement_of_a_neighbour_is_caught(tmp_path: Path) -> None:
+    def shift(call: Call, proceed: Proceed) -> Answers:
+        actions = [each.action for each in call.batch]
+        shifted = [
+            each._replace(action=action) for each, action in zip(call.batch, [*actions[1:], actions[0]], strict=True)
+        ]
+        return proceed(shifted)
+
+    _expect_caught(tmp_path, lambda backend: backend.script.always("settle", shift), "CCY-03")
+
+
+def test_priorities_that_are_lost_are_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _on_send(lambda sent: sent._replace(priority=0)), "CCY-13")
+
+
+def test_order_that_is_lost_between_calls_is_caught(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _on_send(lambda sent: sent._replace(ordering_key=None)), "CCY-09")

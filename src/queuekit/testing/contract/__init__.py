@@ -20,6 +20,7 @@ class TestMine(BackendContract):
 from __future__ import annotations
 
 from queuekit.testing.contract.batch_failure import BatchFailure
+from queuekit.testing.contract.concurrency import Concurrency
 from queuekit.testing.contract.consume import Consume
 from queuekit.testing.contract.dead_letter import DeadLetter
 from queuekit.testing.contract.delay import Delay
@@ -46,6 +47,7 @@ class BackendContract(
     Order,
     DeadLetter,
     BatchFailure,
+    Concurrency,
     Lifecycle,
     Faults,
     Reconnect,

@@ -27,7 +27,7 @@ WAITING: Mapping[str, str] = {
     **_numbered("RED", range(1, 7), "the cases of redriving"),
     **_numbered("BPF", range(11, 18), _BATCH),
     "BPF-20": "the AWS Lambda door",
-    **_numbered("CCY", range(1, 14), "the cases of concurrency"),
+    "CCY-10": "limited rates",
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,
     "ENC-21": "the CloudEvents codec",

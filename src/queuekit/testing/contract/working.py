@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker with one handler, run beside the case: on threads in one face, on the face's loop in the other."""
+"""A worker with a handler, run beside the case: on threads in one face, on the face's loop in the other."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from queuekit._portable.app import App
@@ -17,13 +17,15 @@ from queuekit.testing.contract.spi import Queue
 
 
 class Work:
-    """An app that works one queue until `stop`.
+    """An app that works queues, all with the same handler, until `stop`.
 
     Args:
         face: Whether handlers are coroutine functions and the app runs by ``arun``.
         queue: What is worked.
         handle: What the handler does with a payload; its result, or what it raises, is the handler's.
-        gate: Where the handler waits, each time, before ``handle``; open by default.
+        gate: Where the handler waits, each time, before ``handle``; or a gate per payload, for those that
+            are to wait. Open by default.
+        also: More queues.
         opener: Stands between the worker and the service.
         payload: The type of the payloads.
         app: Arguments of the app.
@@ -36,21 +38,25 @@ class Work:
         queue: Queue,
         handle: Callable[[Any], Any],
         *,
-        gate: threading.Event | None = None,
+        gate: threading.Event | Mapping[Any, threading.Event] | None = None,
+        also: Sequence[Queue] = (),
         opener: BackendOpener | None = None,
         payload: Any = bytes,
         app: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         self.face: Face = face
-        self._handle, self._gate = handle, gate
+        self._handle = handle
+        self._gates: Mapping[Any, threading.Event] = {} if isinstance(gate, threading.Event) else gate or {}
+        self._gate: threading.Event | None = gate if isinstance(gate, threading.Event) else None
         self.begun: list[Any] = []
         self._asked = False
         self.app: App = App(clock=face.harness.clock, **(app or {}))
         if opener is not None:
             self.app._opener = opener  # type: ignore[assignment]  # an App has no argument for it
-        handler = self._handler(payload, awaits=face.awaits)
-        self.app.handler(face.harness.url(queue.name), **options)(handler)
+        for each in (queue, *also):
+            handler = self._handler(payload, awaits=face.awaits)
+            self.app.handler(face.harness.url(each.name), **options)(handler)
         self._ended = face.harness.start(self._run)
         face.defer(self.abandon)
 
@@ -62,22 +68,26 @@ class Work:
     def _handler(self, payload_type: Any, *, awaits: bool) -> Callable[[Any], Any]:
         def plain(payload: Any) -> Any:
             self.begun.append(payload)
-            self._wait()
+            self._wait(payload)
             return self._handle(payload)
 
         async def coroutine(payload: Any) -> Any:
             self.begun.append(payload)
-            if self._gate is not None:
-                await asyncio.get_running_loop().run_in_executor(None, self._wait)
+            if self._gate_of(payload) is not None:
+                await asyncio.get_running_loop().run_in_executor(None, self._wait, payload)
             return self._handle(payload)
 
         chosen: Callable[[Any], Any] = coroutine if awaits else plain
         chosen.__annotations__ = {"payload": payload_type}
         return chosen
 
-    def _wait(self) -> None:
-        if self._gate is not None:
-            self._gate.wait(REAL_LIMIT_S)
+    def _gate_of(self, payload: Any) -> threading.Event | None:
+        return self._gates.get(payload, self._gate) if self._gates else self._gate
+
+    def _wait(self, payload: Any) -> None:
+        gate = self._gate_of(payload)
+        if gate is not None:
+            gate.wait(REAL_LIMIT_S)
 
     def await_begun(self, count: int, *, within_s: float = 0.0) -> None:
         """Wait until the handler was begun so often."""
@@ -110,8 +120,9 @@ class Work:
 
     def abandon(self) -> None:
         """End the worker after a case that failed, whatever its handlers do."""
-        if self._gate is not None:
-            self._gate.set()
+        for gate in (self._gate, *self._gates.values()):
+            if gate is not None:
+                gate.set()
         if not self._ended.done:
             self.app.stop()
             self.app.stop()

@@ -19,12 +19,15 @@ class TestMine(BackendContract):
 
 from __future__ import annotations
 
+from queuekit.testing.contract.admin import Administration
 from queuekit.testing.contract.batch_failure import BatchFailure
 from queuekit.testing.contract.concurrency import Concurrency
 from queuekit.testing.contract.consume import Consume
 from queuekit.testing.contract.dead_letter import DeadLetter
+from queuekit.testing.contract.dedup import Dedup
 from queuekit.testing.contract.delay import Delay
 from queuekit.testing.contract.encoding import Encoding
+from queuekit.testing.contract.expiry import Expiry
 from queuekit.testing.contract.faulting import Faults
 from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.lease import Lease
@@ -45,6 +48,7 @@ class BackendContract(
     Lease,
     Delay,
     Order,
+    Dedup,
     DeadLetter,
     BatchFailure,
     Concurrency,
@@ -53,5 +57,7 @@ class BackendContract(
     Reconnect,
     Encoding,
     Urls,
+    Administration,
+    Expiry,
 ):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

@@ -48,6 +48,7 @@ HOOKS = {
     "full": "(queue) -> the URL of the queue in a store that has no room for 4 MiB",
     "locked": "(queue) -> context manager: another process holds the store's lock inside",
     "proxy": "(queue) -> (url, proxy): the queue behind a TCP proxy that can be cut",
+    "old_servers": "() -> [(url, features)]: queues on servers that are too old for these features",
     "deny": "(permission) -> context manager: the permission is taken away inside",
 }
 """Methods that a harness may have. A case that needs one that is missing is skipped with its name."""
@@ -68,6 +69,9 @@ class Harness:
         flood: How many messages are sent while the server is restarted.
         url_table: Whole URLs to the queue and the options that each stands for; every form that the
             backend's page documents belongs here.
+        short_dedup: Options with which dedup ids are remembered so briefly that a case can wait for it.
+        stored_settings: Options that the service keeps with the queue, each with a value that is not its
+            default; none where each opening has its own.
     """
 
     virtual: bool = False
@@ -79,6 +83,8 @@ class Harness:
     lease_s: float = 30.0
     flood: int = 10_000
     url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
+    short_dedup: Mapping[str, Any] = {}
+    stored_settings: Mapping[str, Any] = {}
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

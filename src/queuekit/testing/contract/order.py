@@ -16,9 +16,18 @@ from tenacity import wait_fixed, wait_none
 from queuekit._portable.context import current
 from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.worker import ExitCode
-from queuekit._values.errors import InvalidMessageError, UnsupportedError
+from queuekit._values.errors import InvalidMessageError, RefusedError, UnsupportedError
 from queuekit._values.message import Message
-from queuekit.backend import Accepted, Admin, ErrorCode, IncomingMessage, Rejected, Settled
+from queuekit.backend import (
+    Accepted,
+    Admin,
+    ErrorCode,
+    IncomingMessage,
+    NotAttempted,
+    OutgoingMessage,
+    Rejected,
+    Settled,
+)
 from queuekit.testing.contract.dead_letter import dead_letter_argument
 from queuekit.testing.contract.elsewhere import Log
 from queuekit.testing.contract.faces import Face
@@ -27,7 +36,7 @@ from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import Queue
 from queuekit.testing.contract.working import Work
-from queuekit.testing.faults import FaultyOpener, edit_answer
+from queuekit.testing.faults import FaultyOpener, as_is, edit_answer, fail_entries, refused
 
 _LONG: dict[str, Any] = {"lease": timedelta(hours=1)}
 _SETTLES_S = 0.02  # real time in which a handler that may not begin would begin
@@ -189,6 +198,43 @@ class Order(Group):
         for key in "ab":
             assert _of_key(got, key) == [b"%s %d" % (key.encode(), number) for number in range(20)]
 
+    @requires("ordering")
+    def test_ORD_09_partial_send_failure_stops_key(self, harness: Harness, face: Face) -> None:
+        """After a message that was not accepted, later ones of its key are not attempted, in that report and in
+        later sends, so that none overtakes it; other keys and messages without a key go on."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener, max_send_batch=2)
+        producer = face.producer(queue, opener=opener)
+        opener.script.on("send", as_is, fail_entries({0}, _rejected))
+        given = [_ordered("a", 0), _ordered("b", 0), _ordered("a", 1), Message(b"none"), _ordered("a", 2)]
+        outcomes = face.send_many(producer, [*given, _ordered("b", 1)]).outcomes
+        assert [type(each) for each in outcomes] == [Accepted, Accepted, Rejected, Accepted, NotAttempted, Accepted]
+        (held,) = face.send_many(producer, [_ordered("a", 3)]).outcomes
+        assert isinstance(held, NotAttempted)
+        assert isinstance(producer.send_soon(_ordered("a", 4)).result(REAL_LIMIT_S), NotAttempted)
+        with pytest.raises(RefusedError, match="resume_key"):
+            face.send(producer, _ordered("a", 5))
+        assert isinstance(face.send(producer, _ordered("b", 2)), Accepted)
+        got = [each.body for each in _drain(queue, 5)]
+        assert sorted(got) == [b"a 0", b"b 0", b"b 1", b"b 2", b"none"]
+        queue.expect_nothing("what was not attempted was not sent")
+
+    @requires("ordering")
+    def test_ORD_10_paused_key_resumes(self, harness: Harness, face: Face) -> None:
+        """After `resume_key` the messages of the key are sent again, in order; another key's changes nothing."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener, max_send_batch=1)
+        producer = face.producer(queue, opener=opener)
+        opener.script.on("send", fail_entries({0}, _rejected))
+        report = face.send_many(producer, [_ordered("a", number) for number in range(3)])
+        assert [type(each) for each in report.outcomes] == [Rejected, NotAttempted, NotAttempted]
+        assert not producer.resume_key("b")
+        with pytest.raises(RefusedError):
+            face.send(producer, _ordered("a", 3))
+        assert producer.resume_key("a")
+        assert not producer.resume_key("a"), "it goes on already"
+        assert face.send_many(producer, [_ordered("a", number) for number in range(3)]).ok
+        assert isinstance(face.send(producer, _ordered("a", 3)), Accepted)
+        assert [each.body for each in _drain(queue, 4)] == [b"a %d" % number for number in range(4)]
+
     def test_ORD_11_ordering_required_but_absent(self, harness: Harness, face: Face) -> None:
         """Requiring order of a queue without it fails when opening, or at the first call where only the service
         knows; nothing is sent."""
@@ -249,6 +295,10 @@ def _of_key(bodies: list[bytes], key: str) -> list[bytes]:
 
 def _ordered(key: str, number: int) -> Message[bytes]:
     return Message(b"%s %d" % (key.encode(), number), ordering_key=key)
+
+
+def _rejected(entry: OutgoingMessage) -> Rejected:
+    return Rejected(refused(), entry.message_id)
 
 
 def _failing_once(body: bytes) -> Any:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from queuekit.backend import Accepted, ErrorCode, NotAttempted, QueueURL, Reject
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
-from queuekit.testing.contract.harness import Harness
+from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import CALL_S, Queue, message
 from queuekit.testing.faults import FaultyOpener, InjectedFault, raise_after, unavailable
 
@@ -139,3 +140,15 @@ class Produce(Group):
         assert isinstance(outcome, Rejected | NotAttempted)
         assert outcome.error.code is ErrorCode.NOT_FOUND
         missing.close()
+
+    def test_PRO_12_producer_only_permissions_suffice(self, harness: Harness, face: Face) -> None:
+        """Sending needs the right to send and no other: nothing is received, probed, counted, looked at or made."""
+        queue, opener = Queue(harness), FaultyOpener(harness.opener)
+        with harness.hook("deny")("receive") if hasattr(harness, "deny") else nullcontext():
+            producer = face.producer(queue, opener=opener)
+            face.send(producer, b"1", attributes={"a": "1"})
+            assert face.send_many(producer, [b"2", b"3"]).ok
+            assert isinstance(producer.send_soon(b"4").result(REAL_LIMIT_S), Accepted)
+            face.close(producer)
+        assert {call.verb for call in opener.script.calls()} == {"send"}
+        assert {each.body for each in queue.take(4)} == {b"1", b"2", b"3", b"4"}

@@ -16,12 +16,8 @@ def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]
 
 
 WAITING: Mapping[str, str] = {
-    "PRO-12": "a harness with the hook deny()",
     "DEL-13": _BRIDGE,
     "DEL-14": _BRIDGE,
-    "ORD-09": "a producer that holds back a key after a failure",
-    "ORD-10": "a producer that holds back a key after a failure",
-    **_numbered("DUP", range(1, 7), "the cases of deduplication"),
     **_numbered("DUP", range(7, 12), "the idempotency store"),
     "DLQ-11": "a backend whose service dead-letters by itself",
     **_numbered("RED", range(1, 7), "the cases of redriving"),
@@ -31,10 +27,8 @@ WAITING: Mapping[str, str] = {
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,
     "ENC-21": "the CloudEvents codec",
-    **_numbered("ADM", range(1, 9), "the cases of administration"),
     **_numbered("MET", range(1, 9), "the cases of telemetry"),
     **_numbered("PSH", range(1, 10), _PUSH),
-    **_numbered("EXP", range(1, 4), "the cases of expiry"),
     **_numbered("MOD", range(1, 10), "the reference model and the history oracle"),
 }
 """A case leaves this table in the change that brings its test; a test compares both with the promised IDs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from queuekit._portable.link import BackendOpener
@@ -28,6 +28,7 @@ from queuekit.backend import (
     Settlement,
     SettleOutcome,
     StoredMessage,
+    Support,
     Waitable,
 )
 from queuekit.testing.faults.script import Answers, Call, InjectedFault, Proceed, Script, Verb
@@ -104,6 +105,9 @@ class FaultyBackend:
             with self._lock:
                 del self._open_calls[call.ended]
 
+    def _ask(self, verb: Verb, function: Callable[[], Any]) -> Any:
+        return self._run(verb, (), lambda _batch: [function()])[0]
+
     def _end_calls(self, verbs: frozenset[Verb]) -> None:
         with self._lock:
             for ended, verb in self._open_calls.items():
@@ -116,27 +120,26 @@ class FaultyBackend:
 
 class _WithAdmin(FaultyBackend):
     def create(self) -> None:
-        self.inner.create()
+        self._ask("create", self.inner.create)
 
     def delete(self) -> None:
-        self.inner.delete()
+        self._ask("delete", self.inner.delete)
 
     def exists(self) -> bool:
-        return bool(self.inner.exists())
+        return bool(self._ask("exists", self.inner.exists))
 
     def purge(self) -> int | None:
-        count: int | None = self.inner.purge()
+        count: int | None = self._ask("purge", self.inner.purge)
         return count
 
     def stats(self) -> QueueStats:
-        stats: QueueStats = self.inner.stats()
+        stats: QueueStats = self._ask("stats", self.inner.stats)
         return stats
 
 
 class _WithPeek(FaultyBackend):
     def peek(self, *, limit: int, after: str = "") -> Sequence[StoredMessage]:
-        found: Sequence[StoredMessage] = self.inner.peek(limit=limit, after=after)
-        return found
+        return self._run("peek", (), lambda _batch: self.inner.peek(limit=limit, after=after))
 
 
 class _WithRedrive(FaultyBackend):
@@ -146,7 +149,7 @@ class _WithRedrive(FaultyBackend):
 
 class _WithCancel(FaultyBackend):
     def cancel(self, message_id: str) -> bool:
-        return bool(self.inner.cancel(message_id))
+        return bool(self._ask("cancel", lambda: self.inner.cancel(message_id)))
 
 
 class _WithInterrupt(FaultyBackend):
@@ -176,13 +179,21 @@ _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
 )
 
 
+_LOWERED: Mapping[Any, str] = {Admin: "admin", Peekable: "peek", Redrivable: "redrive", Cancellable: "cancel"}
+"""The ability that goes when its capability is lowered to nothing."""
+
+
 def wrap(
     inner: Backend, script: Script, *, queue: str = "", limits: Mapping[str, Any] | None = None
 ) -> FaultyBackend:
-    """Put a backend behind a script, with exactly the optional abilities that it has."""
-    abilities = tuple(wrapper for protocol, wrapper in _ABILITIES if isinstance(inner, protocol))
+    """Put a backend behind a script, with the optional abilities that it has, but for those that are lowered."""
+    limits = limits or {}
+    absent = {protocol for protocol, name in _LOWERED.items() if limits.get(name) in {False, Support.NONE}}
+    abilities = tuple(
+        wrapper for protocol, wrapper in _ABILITIES if protocol not in absent and isinstance(inner, protocol)
+    )
     made: type[FaultyBackend] = type("FaultyBackend", (*abilities, FaultyBackend), {})
-    return made(inner, script, queue, limits or {})
+    return made(inner, script, queue, limits)
 
 
 class FaultyOpener:
@@ -191,7 +202,8 @@ class FaultyOpener:
     Args:
         opener: Opens the real backends.
         script: The plan; a new and empty one by default, which only records.
-        **limits: Capabilities to declare lower than they are, such as ``max_send_batch=10``.
+        **limits: Capabilities to declare lower than they are, such as ``max_send_batch=10``; with
+            ``peek=False`` and its like the ability itself is not there.
     """
 
     def __init__(self, opener: BackendOpener, script: Script | None = None, **limits: Any) -> None:

@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from queuekit.backend import ErrorClass
 
-Verb: TypeAlias = Literal["probe", "send", "receive", "settle", "redrive"]
+Verb: TypeAlias = Literal[
+    "probe", "send", "receive", "settle", "create", "delete", "exists", "purge", "stats", "peek", "redrive", "cancel"
+]
 Answers: TypeAlias = Sequence[Any]
 Proceed: TypeAlias = Callable[[Sequence[Any]], Answers]
 
@@ -20,7 +22,7 @@ class Call(NamedTuple):
 
     Attributes:
         verb: Which method.
-        batch: Its entries; empty for a receive.
+        batch: Its entries; empty for a call that has none.
         queue: The redacted URL of the queue.
         ended: Set when the call is interrupted, or its backend is closed.
     """

@@ -11,8 +11,9 @@ from queuekit._values.clock import Clock
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.options import read_options
 from queuekit._values.url import Host, QueueURL
-from queuekit._wiring.registry import find_spec
+from queuekit._wiring.registry import find_spec, find_store
 from queuekit.backend import Backend, BackendSpec, ClientPool, Opening
+from queuekit.stores import IdempotencyStore
 
 DEAD_SUFFIX = ".dead"
 _QUEUE_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\s]{1,255}")
@@ -47,6 +48,16 @@ class Opener:
         texts = {name: text for name, text in url.options.items() if spec.slot != "option" or name != "queue"}
         options = read_options(spec.options, texts, keywords or {}, scheme=url.scheme)
         return spec.open(Opening(url=url, queue=queue, options=options, clock=self.clock, clients=self._clients))
+
+    def open_store(self, url: QueueURL) -> IdempotencyStore:
+        """Open the idempotency store that a URL names.
+
+        Raises:
+            UnknownSchemeError: No store has this scheme.
+            BackendMissingError: The store's packages are missing.
+            InvalidURLError: The URL cannot be one of this store.
+        """
+        return find_store(url.scheme).open(url, self.clock)
 
     def close(self) -> None:
         """Close the shared clients. Idempotent."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backend a scheme means, and which extra brings it."""
+"""Which backend, or which store, a scheme means, and which extra brings it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from queuekit._values.errors import BackendMissingError, SetupError, UnknownSchemeError
 from queuekit.backend import SPI_VERSION, BackendSpec
+from queuekit.stores import STORE_VERSION, StoreSpec
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -39,9 +40,19 @@ BUILT_INS: Mapping[str, BuiltIn] = MappingProxyType(
 )
 
 
+STORE_ENTRY_POINT_GROUP = "queuekit.stores"
+
+BUILT_IN_STORES: Mapping[str, BuiltIn] = MappingProxyType(
+    {
+        "memory": BuiltIn("queuekit.backends._memory_idempotency:STORE"),
+        "sqlite": BuiltIn("queuekit.backends.sqlite._idempotency:STORE"),
+    }
+)
+
+
 def known_schemes() -> tuple[str, ...]:
     """Every scheme that can be opened here, third parties' included, sorted."""
-    return tuple(sorted({*BUILT_INS, *_entry_points()}))
+    return _backends().known()
 
 
 def find_spec(scheme: str) -> BackendSpec:
@@ -55,63 +66,97 @@ def find_spec(scheme: str) -> BackendSpec:
         BackendMissingError: Its packages are not installed; the message holds the command.
         SetupError: The plug-in does not load, two claim the scheme, or it was written for another SPI.
     """
-    if scheme in BUILT_INS:
-        return _load_built_in(scheme, BUILT_INS[scheme])
-    candidates = _entry_points().get(scheme)
-    if not candidates:
-        raise UnknownSchemeError(_unknown(scheme))
-    chosen, *others = candidates
-    if others:
-        packages = ", ".join(sorted(each.value for each in candidates))
-        msg = f"two packages register the scheme {scheme!r}: {packages}; uninstall one"
-        raise SetupError(msg)
-    return _load_plugin(scheme, chosen)
+    return _backends().find(scheme)
 
 
-def _entry_points() -> dict[str, tuple[EntryPoint, ...]]:
-    # Costs a tenth of importing everything else, and only foreign and misspelt schemes need it.
-    from importlib.metadata import entry_points
-
-    found: dict[str, tuple[EntryPoint, ...]] = {}
-    for each in entry_points(group=ENTRY_POINT_GROUP):
-        if all(each.value != known.value for known in found.get(each.name, ())):
-            found[each.name] = (*found.get(each.name, ()), each)
-    return found
+def find_store(scheme: str) -> StoreSpec:
+    """Import the idempotency store of a scheme. Raises as `find_spec` does."""
+    return _stores().find(scheme)
 
 
-def _load_built_in(scheme: str, entry: BuiltIn) -> BackendSpec:
-    module, _, attribute = entry.target.partition(":")
-    try:
-        spec: BackendSpec = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        remedy = f"pip install 'queuekit[{entry.extra}]'" if entry.extra else "see the cause"
-        msg = f"the {scheme} backend needs packages that are not installed; {remedy}"
-        raise BackendMissingError(msg) from error
-    return spec
+class _Versioned(Protocol):
+    @property
+    def spi_version(self) -> int: ...
 
 
-def _load_plugin(scheme: str, entry: EntryPoint) -> BackendSpec:
-    try:
-        spec = entry.load()
-    except (ImportError, AttributeError, SyntaxError) as error:
-        msg = f"the plug-in {entry.value!r} for the scheme {scheme!r} cannot be imported; see the cause"
-        raise SetupError(msg) from error
-    if not isinstance(spec, BackendSpec):
-        msg = f"the plug-in {entry.value!r} for the scheme {scheme!r} is no BackendSpec; ask its author"
-        raise SetupError(msg)
-    if spec.spi_version != SPI_VERSION:
-        msg = (
-            f"the plug-in {entry.value!r} was written for version {spec.spi_version} of the backend interface, "
-            f"and this queuekit has {SPI_VERSION}; install versions that match"
-        )
-        raise SetupError(msg)
-    return spec
+S = TypeVar("S", bound=_Versioned)
 
 
-def _unknown(scheme: str) -> str:
-    from difflib import get_close_matches
+@dataclass(frozen=True, slots=True)
+class _Shelf(Generic[S]):
+    """What is found by scheme: built in, or by entry point."""
 
-    known = known_schemes()
-    near = get_close_matches(scheme, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    return f"no backend for scheme {scheme!r}; {hint}"
+    noun: str
+    kind: type[S]
+    version: int
+    group: str
+    built_ins: Mapping[str, BuiltIn]
+
+    def known(self) -> tuple[str, ...]:
+        return tuple(sorted({*self.built_ins, *self._entry_points()}))
+
+    def find(self, scheme: str) -> S:
+        if scheme in self.built_ins:
+            return self._load_built_in(scheme, self.built_ins[scheme])
+        candidates = self._entry_points().get(scheme)
+        if not candidates:
+            raise UnknownSchemeError(self._unknown(scheme))
+        chosen, *others = candidates
+        if others:
+            packages = ", ".join(sorted(each.value for each in candidates))
+            msg = f"two packages register the scheme {scheme!r}: {packages}; uninstall one"
+            raise SetupError(msg)
+        return self._load_plugin(scheme, chosen)
+
+    def _entry_points(self) -> dict[str, tuple[EntryPoint, ...]]:
+        # Costs a tenth of importing everything else, and only foreign and misspelt schemes need it.
+        from importlib.metadata import entry_points
+
+        found: dict[str, tuple[EntryPoint, ...]] = {}
+        for each in entry_points(group=self.group):
+            if all(each.value != known.value for known in found.get(each.name, ())):
+                found[each.name] = (*found.get(each.name, ()), each)
+        return found
+
+    def _load_built_in(self, scheme: str, entry: BuiltIn) -> S:
+        module, _, attribute = entry.target.partition(":")
+        try:
+            spec: S = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            remedy = f"pip install 'queuekit[{entry.extra}]'" if entry.extra else "see the cause"
+            msg = f"the {scheme} {self.noun} needs packages that are not installed; {remedy}"
+            raise BackendMissingError(msg) from error
+        return spec
+
+    def _load_plugin(self, scheme: str, entry: EntryPoint) -> S:
+        try:
+            spec = entry.load()
+        except (ImportError, AttributeError, SyntaxError) as error:
+            msg = f"the plug-in {entry.value!r} for the scheme {scheme!r} cannot be imported; see the cause"
+            raise SetupError(msg) from error
+        if not isinstance(spec, self.kind):
+            msg = f"the plug-in {entry.value!r} for the scheme {scheme!r} is no {self.kind.__name__}; ask its author"
+            raise SetupError(msg)
+        if spec.spi_version != self.version:
+            msg = (
+                f"the plug-in {entry.value!r} was written for version {spec.spi_version} of the {self.noun} "
+                f"interface, and this queuekit has {self.version}; install versions that match"
+            )
+            raise SetupError(msg)
+        return spec
+
+    def _unknown(self, scheme: str) -> str:
+        from difflib import get_close_matches
+
+        known = self.known()
+        near = get_close_matches(scheme, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"no {self.noun} for scheme {scheme!r}; {hint}"
+
+
+def _backends() -> _Shelf[BackendSpec]:
+    return _Shelf("backend", BackendSpec, SPI_VERSION, ENTRY_POINT_GROUP, BUILT_INS)
+
+
+def _stores() -> _Shelf[StoreSpec]:
+    return _Shelf("idempotency store", StoreSpec, STORE_VERSION, STORE_ENTRY_POINT_GROUP, BUILT_IN_STORES)

@@ -49,6 +49,7 @@ from queuekit.backend import (
     Support,
     Unsupported,
 )
+from queuekit.backends import _memory_idempotency
 from queuekit.backends._memory_queue import MemoryQueue
 
 T = TypeVar("T")
@@ -154,8 +155,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def reset() -> None:
-    """Empty every space: messages, leases and remembered dedup ids are gone, and waiting receives return."""
+    """Empty every space: messages, leases, dedup ids and done work are gone, and waiting receives return."""
     _SPACES.reset()
+    _memory_idempotency.reset()
 
 
 class MemoryBackend:

@@ -189,6 +189,7 @@ class LoopRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._free = asyncio.Event()
         self._cancelling = False
+        self._wake: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self) -> None:
@@ -230,6 +231,10 @@ class LoopRunner:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._free.set()
+        if not self._tasks and self._wake is not None:
+            # Nothing runs any more: to wait anew says so, and what is recorded is sent at once.
+            self._feed.forget(self._wake)
+            self._feed.when_ready(self._wake, self._slots)
 
     async def _more(self) -> None:
         loop = asyncio.get_running_loop()
@@ -240,10 +245,12 @@ class LoopRunner:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(arrived.set)
 
+        self._wake = wake
         self._feed.when_ready(wake, self._slots - len(self._tasks))
         try:
             await arrived.wait()
         finally:
+            self._wake = None
             self._feed.forget(wake)
 
     async def _run(self, job: Job) -> None:

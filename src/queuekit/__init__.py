@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from queuekit._portable.delivery import Delivery
     from queuekit._portable.events import Event
     from queuekit._portable.handler import Handler
+    from queuekit._portable.idempotent import Idempotency
     from queuekit._portable.link import CheckReport
     from queuekit._portable.middleware import Middleware
     from queuekit._portable.producer import Producer
@@ -83,6 +84,7 @@ __all__ = [
     "Event",
     "ExitCode",
     "Handler",
+    "Idempotency",
     "InvalidMessageError",
     "InvalidURLError",
     "LeaseLostError",
@@ -130,6 +132,7 @@ _HOMES = {
     "RedriveReport": "queuekit._portable.dead_letters",
     "Delivery": "queuekit._portable.delivery",
     "Handler": "queuekit._portable.handler",
+    "Idempotency": "queuekit._portable.idempotent",
     "CheckReport": "queuekit._portable.link",
     "Producer": "queuekit._portable.producer",
     "SendReport": "queuekit._portable.report",

@@ -205,12 +205,14 @@ class Composer(Generic[T]):
         raise UnsupportedError(msg, queue=self._queue, operation="send")
 
     def _metadata_of(self, message: Message[T], delay_s: float) -> Mapping[str, str]:
-        if message.type is None and message.expires_in is None and not _overrides(message):
+        if not _has_metadata_of_its_own(message):
             return self._metadata
         changed = dict(self._metadata)
         changed.update(self._retry_options(message))
         if message.type is not None:
             changed[meta.TYPE] = message.type
+        if message.dedup_id is not None:
+            changed[meta.DEDUP] = message.dedup_id
         if message.expires_in is not None:
             expires_s = _seconds("expires_in", message.expires_in)
             if expires_s <= delay_s:
@@ -250,8 +252,11 @@ def _metadata(content_type: str, message_type: str | None) -> dict[str, str]:
     return made if message_type is None else made | {meta.TYPE: message_type}
 
 
-def _overrides(message: Message[Any]) -> bool:
-    return message.max_attempts is not None or message.retry_delay is not None
+_IN_METADATA = ("type", "expires_in", "dedup_id", "max_attempts", "retry_delay")
+
+
+def _has_metadata_of_its_own(message: Message[Any]) -> bool:
+    return any(getattr(message, name) is not None for name in _IN_METADATA)
 
 
 def _seconds(name: str, length: Any) -> float:

@@ -21,12 +21,14 @@ from queuekit._portable.handler import (
     QueueOptions,
     payload_type,
 )
+from queuekit._portable.idempotent import Idempotency, Once, once
 from queuekit._portable.intake import Intake
 from queuekit._portable.link import Link, Require, open_link, resolve_url, seconds
 from queuekit._portable.middleware import Middleware, checked, handlings
 from queuekit._portable.producer import Producer
 from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.worker import ExitCode, QueuePlan, Worker
+from queuekit._portable.wrapping import Wrapper
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import InvalidURLError, UnsupportedError, UsageError
 from queuekit._values.url import QueueURL
@@ -87,6 +89,7 @@ class App:
         self._listeners = Listeners(self._clock)
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._figures = Figures()
+        self._onces: list[Once] = []
         self._lock = threading.Lock()
         self._stop_worker: Callable[[], None] | None = None
 
@@ -103,6 +106,7 @@ class App:
         message_type: str | None = None,
         default: bool = False,
         on_dead: OnDead = "skip",
+        idempotent: Idempotency | str | None = None,
     ) -> Callable[[Callable[[T], R]], Handler[T, R]]:
         """Make a function the handler of a queue's messages.
 
@@ -124,6 +128,8 @@ class App:
             on_dead: What becomes of an ordering key whose message has used up its attempts. ``"skip"``: the
                 message is a dead letter, and the key goes on. ``"hold"``: it stays, is tried again at the longest
                 wait of its policy, and its key waits.
+            idempotent: Does the handler's work once by key, remembered in a store: the store's URL, or an
+                `Idempotency` with more to say. By default a message that is delivered again runs again.
 
         Raises:
             UsageError: The function cannot be a handler, or handlers on this queue disagree.
@@ -138,6 +144,7 @@ class App:
             raise InvalidURLError(msg)
 
         def register(function: Callable[[T], R]) -> Handler[T, R]:
+            name = message_type or function.__name__
             made = Handler(
                 function=function,
                 app=self,
@@ -148,13 +155,33 @@ class App:
                 retry=retry or RetryPolicy(),
                 timeout_s=timeout_s,
                 options=options,
-                wrappers=self._wrappers,
+                wrappers=(
+                    *self._wrappers,
+                    *self._once(queue, name, options, idempotent),
+                ),
                 on_dead=on_dead,
             )
             self._add(made)
             return made
 
         return register
+
+    def _once(
+        self, queue: str, message_type: str, options: QueueOptions, idempotent: Idempotency | str | None
+    ) -> Sequence[Wrapper]:
+        """The innermost of a handler's wrappers, where its work is done once by key."""
+        if idempotent is None:
+            return ()
+        made = once(
+            idempotent,
+            queue=queue,
+            message_type=message_type,
+            lease_s=options.lease.total_seconds(),
+            clock=self._clock,
+            open_store=self._opener.open_store,
+        )
+        self._onces.append(made)
+        return (made,)
 
     @property
     def handlers(self) -> Sequence[Handler[Any, Any]]:
@@ -288,6 +315,8 @@ class App:
         for producer in producers:
             producer.close()
         self._figures.producers_closed()
+        for each in self._onces:
+            each.close()
         self._opener.close()
 
     def __enter__(self) -> Self:

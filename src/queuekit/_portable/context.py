@@ -23,7 +23,7 @@ class Current:
         Safe from any thread that the handler's context was carried to.
     """
 
-    __slots__ = ("_draining", "_extend", "_lost", "_message", "attempt", "queue")
+    __slots__ = ("_draining", "_extend", "_lost", "_message", "attempt", "completing", "queue")
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Current:
         self._extend = extend
         self._lost = lost
         self._draining = draining
+        self.completing: Callable[[object], None] | None = None
 
     @property
     def message_id(self) -> str:
@@ -61,6 +62,11 @@ class Current:
     def ordering_key(self) -> str | None:
         """The message's ordering key."""
         return self._message.ordering_key
+
+    @property
+    def dedup_id(self) -> str | None:
+        """The dedup id that the message was sent with."""
+        return self._message.metadata.get(meta.DEDUP)
 
     @property
     def type(self) -> str | None:
@@ -103,6 +109,26 @@ class Current:
     async def aextend(self, *, by: timedelta) -> None:
         """As `extend`, suspending."""
         await asyncio.get_running_loop().run_in_executor(None, self._extend, seconds("by", by))
+
+    def complete_in(self, connection: object) -> None:
+        """Mark the work of an idempotent handler done, in the transaction of its effects.
+
+        Both are then there or neither is, whenever the worker dies. Call it last, and commit; the handler
+        must return after that, and not fail.
+
+        Args:
+            connection: To the database that holds the handler's idempotency store, such as a
+                `sqlite3.Connection`; nothing is committed on it.
+
+        Raises:
+            UsageError: The handler is not idempotent, or its store has no transactions.
+            LeaseLostError: Somebody else has the work. Roll back.
+            TypeError: It is no connection to the store's kind of database.
+        """
+        if self.completing is None:
+            msg = "complete_in() needs a handler with idempotent=, whose store was asked"
+            raise UsageError(msg)
+        self.completing(connection)
 
 
 def current() -> Current:

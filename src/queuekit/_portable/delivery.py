@@ -69,9 +69,9 @@ class Desk:
             delay_s = longest
         self.control.record(held, Action.RETRY, delay_s)
 
-    def release(self, held: Held) -> None:
-        """Not tried: again at once, and the attempt not counted where that can be."""
-        self.control.record(held, Action.RELEASE)
+    def release(self, held: Held, delay_s: float = 0.0) -> None:
+        """Not tried: again after the delay, and the attempt not counted where that can be."""
+        self.control.record(held, Action.RELEASE, delay_s)
 
     def dead(self, held: Held, cause: Cause) -> None:
         """Never again: to the dead-letter queue, or what the user chose instead of one."""

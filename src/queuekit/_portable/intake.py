@@ -97,7 +97,7 @@ class Intake:
             if verdict.action is _ACK:
                 self.desk.ack(held)
             elif verdict.action is Action.RELEASE:
-                self.desk.release(held)
+                self.desk.release(held, verdict.delay_s)
             elif verdict.action is Action.RETRY:
                 self._retry(held, verdict)
             elif verdict.cause is not None:

@@ -20,6 +20,7 @@ from queuekit._values.url import QueueURL
 from queuekit._wiring.defaults import default_url
 from queuekit._wiring.opening import dead_letter_url, fill_queue, has_queue
 from queuekit.backend import Backend
+from queuekit.stores import IdempotencyStore
 
 logger = logging.getLogger("queuekit")
 
@@ -33,6 +34,10 @@ class BackendOpener(Protocol):
 
     def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
         """Open the queue that a whole URL names; no I/O."""
+        ...
+
+    def open_store(self, url: QueueURL) -> IdempotencyStore:
+        """Open the idempotency store that a URL names; no I/O."""
         ...
 
     def close(self) -> None:

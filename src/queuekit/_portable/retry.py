@@ -68,6 +68,18 @@ class DeadLetter(BaseException):
         self.reason = str(reason)
 
 
+class NotNow(BaseException):
+    """Raised by what wraps a handler: it did not run, and the message is to come again; no attempt is spent.
+
+    Args:
+        delay_s: No earlier than this many seconds from now.
+    """
+
+    def __init__(self, delay_s: float) -> None:
+        super().__init__()
+        self.delay_s = delay_s
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """When a failed attempt is followed by another, and how long after.
@@ -176,6 +188,8 @@ class Judge:
             return Verdict(Action.DEAD, cause=Cause(error.reason, error.__cause__))
         if isinstance(error, Retry):
             return self._again(error, attempt, error.delay_s)
+        if isinstance(error, NotNow):
+            return Verdict(Action.RELEASE, min(possible_retry_s(error.delay_s, self._can), self._longest_s))
         policy = self._policy
         if isinstance(error, policy.dead_letter_on) or not isinstance(error, policy.retry_on):
             return Verdict(Action.DEAD, cause=Cause(f"not to be retried: {type(error).__qualname__}", error))

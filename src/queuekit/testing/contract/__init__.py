@@ -30,6 +30,7 @@ from queuekit.testing.contract.encoding import Encoding
 from queuekit.testing.contract.expiry import Expiry
 from queuekit.testing.contract.faulting import Faults
 from queuekit.testing.contract.harness import HOOKS, Harness
+from queuekit.testing.contract.idempotent import Idempotent
 from queuekit.testing.contract.lease import Lease
 from queuekit.testing.contract.lifecycle import Lifecycle
 from queuekit.testing.contract.order import Order
@@ -59,5 +60,6 @@ class BackendContract(
     Urls,
     Administration,
     Expiry,
+    Idempotent,
 ):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

@@ -18,7 +18,6 @@ def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]
 WAITING: Mapping[str, str] = {
     "DEL-13": _BRIDGE,
     "DEL-14": _BRIDGE,
-    **_numbered("DUP", range(7, 12), "the idempotency store"),
     "DLQ-11": "a backend whose service dead-letters by itself",
     **_numbered("RED", range(1, 7), "the cases of redriving"),
     **_numbered("BPF", range(11, 18), _BATCH),

@@ -31,6 +31,7 @@ from queuekit.backend import (
     Support,
     Waitable,
 )
+from queuekit.stores import IdempotencyStore
 from queuekit.testing.faults.script import Answers, Call, InjectedFault, Proceed, Script, Verb
 
 
@@ -215,6 +216,10 @@ class FaultyOpener:
     def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
         """Open the queue and put it behind the script."""
         return wrap(self._opener.open(url, keywords), self.script, queue=str(url), limits=self._limits)
+
+    def open_store(self, url: QueueURL) -> IdempotencyStore:
+        """Open a store; the script is about backends."""
+        return self._opener.open_store(url)
 
     def close(self) -> None:
         """Close the inner opener."""

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Handlers whose work is done once by key, however often the message is delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from queuekit._engine.journal import Journal
+from queuekit._portable.context import Current, current
+from queuekit._portable.link import seconds
+from queuekit._portable.retry import DeadLetter, NotNow
+from queuekit._portable.wrapping import AsyncCall, Call
+from queuekit._values.clock import Clock
+from queuekit._values.errors import LeaseLostError, UsageError
+from queuekit._values.url import QueueURL
+from queuekit.stores import ClaimState, IdempotencyStore, Transactional
+
+T = TypeVar("T")
+
+_LONGEST_KEY = 1000
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """How a handler's work is done once by key.
+
+    Before the handler runs, its key is claimed in a store. Work that is done is not done again: the message
+    is acked. Work that somebody else is doing is waited for. When the handler fails, the key is free again;
+    when its worker dies, the claim runs out after a lease. Between the handler's last effect and the mark in
+    the store there is a moment in which a crash makes the work be done again, unless both are written in
+    one transaction, see `Current.complete_in`.
+
+    Attributes:
+        store: A store's URL, such as ``sqlite:///done.db`` or ``memory://``, or a store of your own.
+        key: The key of a payload, 1 to 1,000 characters; by default the dedup id that the message was sent
+            with, else its id. Keys of different queues and message types are different.
+        ttl: How long done work is remembered, at least; 24 h outlasts redeliveries and most resends.
+        check_payload: Whether a key that comes with another body is a mistake of the sender, so that the
+            message is dead-lettered and not taken for done.
+        fail_open: Whether the handler runs when the store cannot be asked, at the risk of doing work twice.
+            By default the message goes back to the queue and waits.
+
+    Raises:
+        UsageError: A value is of the wrong type or out of range.
+    """
+
+    store: str | IdempotencyStore
+    key: Callable[[Any], str] | None = None
+    ttl: timedelta = timedelta(hours=24)
+    check_payload: bool = True
+    fail_open: bool = False
+
+    def __post_init__(self) -> None:
+        seconds("ttl", self.ttl, least=1.0)
+        if not isinstance(self.store, (str, IdempotencyStore)):
+            msg = f"store must be a URL or an IdempotencyStore and is {type(self.store).__name__}"
+            raise UsageError(msg)
+        if self.key is not None and not callable(self.key):
+            msg = f"key must be a function of the payload and is {type(self.key).__name__}"
+            raise UsageError(msg)
+
+
+class Run(NamedTuple):
+    """One run of a handler under its key."""
+
+    key: str
+    owner: str
+    delivery: Current
+
+
+class Once:
+    """The wrapper that does a handler's work once by key.
+
+    Args:
+        choice: What the user wants.
+        store: Where keys are claimed; closed by `close` where it was opened for this handler.
+        scope: Goes before every key: the queue and the message type.
+        lease_s: How long a claim holds when the worker dies.
+        clock: Time and chance.
+    """
+
+    def __init__(
+        self, choice: Idempotency, store: IdempotencyStore, *, scope: str, lease_s: float, clock: Clock
+    ) -> None:
+        self._choice, self._store, self._scope = choice, store, scope
+        self._lease_s, self._clock = lease_s, clock
+        self._keep_s = choice.ttl.total_seconds()
+        self._journal: Journal | None = None
+        self._keeper = ClaimKeeper(self.renew, lease_s, clock)
+
+    def around(self, call: Call) -> Call:
+        """See `Wrapper.around`."""
+
+        def once(payload: Any) -> Any:
+            run = self._begin(payload, current())
+            if run is None:
+                return None
+            try:
+                with self._keeper.keeping(run):
+                    value = call(payload)
+            except BaseException:
+                self._forget(run)
+                raise
+            self._complete(run)
+            return value
+
+        return once
+
+    def aaround(self, call: AsyncCall) -> AsyncCall:
+        """See `Wrapper.aaround`; the store is asked on a thread of the loop's executor."""
+
+        async def once(payload: Any) -> Any:
+            run = await self._abegin(payload, current())
+            if run is None:
+                return None
+            try:
+                with self._keeper.keeping(run):
+                    value = await call(payload)
+            except BaseException:
+                await _on_thread(partial(self._forget, run))
+                raise
+            await _on_thread(partial(self._complete, run))
+            return value
+
+        return once
+
+    def complete_in(self, connection: object, run: Run) -> None:
+        """Mark a run done in the caller's transaction; see `Current.complete_in`.
+
+        Raises:
+            UsageError: The store cannot do that.
+            LeaseLostError: Somebody else has the work.
+        """
+        store = self._store
+        if not isinstance(store, Transactional):
+            msg = f"{type(store).__name__} has no transactions; use a store in the database of the handler's effects"
+            raise UsageError(msg)
+        if not store.complete_in(connection, run.key, owner=run.owner, keep_s=self._keep_s):
+            msg = "the claim ran out and somebody else has the work; roll back"
+            raise LeaseLostError(msg, queue=run.delivery.queue, operation="complete_in")
+
+    def renew(self, run: Run) -> bool:
+        """Hold a run's claim for longer; False when it is to be held no more."""
+        # A delivery that is lost, because its handler hangs or its lease ended, must free its key too.
+        if run.delivery.lease_lost:
+            return False
+        try:
+            held = self._store.renew(run.key, owner=run.owner, lease_s=self._lease_s)
+        except Exception as error:  # noqa: BLE001 - a store is anybody's code, and the next renewal may do
+            self._note(run.delivery, "idempotency.unavailable", f"renewing failed with {type(error).__name__}")
+            return True
+        if not held:
+            self._note(run.delivery, "idempotency.lost", "the claim ran out; the work may be done twice")
+        return held
+
+    def close(self) -> None:
+        """End the keeper, and close a store that a URL named. Idempotent; a later run opens both again."""
+        self._keeper.close()
+        if isinstance(self._choice.store, str):
+            self._store.close()
+
+    def _begin(self, payload: Any, delivery: Current) -> Run | None:
+        """Claim the key of a message; None when its work is done.
+
+        Raises:
+            NotNow: Somebody else is doing the work, or the store cannot be asked.
+            DeadLetter: The key stands for another payload.
+        """
+        run = Run(self._key_of(payload, delivery), self._clock.token_bytes(16).hex(), delivery)
+        fingerprint = hashlib.sha256(delivery.body).hexdigest() if self._choice.check_payload else ""
+        try:
+            claim = self._store.claim(run.key, owner=run.owner, lease_s=self._lease_s, fingerprint=fingerprint)
+        except Exception as error:
+            self._note(delivery, "idempotency.unavailable", f"claiming failed with {type(error).__name__}")
+            if self._choice.fail_open:
+                return run
+            raise NotNow(self._patience_s(self._lease_s)) from error
+        if claim.state is ClaimState.BUSY:
+            self._note(delivery, "idempotency.busy")
+            raise NotNow(self._patience_s(claim.left_s))
+        if claim.state is ClaimState.MISMATCH:
+            self._note(delivery, "idempotency.mismatch")
+            msg = "the idempotency key was used with another payload"
+            raise DeadLetter(msg)
+        if claim.state is ClaimState.DONE:
+            self._note(delivery, "idempotency.skipped")
+            return None
+        delivery.completing = partial(self.complete_in, run=run)
+        return run
+
+    async def _abegin(self, payload: Any, delivery: Current) -> Run | None:
+        loop = asyncio.get_running_loop()
+        beginning = loop.run_in_executor(None, self._begin, payload, delivery)
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            # What is claimed after all must not be held by nobody until it runs out.
+            beginning.add_done_callback(lambda begun: self._forget_late(begun, loop))
+            raise
+
+    def _forget_late(self, begun: asyncio.Future[Run | None], loop: asyncio.AbstractEventLoop) -> None:
+        if not begun.cancelled() and begun.exception() is None and (run := begun.result()) is not None:
+            loop.run_in_executor(None, self._forget, run)
+
+    def _patience_s(self, left_s: float) -> float:
+        """How long to wait for a claim that may be freed sooner than it runs out: a tenth of a lease, drawn."""
+        return min(left_s, self._lease_s / 10 * (1 + self._clock.random.random()))
+
+    def _key_of(self, payload: Any, delivery: Current) -> str:
+        if self._choice.key is None:
+            key = delivery.dedup_id or delivery.message_id
+        else:
+            key = self._choice.key(payload)
+            if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
+                msg = f"an idempotency key must be a str of 1 to {_LONGEST_KEY} characters; see the handler's key="
+                raise UsageError(msg)
+        return f"{self._scope}:{key}"
+
+    def _complete(self, run: Run) -> None:
+        """Mark the work done. It is done, so whatever fails here must not make it be done again."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                if not self._store.complete(run.key, owner=run.owner, keep_s=self._keep_s):
+                    self._note(run.delivery, "idempotency.lost", "the claim ran out before the work was done")
+            except Exception as error:  # noqa: BLE001 - a store is anybody's code
+                if not tries_left:
+                    self._note(run.delivery, "idempotency.unrecorded", type(error).__name__)
+            else:
+                return
+
+    def _forget(self, run: Run) -> None:
+        """Free the key after a failure; where that fails too, it is free when the claim runs out."""
+        try:
+            self._store.forget(run.key, owner=run.owner)
+        except Exception as error:  # noqa: BLE001 - a store is anybody's code
+            self._note(run.delivery, "idempotency.unavailable", f"forgetting failed with {type(error).__name__}")
+
+    def _note(self, delivery: Current, action: str, detail: str = "") -> None:
+        if self._journal is None:
+            self._journal = Journal(delivery.queue)
+        self._journal.note(action, detail)
+
+
+def once(
+    choice: Idempotency | str,
+    *,
+    queue: str,
+    message_type: str,
+    lease_s: float,
+    clock: Clock,
+    open_store: Callable[[QueueURL], IdempotencyStore],
+) -> Once:
+    """The wrapper for one handler; a store named by URL is opened, without I/O.
+
+    Raises:
+        UsageError: The choice is none.
+        SetupError: The store's URL is wrong, or its packages are missing.
+    """
+    if not isinstance(choice, Idempotency):
+        choice = Idempotency(store=choice)
+    store = open_store(QueueURL.parse(choice.store)) if isinstance(choice.store, str) else choice.store
+    # A queue named by a whole URL may have a password in it, which is nothing for a store.
+    shown = str(QueueURL.parse(queue)) if "://" in queue else queue
+    return Once(choice, store, scope=f"{shown}:{message_type}", lease_s=lease_s, clock=clock)
+
+
+class ClaimKeeper:
+    """Renews the claims of handlers that run, three times in a lease, on one thread that ends when idle.
+
+    Args:
+        renew: Renews one claim; False to renew it no more.
+        lease_s: The length of a claim.
+        clock: Time.
+    """
+
+    def __init__(self, renew: Callable[[Run], bool], lease_s: float, clock: Clock) -> None:
+        self._renew, self._every_s, self._clock = renew, lease_s / 3, clock
+        self._lock = threading.Lock()
+        self._closing = threading.Condition(self._lock)
+        self._runs: dict[str, Run] = {}
+        self._thread: threading.Thread | None = None
+
+    def keeping(self, run: Run) -> _Keeping:
+        """A context in which the run's claim is renewed."""
+        return _Keeping(self, run)
+
+    def add(self, run: Run) -> None:
+        """Renew this claim from now on."""
+        with self._lock:
+            self._runs[run.owner] = run
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._work, name="queuekit-claims", daemon=True)
+                self._thread.start()
+
+    def remove(self, run: Run) -> None:
+        """Renew it no more."""
+        with self._lock:
+            self._runs.pop(run.owner, None)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._lock:
+            self._runs.clear()
+            thread, self._thread = self._thread, None
+            self._closing.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(self._every_s)
+
+    def _work(self) -> None:
+        mine = threading.current_thread()
+        while True:
+            with self._lock:
+                self._clock.wait(self._closing, self._every_s)
+                runs = list(self._runs.values())
+                if not runs or self._thread is not mine:
+                    if self._thread is mine:
+                        self._thread = None
+                    return
+            for run in runs:
+                if not self._renew(run):
+                    self.remove(run)
+
+
+class _Keeping:
+    __slots__ = ("_keeper", "_run")
+
+    def __init__(self, keeper: ClaimKeeper, run: Run) -> None:
+        self._keeper, self._run = keeper, run
+
+    def __enter__(self) -> None:
+        self._keeper.add(self._run)
+
+    def __exit__(self, *_: object) -> None:
+        self._keeper.remove(self._run)
+
+
+async def _on_thread(call: Callable[[], T]) -> T:
+    """Run a blocking call on a thread, to its end even when the handler is cancelled meanwhile."""
+    done: Awaitable[T] = asyncio.get_running_loop().run_in_executor(None, call)
+    return await asyncio.shield(done)

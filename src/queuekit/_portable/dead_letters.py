@@ -96,9 +96,11 @@ class DeadLetters:
         *,
         queue: str | None = None,
         clock: Clock | None = None,
+        _opener: BackendOpener | None = None,
         **options: Any,
     ) -> None:
-        self._opener: BackendOpener = Opener(clock or SystemClock())
+        self._owns_opener = _opener is None
+        self._opener: BackendOpener = _opener or Opener(clock or SystemClock())
         source = open_link(url, queue, options, opener=self._opener).url
         name = queue_name(source, find_spec(source.scheme))
         whole = source if name.endswith(DEAD_SUFFIX) else dead_letter_url(source)
@@ -160,8 +162,9 @@ class DeadLetters:
         if dry_run:
             return RedriveReport(moved=tuple(each.message_id for each in chosen))
         report = RedriveReport()
-        for start in range(0, len(chosen), _PAGE):
-            report = self._redrive_page(self._link.backend, chosen[start : start + _PAGE], report)
+        step = min(_PAGE, self._link.capabilities.max_settle_batch)
+        for start in range(0, len(chosen), step):
+            report = self._redrive_page(self._link.backend, chosen[start : start + step], report)
         return report
 
     async def aletters(self, *, limit: int | None = None) -> AsyncIterator[DeadMessage]:
@@ -191,7 +194,8 @@ class DeadLetters:
     def close(self) -> None:
         """Give everything back. Idempotent."""
         self._link.backend.close()
-        self._opener.close()
+        if self._owns_opener:
+            self._opener.close()
 
     async def aclose(self) -> None:
         """As `close`, suspending."""

@@ -36,6 +36,7 @@ from queuekit.testing.contract.lifecycle import Lifecycle
 from queuekit.testing.contract.order import Order
 from queuekit.testing.contract.produce import Produce
 from queuekit.testing.contract.reconnecting import Reconnect
+from queuekit.testing.contract.redrive import Redrive
 from queuekit.testing.contract.settle import Settle
 from queuekit.testing.contract.urls import Urls
 
@@ -51,6 +52,7 @@ class BackendContract(
     Order,
     Dedup,
     DeadLetter,
+    Redrive,
     BatchFailure,
     Concurrency,
     Lifecycle,

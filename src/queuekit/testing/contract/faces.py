@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from queuekit._portable.consumer import Consumer
+from queuekit._portable.dead_letters import DeadLetters, RedriveReport
 from queuekit._portable.delivery import Delivery
 from queuekit._portable.link import BackendOpener, CheckReport
 from queuekit._portable.producer import Producer
@@ -143,6 +144,18 @@ class Face:
                 _noted(delivery, log)
 
         self.run(work())
+
+    def dead_letters(self, queue: Queue, *, opener: BackendOpener | None = None) -> DeadLetters:
+        """Open a queue's dead letters; closed when the case ends."""
+        made = DeadLetters(self.harness.url(queue.name), _opener=opener or self.harness.opener)
+        self._opened.append(made)
+        return made
+
+    def redrive(self, letters: DeadLetters, **arguments: Any) -> RedriveReport:
+        """Send dead letters back while time passes."""
+        if self.awaits:
+            return self._patiently(letters.aredrive(**arguments))
+        return self.harness.let(lambda: letters.redrive(**arguments))
 
     def check(self, opened: Producer[Any] | Consumer[Any]) -> CheckReport:
         """Everything that the service says."""

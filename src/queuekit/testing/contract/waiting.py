@@ -19,7 +19,7 @@ WAITING: Mapping[str, str] = {
     "DEL-13": _BRIDGE,
     "DEL-14": _BRIDGE,
     "DLQ-11": "a backend whose service dead-letters by itself",
-    **_numbered("RED", range(1, 7), "the cases of redriving"),
+    "RED-04": "a redrive with a rate",
     **_numbered("BPF", range(11, 18), _BATCH),
     "BPF-20": "the AWS Lambda door",
     "CCY-10": "limited rates",

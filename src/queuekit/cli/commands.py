@@ -175,6 +175,23 @@ def info(
 
 
 @app.command()
+def contract(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="A backend, without a queue or with {name} for it: memory://.")
+    ],
+    only: Annotated[
+        str, typer.Option("--only", "-k", metavar="TEXT", help="Only these cases, as in 'LEA or ACK-05'.")
+    ] = "",
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report there, too, as JSON.")] = None,
+    as_json: JSON = False,
+) -> int:
+    """Judge a backend by the contract suite. Cases make queues with names of their own."""
+    from queuekit.cli.contract import judge
+
+    return judge(url, only=only, report=report, as_json=as_json)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path | None, typer.Argument(help="Whose files; by default Python's own library.")] = None,
     as_json: JSON = False,

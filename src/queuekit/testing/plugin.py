@@ -1,30 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pytest plug-in: an option for the contract suite, and the list of known deviations at the end.
+"""The pytest plug-in: options for the contract suite, and the list of known deviations at the end.
 
 It is loaded in every pytest run of everyone who has queuekit installed: it imports nothing heavy.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("queuekit.testing.contract")
+
+URL_VARIABLE = "QUEUEKIT_CONTRACT_URL"
+"""Where ``queuekit contract`` puts its URL: an argument's credentials would stand in every list of processes."""
 
 _CASE = re.compile(r"test_([A-Z]{3})_(\d\d)_")
 _DEVIATIONS = pytest.StashKey[dict[tuple[str, str], str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--queuekit-url``."""
-    parser.getgroup("queuekit").addoption(
+    """Add ``--queuekit-url`` and ``--queuekit-report``."""
+    group = parser.getgroup("queuekit")
+    group.addoption(
         "--queuekit-url",
         metavar="URL",
-        default="",
-        help="the backend that `pytest --pyargs queuekit.testing.contract` judges, without a queue: memory://",
+        default=os.environ.get(URL_VARIABLE, ""),
+        help="the backend that `pytest --pyargs queuekit.testing.contract` judges, without a queue: memory://; "
+        f"by default ${URL_VARIABLE}, which no list of processes shows",
     )
+    group.addoption(
+        "--queuekit-report",
+        metavar="FILE",
+        default="",
+        help="write what the contract suite found, of every class in the run, as JSON",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the conformance report where one is asked for."""
+    path = config.getoption("--queuekit-report")
+    if not path:
+        return
+    target = Path(config.invocation_params.dir, path)
+    if not target.parent.is_dir():
+        msg = f"--queuekit-report={path}: the folder does not exist"
+        raise pytest.UsageError(msg)
+    from queuekit.testing.conformance import ConformanceReport
+
+    config.pluginmanager.register(ConformanceReport(target), "queuekit-report")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -153,6 +153,8 @@ class IncomingMessage(NamedTuple):
             the connection. On the safe side: the clock is read before the request, or on the service.
         ordering_key: As sent.
         priority: As sent.
+        received_at: When the service made this delivery, on the same clock as ``enqueued_at``; None where it
+            does not say. Leave it out where that clock is this host's.
     """
 
     handle: Handle
@@ -165,6 +167,7 @@ class IncomingMessage(NamedTuple):
     lease_until: float | None
     ordering_key: str | None = None
     priority: int = 0
+    received_at: float | None = None
 
 
 class StoredMessage(NamedTuple):

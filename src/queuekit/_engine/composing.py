@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,8 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from queuekit._engine import metadata as meta
+from queuekit._engine.bridging import Bridge
 from queuekit._engine.codec import Codec
-from queuekit._values.capability import Capabilities
+from queuekit._engine.hops import MANY_HOPS_S, delayed, hops_of
+from queuekit._engine.waits import possible_delay_s
+from queuekit._values.capability import Capabilities, Support
 from queuekit._values.clock import Clock
 from queuekit._values.errors import (
     InvalidMessageError,
@@ -27,13 +31,14 @@ from queuekit.backend import Backend, OutgoingMessage
 
 T = TypeVar("T")
 
+logger = logging.getLogger("queuekit")
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _ATTRIBUTE_NAME = re.compile(r"[^\x00-\x20\x7f-\xa0\ud800-\udfff\s]{1,255}")
 _RESERVED = re.compile(r"qk([-.].*)?", re.IGNORECASE | re.DOTALL)
 _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _LONGEST_NAME = 255
 _HIGHEST_PRIORITY = 9
-_SAME_STEP = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,8 @@ class Composer(Generic[T]):
         self._backend = backend
         self._clock = clock
         self._queue = queue
-        self._capabilities = backend.capabilities
+        self._warned = False
+        self.use(backend.capabilities)
         # Plain messages share one mapping, so that nothing per message is made or packed for metadata.
         self._metadata = _metadata(codec.content_type, default_type)
         self._overhead = backend.size(OutgoingMessage("x" * 32, b"", meta.EMPTY, self._metadata))
@@ -80,6 +86,7 @@ class Composer(Generic[T]):
     def use(self, capabilities: Capabilities) -> None:
         """Hold messages against what the probe found, from now on."""
         self._capabilities = capabilities
+        self._bridge = Bridge(capabilities)
 
     def compose(self, message: Message[T]) -> OutgoingMessage:
         """Check and encode one message.
@@ -153,33 +160,40 @@ class Composer(Generic[T]):
             message.dedup_id,
             message.priority or 0,
         )
+        if delay_s > self._capabilities.max_delay_s:
+            made = self._in_hops(made, delay_s)
         self._check_size(made)
         return made
+
+    def _in_hops(self, message: OutgoingMessage, delay_s: float) -> OutgoingMessage:
+        if delay_s > MANY_HOPS_S and not self._warned:
+            self._warned = True
+            logger.warning(
+                "a delay of %g s on %s takes %d hops, each a send, a receive and an ack; a scheduler may be cheaper",
+                delay_s,
+                self._queue,
+                hops_of(delay_s, self._capabilities),
+                extra={"action": "delay.many_hops"},
+            )
+        return delayed(message, delay_s, self._capabilities, self._clock.time())
 
     def _delay_s(self, message: Message[T]) -> float:
         if message.delay is not None and message.not_before is not None:
             msg = "delay and not_before are both given; give one"
             raise UsageError(msg)
         if message.delay is not None:
-            return self._in_steps(_seconds("delay", message.delay))
+            return possible_delay_s(_seconds("delay", message.delay), self._capabilities)
         if message.not_before is None:
             return 0.0
         if not isinstance(message.not_before, datetime) or message.not_before.tzinfo is None:
             msg = f"not_before must be an aware datetime and is {message.not_before!r}; give it a time zone"
             raise InvalidMessageError(msg)
-        return self._in_steps(max(0.0, message.not_before.timestamp() - self._clock.time()))
-
-    def _in_steps(self, delay_s: float) -> float:
-        """Rounded up to what the service can tell apart, so that nothing comes early."""
-        steps = delay_s / self._capabilities.delay_resolution_s
-        if abs(steps - round(steps)) < _SAME_STEP:
-            return delay_s
-        return math.ceil(steps) * self._capabilities.delay_resolution_s
+        return possible_delay_s(max(0.0, message.not_before.timestamp() - self._clock.time()), self._capabilities)
 
     def _check_supported(self, message: Message[T], delay_s: float) -> None:
         can = self._capabilities
-        if delay_s > can.max_delay_s:
-            self._refuse(f"a delay of {delay_s:g} s", f"its longest is {can.max_delay_s:g} s")
+        if delay_s > can.max_delay_s and not self._bridge.takes_delay(delay_s, message.ordering_key):
+            self._refuse(f"a delay of {delay_s:g} s", self._longest_delay(message.ordering_key))
         if delay_s and message.ordering_key is not None and not can.delay_with_ordering:
             self._refuse("a delay together with an ordering key", "leave one of them out")
         if message.ordering_key is not None and can.ordering == "none":
@@ -190,6 +204,17 @@ class Composer(Generic[T]):
             self._refuse("a dedup id", "leave it out, and make the handler idempotent")
         if message.priority and not can.priority_levels:
             self._refuse("a priority", "use one queue per priority")
+
+    def _longest_delay(self, ordering_key: str | None) -> str:
+        can = self._capabilities
+        longest = f"its longest is {can.max_delay_s:g} s"
+        if ordering_key is None and can.long_delay is Support.BRIDGED:
+            return f"its longest is {can.longest_delay_s:g} s"
+        if can.foreign and can.max_delay_s:
+            return f"{longest}, and ?foreign=true rules out the hops that a longer one takes"
+        if ordering_key is not None and can.long_delay is Support.BRIDGED:
+            return f"{longest} with an ordering key, which a longer one would lose its place by"
+        return longest
 
     def _check_key_not_required(self) -> None:
         if self._capabilities.ordering_key_required:

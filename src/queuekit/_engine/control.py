@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from queuekit._engine.copies import CopyRoute
 from queuekit._engine.held import RUNNING, Held
 from queuekit._engine.lease_thread import LeaseThread
 from queuekit._engine.leases import LeaseKeeper
-from queuekit._engine.settle_thread import DeadLetterRoute, SettleThread
+from queuekit._engine.parking import Parking
+from queuekit._engine.settle_thread import SettleThread
 from queuekit._engine.settling import Settler
 from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
@@ -33,7 +35,8 @@ class Control:
         max_lease_s: How long a delivery may be kept in all.
         keep_leases: Whether leases are extended.
         linger_s: How long a settlement may wait for others.
-        dead_letters: Where dead letters go; None where the backend stores them in one step.
+        most_parked: Most deliveries, and most bytes of them, whose settlement may wait for its time.
+        copies: Sends copies to the queue itself.
         gone: Called when deliveries are in flight no more, lock held.
         lost: Called with each running delivery whose lease was lost, and with each that was settled too late;
             lock not held.
@@ -52,7 +55,8 @@ class Control:
         max_lease_s: float,
         keep_leases: bool,
         linger_s: float,
-        dead_letters: DeadLetterRoute | None,
+        most_parked: tuple[int, int],
+        copies: CopyRoute,
         gone: Callable[[], None],
         lost: Callable[[Held], None],
         starts_in_s: Callable[[], Callable[[Held], float]],
@@ -68,7 +72,9 @@ class Control:
         self.settles: SettleThread = SettleThread(
             station,
             settler=Settler(batch=can.max_settle_batch, linger_s=linger_s, late_ack=can.late_ack_safe),
-            dead_letters=dead_letters,
+            parking=Parking(most=most_parked[0], most_bytes=most_parked[1]),
+            holdable_s=self._keeper.holdable_s,
+            copies=copies,
             finished=self._finished,
             lost=lost,
         )

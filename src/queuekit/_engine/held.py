@@ -19,14 +19,16 @@ class State(IntEnum):
     """Leased, and not yet handed to anybody."""
     RUNNING = 1
     """With a handler, or with the user of a Consumer."""
-    RECORDED = 2
+    PARKED = 2
+    """Its settlement is recorded and waits for its time; the lease is kept until then."""
+    RECORDED = 3
     """Its settlement is recorded and on its way."""
-    DONE = 3
+    DONE = 4
     """The outcome of its settlement is known, or it was lost."""
 
 
 # A member looked up on its class costs several times a global, and these are looked up per message.
-WAITING, RUNNING, RECORDED, DONE = State
+WAITING, RUNNING, PARKED, RECORDED, DONE = State
 
 
 class Lease(NamedTuple):

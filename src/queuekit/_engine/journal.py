@@ -11,6 +11,8 @@ from collections.abc import Mapping
 logger = logging.getLogger("queuekit")
 
 ACTIONS: Mapping[str, int] = {
+    "copy.failed": logging.WARNING,
+    "delivery.hopped": logging.DEBUG,
     "delivery.expired": logging.INFO,
     "delivery.released": logging.DEBUG,
     "dead_letter.discarded": logging.WARNING,
@@ -34,6 +36,7 @@ ACTIONS: Mapping[str, int] = {
     "worker.child_lost": logging.ERROR,
     "worker.draining": logging.INFO,
     "worker.hung": logging.ERROR,
+    "worker.native_limit": logging.WARNING,
     "worker.started": logging.INFO,
     "worker.stopped": logging.INFO,
     "delivery.dead": logging.WARNING,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from queuekit._engine.held import RUNNING, WAITING, Held, Lease
+from queuekit._engine.held import RECORDED, WAITING, Held, Lease
 from queuekit._values.clock import Random
 
 _RENEW_AT = 0.5
@@ -95,6 +95,12 @@ class LeaseKeeper:
         """These are settled or lost."""
         self.in_flight.difference_update(group)
 
+    def holdable_s(self, held: Held, now: float) -> float:
+        """For how long the lease of a delivery could be kept from now on, extensions included."""
+        if not self._keep or held.lease.abandoned:
+            return 0.0
+        return max(0.0, self._max_total_s - (now - held.lease.received_at) - self.lease_s)
+
     def next_at(self) -> float | None:
         """When `beat` has something to do; None while nothing is tracked."""
         return None if self._next_at == math.inf else self._next_at
@@ -109,10 +115,10 @@ class LeaseKeeper:
         beat = Beat()
         soon = now + self.lease_s * _TOGETHER if self._keep else now
         for held in self.in_flight:
-            if held.state <= RUNNING and held.lease.renew_at <= soon:
+            if held.state < RECORDED and held.lease.renew_at <= soon:
                 self._decide(held, now, starts_in_s, beat)
         self._next_at = min(
-            (held.lease.renew_at for held in self.in_flight if held.state <= RUNNING), default=math.inf
+            (held.lease.renew_at for held in self.in_flight if held.state < RECORDED), default=math.inf
         )
         return beat
 

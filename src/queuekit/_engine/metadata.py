@@ -7,6 +7,8 @@ into one native attribute or spreads it, as its service allows.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -25,6 +27,11 @@ FIRST = "first"
 REDRIVEN = "redriven"
 MAX_ATTEMPTS = "max-attempts"
 RETRY_DELAY = "retry-delay"
+HOP = "hop"
+HOP_WAIT = "hop-wait"
+HOP_LEFT = "hop-left"
+DUE = "due"
+PRIORITY = "priority"
 DEAD_REASON = "dead-reason"
 DEAD_ERROR = "dead-error"
 DEAD_TRACEBACK = "dead-traceback"
@@ -36,7 +43,11 @@ DEAD_WORKER = "dead-worker"
 DEAD_KEY = "dead-key"
 DEAD_PRIORITY = "dead-priority"
 DEAD_PREFIX = "dead-"
+OF_A_HOP = frozenset({HOP, HOP_WAIT, HOP_LEFT, DUE})
+"""What a message carries while its delay is longer than the service's; a copy for another purpose drops it."""
 TRIMMED = "dead-trimmed"
+
+_SECONDS = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)
 
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
@@ -127,6 +138,18 @@ def read_instant(text: str | None) -> float | None:
     except ValueError:
         return None
     return instant.timestamp() if instant.tzinfo is not None else None
+
+
+def write_seconds(seconds: float) -> str:
+    """A length in seconds, to the millisecond and never shorter than it is."""
+    return f"{math.ceil(seconds * 1000 - 1e-6) / 1000:.3f}"
+
+
+def read_seconds(text: str | None) -> float | None:
+    """A length of at most a few hundred years; None for anything else."""
+    if text is None or not _SECONDS.fullmatch(text):
+        return None
+    return float(text)
 
 
 def read_count(text: str) -> int:

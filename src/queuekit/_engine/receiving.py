@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from queuekit._engine import metadata
+from queuekit._engine.arrivals import Arrivals
+from queuekit._engine.bridging import Bridge, Onward
 from queuekit._engine.control import Control
+from queuekit._engine.copies import CopySender
 from queuekit._engine.flow import Flow
 from queuekit._engine.guard import Guard
 from queuekit._engine.held import Held, weights
 from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
-from queuekit._engine.settle_thread import DeadLetterRoute
 from queuekit._engine.shutdown import Standing
 from queuekit._engine.station import Station
 from queuekit._engine.tally import ReceiveTally, Timing
 from queuekit._engine.threads import Threads
 from queuekit._engine.waits import FullJitter, planned_wait_s
+from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.errors import BackendBugError, QueueKitError, ThrottledError
 from queuekit.backend import Action, Backend, IncomingMessage, Interruptible, Recreating
@@ -65,7 +67,7 @@ class Receiver:
         clock: Time and chance.
         journal: Where to count and log.
         settings: How to work.
-        dead_letters: Where dead letters go; None where the backend stores them in one step.
+        can: What the queue can do, as far as that is known.
         lost: Called with each running delivery whose lease was lost.
 
     Concurrency:
@@ -80,11 +82,13 @@ class Receiver:
         clock: Clock,
         journal: Journal,
         settings: ReceiverSettings,
-        dead_letters: DeadLetterRoute | None = None,
+        can: Capabilities,
         lost: Callable[[Held], None] = lambda _: None,
     ) -> None:
-        can = backend.capabilities
         self._backend, self._guard, self._clock, self._journal = backend, guard, clock, journal
+        self.bridge = Bridge(can)
+        self.copies = CopySender(guard, can, backend.size)
+        self._arrivals = Arrivals(self.bridge)
         self._settings = settings
         self._lock = threading.RLock()
         self._poll_wanted = threading.Condition(self._lock)
@@ -109,7 +113,7 @@ class Receiver:
         self._recreated = 0
         self._backoff = FullJitter(clock.random, least_s=0.1, most_s=10.0)
         self._threads: Threads | None = None
-        self.control = self._make_control(dead_letters, lost)
+        self.control = self._make_control(can, lost)
         # The methods themselves: one of them runs for every message.
         self.take = self._inbox.take
         self.take_now = self._inbox.take_now
@@ -118,11 +122,11 @@ class Receiver:
         self.forget = self._inbox.forget
         self.give_up = self._inbox.give_up
 
-    def _make_control(self, dead_letters: DeadLetterRoute | None, lost: Callable[[Held], None]) -> Control:
+    def _make_control(self, can: Capabilities, lost: Callable[[Held], None]) -> Control:
         settings = self._settings
         station = Station(
             guard=self._guard,
-            can=self._backend.capabilities,
+            can=can,
             clock=self._clock,
             journal=self._journal,
             lock=self._lock,
@@ -136,7 +140,8 @@ class Receiver:
             max_lease_s=settings.max_lease_s,
             keep_leases=settings.keep_leases,
             linger_s=min(settings.linger_s, settings.lease_s / 10),
-            dead_letters=dead_letters,
+            most_parked=(settings.max_in_flight // 2, settings.max_bytes // 2),
+            copies=self.copies,
             gone=self._gone,
             lost=lost,
             starts_in_s=lambda: self._inbox.pace(10 * settings.lease_s),
@@ -222,43 +227,47 @@ class Receiver:
             until: self.control.leases.first_lease(until if until is not None else fallback, began, now)
             for until in {message.lease_until for message in batch}
         }
-        group = [Held(message, leases[message.lease_until]) for message in batch]
-        expired = self._expired(group)
+        group = [Held(message, leases[message.lease_until]) for message in self._arrivals.counted(batch)]
+        exceptions = self._arrivals.exceptions(group, self._clock.time())
         sizes = weights(group)
         first_sent = batch[0].enqueued_at
         with self._lock:
             self._tally.received += len(batch)
             if first_sent is not None:
                 self._tally.age.add(self._clock.time() - first_sent)
-            if not self._inbox.stopping and not expired and self._flow.admits_all(len(group), sum(sizes)):
+            if not self._inbox.stopping and not exceptions and self._flow.admits_all(len(group), sum(sizes)):
                 self._flow.add(sizes)
                 self._inbox.put(group)
             else:
-                self._admit_singly(group, sizes, expired)
+                self._admit_singly(group, sizes, exceptions)
             self.control.leases.track(group, leases.values())
             callbacks = self._inbox.wake()
-        if expired:
-            self._journal.note("delivery.expired", count=len(expired))
+        if exceptions:
+            self._note_exceptions(list(exceptions.values()))
         for callback in callbacks:
             callback()
 
-    def _admit_singly(self, group: list[Held], sizes: list[int], expired: set[Held]) -> None:
+    def _admit_singly(self, group: list[Held], sizes: list[int], exceptions: Mapping[Held, Onward | None]) -> None:
+        settles = self.control.settles
         for held, size in zip(group, sizes, strict=True):
             fits = self._flow.admits(size)
             self._flow.add((size,))
-            if held in expired:
-                self.control.settles.record(held, Action.ACK)
+            onward = exceptions.get(held)
+            if onward is not None and not self._inbox.stopping:
+                settles.send_on(held, onward)
+            elif held in exceptions and onward is None:
+                settles.record(held, Action.ACK)
             elif self._inbox.stopping or not fits:
-                self.control.settles.record(held, Action.RELEASE)
+                settles.record(held, Action.RELEASE, 0.0 if onward is None else onward.delay_s)
             else:
                 self._inbox.put([held])
 
-    def _expired(self, group: list[Held]) -> set[Held]:
-        ending = [held for held in group if metadata.EXPIRES in held.message.metadata]
-        if not ending:
-            return set()
-        wall = self._clock.time()
-        return {held for held in ending if _is_past(held.message.metadata[metadata.EXPIRES], wall)}
+    def _note_exceptions(self, exceptions: Sequence[Onward | None]) -> None:
+        expired = exceptions.count(None)
+        if expired:
+            self._journal.note("delivery.expired", count=expired)
+        if expired < len(exceptions):
+            self._journal.note("delivery.hopped", count=len(exceptions) - expired)
 
     def _after_failure(self, error: QueueKitError, failures: int) -> bool:
         """Log an outage once, wait, and go on; False when no other try can mend it."""
@@ -307,6 +316,7 @@ class Receiver:
             if self._inbox.stopping:
                 return
             self._inbox.stopping = True
+            self.control.settles.unpark()
             self._poll_wanted.notify_all()
             self._inbox.arrived.notify_all()
             callbacks = self._inbox.take_callbacks()
@@ -380,8 +390,3 @@ class Receiver:
         if self._threads is not None:
             self._threads.join(timeout_s)
         self.control.stopped()
-
-
-def _is_past(text: str, wall: float) -> bool:
-    expires_at = metadata.read_instant(text)
-    return expires_at is not None and expires_at <= wall

@@ -6,19 +6,18 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from queuekit._engine.held import DONE, RECORDED, RUNNING, Held, weights
+from queuekit._engine.bridging import Onward
+from queuekit._engine.copies import Copying, CopyRoute, detail_of, is_confirmed
+from queuekit._engine.held import DONE, PARKED, RECORDED, RUNNING, Held, weights
+from queuekit._engine.parking import Parked, Parking
 from queuekit._engine.settling import Settler, group_by_call, settlements
 from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
 from queuekit._values.errors import AlreadySettledError
 from queuekit._values.outcome import (
     LEASE_LOST,
-    Accepted,
-    Duplicate,
     LeaseLost,
-    SendOutcome,
     Settled,
     SettleOutcome,
     Unknown,
@@ -30,21 +29,15 @@ _LONGEST_DEAD_RETRY_S = 600.0
 _new = tuple.__new__
 
 
-class DeadLetterRoute(Protocol):
-    """Where dead letters go when the backend does not store them itself."""
-
-    def copy(self, letters: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
-        """Send complete dead letters to their destination; one outcome each. Does not wait between tries."""
-        ...
-
-
 class SettleThread:
     """Records settlements, sends them in batches, and keeps at those that failed while their lease lasts.
 
     Args:
         station: What the parts of a receiver share.
         settler: Decides.
-        dead_letters: Where dead letters go; None where the backend stores them in one step.
+        parking: Keeps settlements that wait for their time.
+        holdable_s: For how long the lease of a delivery could be kept.
+        copies: Sends copies to the queue itself.
         finished: Called with deliveries that have their final outcome, lock held.
         lost: Called with each delivery that was settled too late, lock not held.
     """
@@ -54,14 +47,18 @@ class SettleThread:
         station: Station,
         *,
         settler: Settler,
-        dead_letters: DeadLetterRoute | None,
+        parking: Parking,
+        holdable_s: Callable[[Held, float], float],
+        copies: CopyRoute,
         finished: Callable[[Sequence[Held]], None],
         lost: Callable[[Held], None] = lambda _: None,
     ) -> None:
         self._guard, self._can, self._clock = station.guard, station.can, station.clock
         self._journal, self._lock, self._flow = station.journal, station.lock, station.flow
         self._settler, self._budget_s, self._tally = settler, station.budget_s, station.tally
-        self._dead_letters, self._finished, self._lost = dead_letters, finished, lost
+        self._parking, self._holdable_s, self._copies = parking, holdable_s, copies
+        self._finished, self._lost = finished, lost
+        self._copying: dict[Held, Copying] = {}
         self._settle_wanted = threading.Condition(station.lock)
         self._answered = threading.Condition(station.lock)
         self._waiting_for_answers = 0
@@ -86,8 +83,16 @@ class SettleThread:
         if self._waiting_for_answers:
             self._answered.notify_all()
 
-    def record(self, held: Held, action: Action, delay_s: float = 0.0, dead: OutgoingMessage | None = None) -> None:
-        """Record a settlement; the thread sends it. The caller may hold the lock.
+    def record(
+        self,
+        held: Held,
+        action: Action,
+        delay_s: float = 0.0,
+        dead: OutgoingMessage | None = None,
+        *,
+        park: bool = False,
+    ) -> None:
+        """Record a settlement; the thread sends it, unless it is parked. The caller may hold the lock.
 
         Raises:
             AlreadySettledError: A settlement was recorded before.
@@ -103,9 +108,67 @@ class SettleThread:
                 self._flow.running -= 1
             if state is DONE:
                 return  # the lease was lost before: its outcome stands, and nothing may be sent
-            held.state = RECORDED
-            if self._settler.add(held):
+            held.state = PARKED if park else RECORDED
+            if not park and self._settler.add(held):
                 self._settle_wanted.notify()
+
+    def record_copy(self, held: Held, copying: Copying, action: Action, delay_s: float) -> None:
+        """Record that a copy takes the delivery's place: once it is confirmed, the delivery is acked.
+
+        Where it is not, ``action`` is what is done with the delivery. Raises as `record` does.
+        """
+        with self._lock:
+            self.record(held, action, delay_s)
+            if held.state is RECORDED:
+                self._copying[held] = copying
+
+    def hold(
+        self, held: Held, for_s: float, action: Action, delay_s: float, copying: Copying | None, *, short: bool
+    ) -> None:
+        """Keep the lease of a delivery for so long, and then do as `record` or `record_copy` does.
+
+        At a stop it is done at once; ``short`` says whether that comes to less than was asked for. Raises as
+        `record` does.
+        """
+        with self._lock:
+            self.record(held, action, delay_s, park=True)
+            if held.state is PARKED:
+                self._parking.add(Parked(held, copying, short), self._clock.monotonic() + for_s)
+                self._settle_wanted.notify()
+
+    def holdable_s(self, held: Held) -> float:
+        """For how long `hold` may be asked to keep a delivery."""
+        with self._lock:
+            if self._stopping or not self._parking.has_room(held):
+                return 0.0
+            return self._holdable_s(held, self._clock.monotonic())
+
+    def send_on(self, held: Held, onward: Onward) -> None:
+        """Let a message go that must not reach a handler yet. Lock held."""
+        if onward.copy is not None:
+            self.record_copy(held, Copying(onward.copy, self._copies, "copy.failed"), Action.RELEASE, onward.delay_s)
+        elif onward.delay_s > 0:
+            self.record(held, Action.RELEASE, onward.delay_s)
+        else:
+            # Given back without a wait it would come again at once.
+            self.hold(held, min(onward.left_s, self.holdable_s(held)), Action.RELEASE, 0.0, None, short=False)
+
+    def unpark(self) -> None:
+        """Send every settlement that waits for its time, before it. Lock held."""
+        left = self._parking.empty()
+        self._unpark(left)
+        short = sum(each.short for each in left)
+        if short:
+            self._journal.note("retry.shortened", "stopping; no lease is kept any longer", count=short)
+
+    def _unpark(self, parked: Sequence[Parked]) -> None:
+        for each in parked:
+            each.held.state = RECORDED
+            if each.copying is not None:
+                self._copying[each.held] = each.copying
+            self._settler.add(each.held)
+        if parked:
+            self._settle_wanted.notify()
 
     def flush(self) -> None:
         """Send what is recorded without waiting for more. Lock held."""
@@ -146,8 +209,8 @@ class SettleThread:
             if late:
                 self._answer(list(late), [LEASE_LOST] * len(late))
                 batch = [held for held in batch if held not in late]
-            if self._dead_letters is not None:
-                self._copy_dead(batch, self._dead_letters)
+            if self._copying:
+                self._copy(batch, late)
             for part in self._calls(batch):
                 self._settle(part)
 
@@ -155,7 +218,8 @@ class SettleThread:
         with self._lock:
             while not self._stopping:
                 now = self._clock.monotonic()
-                due = self._settler.due_at(now)
+                self._unpark(self._parking.take(now))
+                due = _earlier(self._settler.due_at(now), self._parking.due_at())
                 if due is not None and due <= now:
                     return self._settler.take(now)
                 self._clock.wait(self._settle_wanted, None if due is None else due - now)
@@ -170,19 +234,20 @@ class SettleThread:
         outcomes = self._guard.settle(settlements(batch), timeout_s=self._budget_s)
         self._answer(batch, outcomes)
 
-    def _copy_dead(self, batch: list[Held], route: DeadLetterRoute) -> None:
-        """Copy, and only what is confirmed is then acked; the rest is retried, never dropped."""
-        dead = [(held, each, each.dead) for held in batch if (each := held.settlement) is not None and each.dead]
-        if not dead:
-            return
-        outcomes = route.copy([letter for _, _, letter in dead])
-        for (held, settlement, _), outcome in zip(dead, outcomes, strict=True):
-            if isinstance(outcome, (Accepted, Duplicate)):
-                held.settlement = settlement._replace(action=Action.ACK, dead=None)
-            else:
-                retry_s = self.dead_retry_s()
-                held.settlement = settlement._replace(action=Action.RETRY, delay_s=retry_s, dead=None)
-                self._journal.note("dead_letter.failed", outcome.error.detail)
+    def _copy(self, batch: list[Held], late: set[Held]) -> None:
+        """Send the copies, and ack those deliveries whose copy is confirmed; the rest come again, never dropped."""
+        with self._lock:
+            for held in late:
+                self._copying.pop(held, None)
+            copying = [(held, self._copying.pop(held)) for held in batch if held in self._copying]
+        for route in {each.route for _, each in copying}:
+            group = [(held, each) for held, each in copying if each.route is route]
+            outcomes = route.copy([each.message for _, each in group])
+            for (held, each), outcome in zip(group, outcomes, strict=True):
+                if is_confirmed(outcome):
+                    held.settlement = Settlement(held.message.handle, Action.ACK)
+                else:
+                    self._journal.note(each.failed, detail_of(outcome))
 
     def dead_retry_s(self) -> float:
         """How long a message waits whose dead-letter queue is missing or down: the longest sensible wait."""
@@ -234,3 +299,7 @@ class SettleThread:
             self._journal.note("settle.failed", outcome.detail)
         elif not isinstance(outcome, Settled):
             self._journal.note("settle.failed", outcome.error.detail)
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)

@@ -17,6 +17,8 @@ from queuekit._values.clock import Random
 
 logger = logging.getLogger("queuekit")
 
+_SAME_STEP = 1e-4
+
 
 class Wait(Protocol):
     """Anything that tenacity takes as ``wait=``."""
@@ -81,6 +83,14 @@ def planned_wait_s(wait: Wait, attempt: int, error: BaseException, *, fallback: 
         )
         return planned_wait_s(fallback, attempt, error, fallback=fallback)
     return seconds
+
+
+def possible_delay_s(delay_s: float, can: Capabilities) -> float:
+    """The delay of a send rounded up to what the service can tell apart, so that nothing comes early."""
+    steps = delay_s / can.delay_resolution_s
+    if abs(steps - round(steps)) < _SAME_STEP:
+        return delay_s
+    return math.ceil(steps) * can.delay_resolution_s
 
 
 def possible_retry_s(delay_s: float, can: Capabilities) -> float:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -13,6 +14,7 @@ from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.tally import Timing
 from queuekit._portable.events import EventName, Listener, Listeners
 from queuekit._portable.figures import Figures
+from queuekit._portable.fitness import check_fitness
 from queuekit._portable.handler import (
     ASYNC_CONCURRENCY,
     SYNC_CONCURRENCY,
@@ -264,7 +266,9 @@ class App:
         Raises:
             QueueKitError: As `run` does.
         """
-        return await self._make_worker(processes, queues, drain).arun(signals=signals)
+        # On a thread: what the URL does not tell about a queue is asked of its service.
+        made = await asyncio.get_running_loop().run_in_executor(None, self._make_worker, processes, queues, drain)
+        return await made.arun(signals=signals)
 
     def _make_worker(self, processes: int, queues: Sequence[str] | None, drain: timedelta | None) -> Worker:
         drain_s = self._drain_s if drain is None else seconds("drain", drain)
@@ -361,10 +365,8 @@ class App:
 
     def _plan_queue(self, name: str) -> QueuePlan:
         link, handlers = self.open_queue(name)
-        can, wanted = link.backend.capabilities, handlers[0].options
-        if can.attempts == "none":
-            msg = f"{link.shown} does not count attempts, so poison could run for ever; name a dead-letter policy"
-            raise UnsupportedError(msg, queue=link.shown, operation="open")
+        check_fitness(link, handlers)
+        can, wanted = link.capabilities, handlers[0].options
         if can.ordering == "none" and any(each.on_dead == "hold" for each in handlers):
             msg = f"{link.shown} does not order, so that no key could be held; leave out on_dead='hold'"
             raise UnsupportedError(msg, queue=link.shown, operation="open")

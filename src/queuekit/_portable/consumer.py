@@ -104,7 +104,7 @@ class Consumer(Opened, Generic[T]):
         self._opener: BackendOpener = _opener or Opener(clock or SystemClock())
         link = open_link(url, queue, options, opener=self._opener, require=require)
         self._codec = codec_for(payload)
-        can = link.backend.capabilities
+        can = link.capabilities
         self._settings = ReceiverSettings(
             lease_s=seconds("lease", lease, least=0.001),
             max_lease_s=seconds("max_lease", max_lease, least=0.001),

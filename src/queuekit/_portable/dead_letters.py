@@ -255,7 +255,7 @@ def _revived(stored: StoredMessage) -> OutgoingMessage:
     kept = {
         name: text
         for name, text in stored.metadata.items()
-        if not name.startswith(meta.DEAD_PREFIX) and name != meta.BASE
+        if not name.startswith(meta.DEAD_PREFIX) and name not in {meta.BASE, meta.FIRST, *meta.OF_A_HOP}
     }
     kept[meta.REDRIVEN] = str(meta.read(stored.metadata).redriven + 1)
     return OutgoingMessage(

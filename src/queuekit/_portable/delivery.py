@@ -12,13 +12,15 @@ from typing import Any, Final, Generic, Literal
 from typing_extensions import TypeVar
 
 from queuekit._engine import metadata as meta
+from queuekit._engine.bridging import Bridge
 from queuekit._engine.codec import Codec
 from queuekit._engine.control import Control
+from queuekit._engine.copies import Copying, step_id
+from queuekit._engine.copies import CopyRoute as Route
 from queuekit._engine.guard import error_from
 from queuekit._engine.held import Held
 from queuekit._engine.journal import Journal
-from queuekit._engine.waits import possible_retry_s
-from queuekit._portable.letters import Cause, LetterWriter, step_id
+from queuekit._portable.letters import Cause, LetterWriter
 from queuekit._portable.link import seconds, timeout_seconds
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
@@ -46,6 +48,9 @@ class Desk:
         writer: Makes dead letters.
         dead_letters: Where dead letters go.
         queue: The queue's redacted URL.
+        bridge: What queuekit adds to the queue.
+        copies: Sends copies to the queue itself.
+        route: The queue for dead letters, where they are copied.
     """
 
     control: Control
@@ -55,19 +60,29 @@ class Desk:
     writer: LetterWriter
     dead_letters: DeadLetterMode
     queue: str
+    bridge: Bridge
+    copies: Route
+    route: Route | None = None
 
     def ack(self, held: Held) -> None:
         """Done: the message is removed."""
         self.control.record(held, _ACK)
 
     def retry(self, held: Held, delay_s: float) -> None:
-        """Failed: again after the delay, the attempt counted; a delay beyond the service's is shortened openly."""
-        longest = self.can.max_retry_delay_s
-        delay_s = possible_retry_s(delay_s, self.can)
-        if delay_s > longest:
-            self.journal.note("retry.shortened", f"{delay_s:g} s to {longest:g} s, the longest here")
-            delay_s = longest
-        self.control.record(held, Action.RETRY, delay_s)
+        """Failed: again after the delay, the attempt counted; what comes sooner than asked for is told."""
+        settles = self.control.settles
+        plan = self.bridge.retry(held.message, delay_s, self.clock.time(), holdable_s=settles.holdable_s(held))
+        copying = None if plan.copy is None else Copying(plan.copy, self.copies, "copy.failed")
+        if plan.hold_s > 0:
+            short = not plan.shortened
+            settles.hold(held, plan.hold_s, Action.RETRY, plan.delay_s, copying, short=short)
+        elif copying is not None:
+            settles.record_copy(held, copying, Action.RETRY, plan.delay_s)
+        else:
+            self.control.record(held, Action.RETRY, plan.delay_s)
+        if plan.shortened:
+            shown_s = plan.hold_s + (plan.delay_s if copying is None else 0.0)
+            self.journal.note("retry.shortened", f"{delay_s:g} s to {shown_s:g} s, the longest here")
 
     def release(self, held: Held, delay_s: float = 0.0) -> None:
         """Not tried: again after the delay, and the attempt not counted where that can be."""
@@ -84,9 +99,13 @@ class Desk:
             self.journal.note("dead_letter.discarded", cause.reason)
         else:
             letter = self.writer.write(held.message, cause)
-            if self.dead_letters == "copy":
+            if self.route is not None:
                 letter = letter._replace(dedup_id=step_id(held.message, "dead"))
-            self.control.record(held, Action.DEAD, 0.0, letter)
+                copying = Copying(letter, self.route, "dead_letter.failed")
+                settles = self.control.settles
+                settles.record_copy(held, copying, Action.RETRY, settles.dead_retry_s())
+            else:
+                self.control.record(held, Action.DEAD, 0.0, letter)
             self.journal.note("delivery.dead", cause.reason)
 
 
@@ -193,8 +212,9 @@ class Delivery(Generic[T]):
         """Failed: deliver it again, and count the attempt.
 
         Args:
-            delay: No earlier than this long from now. Longer than the service can wait is shortened, and
-                counted and logged as ``retry.shortened``.
+            delay: No earlier than this long from now. Longer than the service can wait is bridged: by a copy
+                where the message has no ordering key, else by keeping the lease. Where neither can be it is
+                shortened, and counted and logged as ``retry.shortened``.
 
         Raises:
             AlreadySettledError: It was settled before.

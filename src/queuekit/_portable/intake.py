@@ -69,7 +69,7 @@ class Intake:
             clock=link.clock,
             journal=link.journal,
             settings=settings,
-            dead_letters=self._route,
+            can=link.capabilities,
             lost=self._lost,
         )
         self.desk = Desk(
@@ -87,6 +87,9 @@ class Intake:
             ),
             dead_letters=mode,
             queue=link.shown,
+            bridge=self.receiver.bridge,
+            copies=self.receiver.copies,
+            route=self._route,
         )
 
     def settle(self, held: Held, verdict: Verdict) -> None:

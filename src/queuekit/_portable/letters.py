@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from queuekit._engine import metadata as meta
-from queuekit._engine.batching import BatchLimits, split
+from queuekit._engine.copies import CopySender
 from queuekit._portable.link import Link
 from queuekit._values.clock import Clock
-from queuekit._values.outcome import SendOutcome
 from queuekit.backend import IncomingMessage, OutgoingMessage
 
 _LONGEST_TRACEBACK = 8_000
 _LONGEST_TEXT = 1_000
-_COPY_S = 5.0
 _TRIM_ORDER = (meta.DEAD_TRACEBACK, meta.DEAD_ERROR, meta.DEAD_WORKER, meta.DEAD_FIRST, meta.DEAD_REASON)
 
 
@@ -78,14 +75,14 @@ class LetterWriter:
         kept = {
             name: text
             for name, text in message.metadata.items()
-            if name != meta.EXPIRES and not name.startswith(meta.DEAD_PREFIX)
+            if name != meta.EXPIRES and name not in meta.OF_A_HOP and not name.startswith(meta.DEAD_PREFIX)
         }
         attempts = meta.read(message.metadata).base + (message.attempt or 0)
         kept |= {
             meta.V: meta.VERSION,
             meta.DEAD_REASON: _shorten(cause.reason, _LONGEST_TEXT),
             meta.DEAD_ATTEMPTS: str(attempts),
-            meta.DEAD_FIRST: now if message.enqueued_at is None else meta.write_instant(message.enqueued_at),
+            meta.DEAD_FIRST: _first(message) or now,
             meta.DEAD_LAST: now,
             meta.DEAD_SOURCE: self.source,
             meta.DEAD_WORKER: self.worker,
@@ -123,11 +120,12 @@ class LetterWriter:
         return letter
 
 
-def step_id(message: IncomingMessage, purpose: str) -> str:
-    """The dedup id of one copy step: the same when the step is repeated, another for every new step."""
-    known = meta.read(message.metadata)
-    text = f"{message.message_id}\0{purpose}\0{known.base + (message.attempt or 0)}\0{known.redriven}"
-    return "qk-" + hashlib.sha256(text.encode()).hexdigest()[:40]
+def _first(message: IncomingMessage) -> str | None:
+    """When the queue first had the message; a copy of it says so itself."""
+    carried = message.metadata.get(meta.FIRST)
+    if meta.read_instant(carried) is not None:
+        return carried
+    return None if message.enqueued_at is None else meta.write_instant(message.enqueued_at)
 
 
 class CopyRoute:
@@ -138,30 +136,15 @@ class CopyRoute:
 
     Concurrency:
         Called from one control thread; never waits for another try.
+
+    Attributes:
+        link: The same.
+        copy: Sends complete letters; one outcome each.
     """
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self._dedup = link.backend.capabilities.dedup_window_s > 0
-        self._limits = BatchLimits.of(link.backend.capabilities)
-
-    def copy(self, letters: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
-        """Send the letters; one outcome each."""
-        prepared = [self._prepared(letter) for letter in letters]
-        outcomes: dict[int, SendOutcome] = {}
-        for positions in split(prepared, self._limits, self.link.backend.size):
-            # The settle thread must not sleep: a copy that fails makes the message retry instead.
-            sent = self.link.guard.send([prepared[each] for each in positions], timeout_s=_COPY_S)
-            outcomes.update(zip(positions, sent, strict=True))
-        return [outcomes[position] for position in range(len(prepared))]
-
-    def _prepared(self, letter: OutgoingMessage) -> OutgoingMessage:
-        can = self.link.backend.capabilities
-        return letter._replace(
-            dedup_id=letter.dedup_id if self._dedup else None,
-            ordering_key=letter.ordering_key if can.ordering != "none" else None,
-            priority=letter.priority if can.priority_levels else 0,
-        )
+        self.copy = CopySender(link.guard, link.backend.capabilities, link.backend.size).copy
 
     def close(self) -> None:
         """Close the destination."""

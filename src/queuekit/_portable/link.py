@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.defaults import default_url
+from queuekit._wiring.engine_options import engine_options
 from queuekit._wiring.opening import dead_letter_url, fill_queue, has_queue
 from queuekit.backend import Backend
 from queuekit.stores import IdempotencyStore
@@ -92,6 +93,7 @@ class Link:
         journal: Where to count and log.
         clock: Time and chance.
         require: The features that the user demanded.
+        foreign: Whether consumers other than queuekit's take part, so that nothing is bridged by copies.
     """
 
     url: QueueURL
@@ -102,12 +104,14 @@ class Link:
     clock: Clock
     require: Require = ()
     probed: Capabilities | None = None
+    foreign: bool = False
     _warned: bool = field(default=False)
 
     @property
     def capabilities(self) -> Capabilities:
         """What the probe found, or what the URL tells as long as there was none."""
-        return self.probed or self.backend.capabilities
+        found = self.probed or self.backend.capabilities
+        return replace(found, foreign=True) if self.foreign else found
 
     def ensure(self) -> None:
         """Probe once if something is required, and hold it against what was found.
@@ -118,16 +122,16 @@ class Link:
         """
         if self.require and self.probed is None:
             self.probed = self.guard.probe()
-            _check_required(self.probed, self.require, self.shown)
+            _check_required(self.capabilities, self.require, self.shown)
 
     def check(self) -> CheckReport:
         """Ask the service everything at once."""
         try:
             self.probed = self.guard.probe()
         except QueueKitError as error:
-            return CheckReport(self.shown, self.backend.capabilities, (str(error),), error)
-        missing = self.probed.missing(self.require)
-        return CheckReport(self.shown, self.probed, tuple(f"the queue lacks {each}" for each in missing))
+            return CheckReport(self.shown, self.capabilities, (str(error),), error)
+        missing = self.capabilities.missing(self.require)
+        return CheckReport(self.shown, self.capabilities, tuple(f"the queue lacks {each}" for each in missing))
 
     def warn_in_loop(self, blocking: str, twin: str) -> None:
         """Log once that a blocking call was made inside a running event loop."""
@@ -170,8 +174,10 @@ def open_link(
     backend = opener.open(whole, options)
     shown = str(whole)
     require = require if isinstance(require, Mapping) else tuple(require)
-    _check_required(backend.capabilities, require, shown)
-    return Link(whole, shown, backend, Guard(backend, shown), Journal(shown), opener.clock, require)
+    foreign = engine_options(whole, options).foreign
+    link = Link(whole, shown, backend, Guard(backend, shown), Journal(shown), opener.clock, require, foreign=foreign)
+    _check_required(link.capabilities, require, shown)
+    return link
 
 
 def resolve_url(url: str | QueueURL | None, queue: str | None) -> QueueURL:

@@ -119,6 +119,7 @@ class Producer(Opened, Generic[T]):
         self._composer: Composer[T] = Composer(
             self._codec, link.backend, link.clock, default_type=self._message_type, queue=link.shown
         )
+        self._composer.use(link.capabilities)
         self._sender = Sender(link.guard, link.clock, budget_s=self._budget_s)
         can = link.backend.capabilities
         limits = BatchLimits.of(can)

@@ -156,8 +156,7 @@ class Judge:
         self._wait: Wait = policy.wait if policy.wait is not None else self._default
         self._can = can
         self._longest_s = can.max_retry_delay_s
-        # Where releases are counted, deploys spend attempts too; ten deploys must not kill a message.
-        self._slack = 10 if can.release_counts else 0
+        self._slack = attempt_slack(can)
 
     def of(self, overrides: Overrides | None, ordering_key: str | None) -> Judge:
         """The judge of one message: this one, unless the message has retry options of its own, or a key."""
@@ -247,6 +246,14 @@ def failure_in(value: object) -> BaseException | None:
         # Nothing that has not run is ever acked, and nobody would run this.
         return UsageError("the handler returned a generator, which nobody runs; loop inside the handler")
     return None
+
+
+def attempt_slack(can: Capabilities) -> int:
+    """How many deliveries beyond the attempts are taken for ones that came to nothing.
+
+    Where releases are counted, deploys spend attempts too; ten deploys must not kill a message.
+    """
+    return 10 if can.release_counts else 0
 
 
 def _unwrap(error: BaseException) -> BaseException:

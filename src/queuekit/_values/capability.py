@@ -9,6 +9,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
+LONGEST_BRIDGED_S = 36_500 * 86_400.0
+"""A hundred years: what lies beyond is a mistake, and ends after what an instant can be written for."""
+
 
 class Support(StrEnum):
     """How a feature comes about."""
@@ -51,10 +54,12 @@ class Capabilities:
         late_ack_safe: Whether an ACK sent after the lease ended can only succeed or be refused.
         ack_confirmed: Whether `Settled` means that the service said so.
         attempts: Whether the delivery count is ``exact``, ``approximate`` or absent (``none``).
+        native_max_attempts: After how many deliveries the service itself puts a message into its dead-letter
+            queue, or drops it; None where it never does.
         release_counts: Whether a RELEASE costs the message an attempt all the same.
-        max_delay_s: Longest delay of a send.
+        max_delay_s: Longest delay of a send that the service itself keeps.
         delay_resolution_s: Smallest step of a delay; delays are rounded up to it.
-        max_retry_delay_s: Longest delay of a RETRY.
+        max_retry_delay_s: Longest delay of a RETRY that the service itself keeps.
         min_retry_delay_s: Shortest delay of a RETRY other than 0.
         retry_delay_resolution_s: Smallest step of a RETRY's delay.
         ordering: ``per_key``, ``global`` or ``none``.
@@ -74,6 +79,8 @@ class Capabilities:
         depth: Whether the number of messages is ``exact``, ``approximate`` or unknown (``none``).
         cancel: Whether a message that is not due yet can be cancelled.
         receives: Whether messages can be pulled; a push-only service has False.
+        foreign: Whether consumers other than queuekit's take part, by ``?foreign=true``: then nothing is
+            bridged by copies, which only queuekit would understand.
         server: Name and version of the server, where the probe learned it.
         assumed: Fields that the probe was not allowed to see, so that the value is a guess.
     """
@@ -98,6 +105,7 @@ class Capabilities:
     late_ack_safe: bool = False
     ack_confirmed: bool = True
     attempts: Literal["exact", "approximate", "none"] = "none"
+    native_max_attempts: int | None = None
     release_counts: bool = True
     max_delay_s: float = 0.0
     delay_resolution_s: float = 0.001
@@ -121,8 +129,35 @@ class Capabilities:
     depth: Literal["exact", "approximate", "none"] = "none"
     cancel: bool = False
     receives: bool = True
+    foreign: bool = False
     server: str = ""
     assumed: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def own_copies(self) -> bool:
+        """Whether a copy that the engine sends back to the queue reaches those who should get it, and nobody else."""
+        return self.receives and self.copies == "private" and not self.foreign
+
+    @property
+    def long_delay(self) -> Support:
+        """How a delay beyond `max_delay_s` comes about: by hops, each as long as the service can, or not at all.
+
+        A message with an ordering key makes no hops: each would put it behind others of its key.
+        """
+        hops = self.own_copies and self.max_delay_s > 0 and self.ordering != "global"
+        return Support.BRIDGED if hops and not self.ordering_key_required else Support.NONE
+
+    @property
+    def longest_delay_s(self) -> float:
+        """Longest delay of a send without an ordering key, hops included; 0 where there is none."""
+        return LONGEST_BRIDGED_S if self.long_delay is Support.BRIDGED else self.max_delay_s
+
+    @property
+    def counted_attempts(self) -> Support:
+        """How attempts are counted: by the service; by queuekit, where each retry is a copy; or not at all."""
+        if self.attempts != "none":
+            return Support.NATIVE
+        return Support.BRIDGED if self.own_copies and self.ordering == "none" else Support.NONE
 
     def missing(self, require: Iterable[str] | Mapping[str, Any]) -> list[str]:
         """Say which of the required features this queue lacks, each as a sentence fragment.
@@ -158,7 +193,7 @@ FEATURES: Mapping[str, Callable[[Capabilities], bool | float]] = {
     "cancel": lambda c: c.cancel,
     "dead_letters": lambda c: c.dead_letters is not Support.NONE,
     "dedup": lambda c: c.dedup_window_s,
-    "delay": lambda c: c.max_delay_s,
+    "delay": lambda c: c.longest_delay_s,
     "depth": lambda c: c.depth != "none",
     "durable": lambda c: c.durability != "process",
     "expiry": lambda c: c.expiry is not Support.NONE,

@@ -108,7 +108,11 @@ def test_options_beside_a_message_are_refused(make: Make) -> None:
 
 
 UNSUPPORTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"max_delay_s": 900.0}, {"delay": timedelta(seconds=901)}),
+    ({"max_delay_s": 900.0, "copies": "fanout"}, {"delay": timedelta(seconds=901)}),
+    ({"max_delay_s": 900.0}, {"delay": timedelta(seconds=901), "ordering_key": "k"}),
+    ({"max_delay_s": 900.0, "ordering": "global"}, {"delay": timedelta(seconds=901)}),
+    ({"max_delay_s": 0.0}, {"delay": timedelta(seconds=1)}),
+    ({}, {"delay": timedelta(days=36_501)}),
     ({"ordering": "none"}, {"ordering_key": "k"}),
     ({"delay_with_ordering": False}, {"ordering_key": "k", "delay": timedelta(seconds=1)}),
     ({"dedup_window_s": 0.0}, {"dedup_id": "d"}),

@@ -89,7 +89,7 @@ def test_a_delay_is_made_possible_upwards_and_beyond_the_longest_openly(
 ) -> None:
     send(clock, b"1")
     limits = {"min_retry_delay_s": 10.0, "max_retry_delay_s": 600.0, "retry_delay_resolution_s": 1.0}
-    consumer = consume(limits=limits)
+    consumer = consume(limits={**limits, "copies": "fanout", "extend": "none"})
     delivery = receive(consumer, clock)
     delivery.retry(delay=timedelta(seconds=asked_s))
     Call(delivery.settled, clock).result()

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from queuekit import DeadLetters
 from queuekit._engine import metadata as meta
+from queuekit._engine.copies import step_id
 from queuekit._portable.dead_letters import _dead_message
 from queuekit._portable.frames import pack, pack_jobs, read_verdict, unpack, unpack_jobs, verdict_row
-from queuekit._portable.letters import Cause, LetterWriter, describe, render, step_id
+from queuekit._portable.letters import Cause, LetterWriter, describe, render
 from queuekit._portable.retry import Verdict
 from queuekit.backend import Action, IncomingMessage, OutgoingMessage, StoredMessage
 from queuekit.testing.clock import VirtualClock
@@ -28,6 +29,7 @@ MESSAGES = st.builds(
     lease_until=st.none(),
     ordering_key=st.none() | st.text(),
     priority=st.integers(0, 9),
+    received_at=st.none(),
 )
 
 
@@ -132,8 +134,9 @@ def test_a_step_has_one_id_and_another_step_another() -> None:
         step_id(message._replace(message_id="n"), "dead"),
         step_id(message._replace(metadata={meta.REDRIVEN: "1"}), "dead"),
     }
-    assert len(ids) == 5
-    assert step_id(message, "dead") == step_id(_message(handle=2, body=b""), "dead")
+    ids |= {step_id(message._replace(enqueued_at=at, body=body), "dead") for at, body in ((2.5, b"b"), (2.6, b"c"))}
+    assert len(ids) == 7
+    assert step_id(message, "dead") == step_id(_message(handle=2, lease_until=9.0), "dead")
 
 
 def test_dead_letters_of_a_queue_and_of_its_dead_letter_queue_are_the_same() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capabilities: what is missing is named with what is there."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -44,7 +45,8 @@ def test_every_feature_can_be_missing(feature: str) -> None:
     ("need", "missing"),
     [
         ({"delay": timedelta(minutes=15)}, []),
-        ({"delay": timedelta(minutes=16)}, ["delay of 960 (here 900)"]),
+        ({"delay": timedelta(days=8)}, []),
+        ({"delay": timedelta(days=40_000)}, ["delay of 3.456e+09 (here 3.1536e+09)"]),
         ({"delay": 900}, []),
         ({"priority": 10}, ["priority of 10 (here 3)"]),
         ({"message_bytes": 1000, "lease": timedelta(seconds=61)}, ["lease of 61 (here 60)"]),
@@ -65,3 +67,29 @@ def test_a_connection_lease_is_no_timed_lease() -> None:
 def test_an_unknown_feature_is_refused_with_the_list() -> None:
     with pytest.raises(ValueError, match="no feature is called 'dealy'; known are ack_confirmed, attempts, "):
         SOME.missing(["dealy"])
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        {"foreign": True},
+        {"copies": "fanout"},
+        {"ordering": "global"},
+        {"ordering_key_required": True},
+        {"receives": False},
+    ],
+    ids=str,
+)
+def test_where_copies_are_out_of_place_a_longer_delay_is_missing(absent: dict[str, Any]) -> None:
+    assert SOME.long_delay is Support.BRIDGED
+    assert SOME.missing({"delay": timedelta(minutes=16)}) == []
+    without = replace(SOME, **absent)
+    assert without.long_delay is Support.NONE
+    assert without.missing({"delay": timedelta(minutes=16)}) == ["delay of 960 (here 900)"]
+
+
+def test_attempts_are_counted_by_copies_only_where_copies_keep_nothing_in_order() -> None:
+    assert replace(SOME, attempts="exact").counted_attempts is Support.NATIVE
+    assert SOME.counted_attempts is Support.BRIDGED
+    for absent in ({"foreign": True}, {"copies": "fanout"}, {"ordering": "per_key"}):
+        assert replace(SOME, **absent).counted_attempts is Support.NONE  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def claim(
         attributes_ = read(attributes) if attributes else _EMPTY
         if metadata != text:  # hardly ever: most neighbours have the same
             text, mapping = metadata, read_mapping(metadata)
-        fields = ((lease, seq), message_id, body, attributes_, mapping, attempt, enqueued, until, key, priority)
+        fields = ((lease, seq), message_id, body, attributes_, mapping, attempt, enqueued, until, key, priority, None)
         messages.append(new(make, fields))
         shares.append((seq, (best - priority, attempt, 0 if key is None else 1)))
         size += len(body)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What queuekit adds to one queue out of the queue itself: longer delays, longer waits, counted attempts. Pure.
+
+Everything here comes down to a copy: made durable first, then the original is acked. A failure between the
+two leaves both, and never none. A copy goes to the end of the queue and to every subscription, so there are
+none for messages with an ordering key, and none where several subscriptions read.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from queuekit._engine import metadata as meta
+from queuekit._engine.copies import copy_of
+from queuekit._engine.hops import delayed, left_of, onward
+from queuekit._engine.waits import possible_retry_s
+from queuekit._values.capability import LONGEST_BRIDGED_S, Capabilities, Support
+from queuekit.backend import IncomingMessage, OutgoingMessage
+
+_COPY_AGAIN_S = 10.0
+
+
+class RetryPlan(NamedTuple):
+    """How a retry comes about.
+
+    Attributes:
+        delay_s: The wait of a RETRY in place: the way itself, or what is done where the copy fails.
+        copy: What is sent in the delivery's place; None for a RETRY in place.
+        hold_s: How long to keep the lease before anything of that is done.
+        shortened: Whether the message comes back sooner than was asked.
+    """
+
+    delay_s: float
+    copy: OutgoingMessage | None = None
+    hold_s: float = 0.0
+    shortened: bool = False
+
+
+class Onward(NamedTuple):
+    """What becomes of a message that was received before its delay is over.
+
+    Attributes:
+        delay_s: For how long it is given back where there is no copy, or the copy fails.
+        copy: The next hop; None where this queue takes no copies.
+        left_s: How long it must not reach a handler yet.
+    """
+
+    delay_s: float
+    copy: OutgoingMessage | None
+    left_s: float
+
+
+class Bridge:
+    """Decides for one queue what is done in place, by a copy, by keeping the lease, or less than asked.
+
+    Args:
+        can: What the queue can do.
+
+    Attributes:
+        counts: Whether attempts are counted by copies, because the service does not count.
+    """
+
+    def __init__(self, can: Capabilities) -> None:
+        self._can = can
+        self.counts = can.counted_attempts is Support.BRIDGED
+
+    def takes_copy(self, ordering_key: str | None) -> bool:
+        """Whether a message may be replaced by a copy at the end of the queue."""
+        can = self._can
+        return can.own_copies and (
+            can.ordering == "none"
+            or (can.ordering == "per_key" and ordering_key is None and not can.ordering_key_required)
+        )
+
+    def takes_delay(self, delay_s: float, ordering_key: str | None) -> bool:
+        """Whether a message can be sent with this delay, by the service or by hops."""
+        can = self._can
+        if delay_s <= can.max_delay_s:
+            return True
+        return can.max_delay_s > 0 and delay_s <= LONGEST_BRIDGED_S and self.takes_copy(ordering_key)
+
+    def onward(self, message: IncomingMessage, now: float) -> Onward | None:
+        """What to do with a message that must not reach a handler yet; None for one that may."""
+        left = left_of(message, now)
+        if left is None:
+            return None
+        longest = self._can.max_retry_delay_s
+        if not (self._can.max_delay_s > 0 and self.takes_copy(message.ordering_key)):
+            return Onward(min(possible_retry_s(left.seconds, self._can), longest), None, left.seconds)
+        # No attempt was made: the copy carries what this one carried.
+        copy = copy_of(message, "hop", base=meta.read(message.metadata).base)
+        again_s = min(possible_retry_s(min(left.seconds, _COPY_AGAIN_S), self._can), longest)
+        return Onward(again_s, onward(copy, left, self._can), left.seconds)
+
+    def retry(self, message: IncomingMessage, delay_s: float, now: float, *, holdable_s: float) -> RetryPlan:
+        """How a message is retried after a wait that somebody asked for.
+
+        Args:
+            message: As it was received.
+            delay_s: The wait.
+            now: Seconds since the epoch.
+            holdable_s: For how long its lease could be kept.
+        """
+        can, longest = self._can, self._can.max_retry_delay_s
+        in_place_s = possible_retry_s(delay_s, can)
+        if in_place_s <= longest and not self.counts:
+            return RetryPlan(in_place_s)
+        in_place_s = min(in_place_s, longest)
+        if self.takes_copy(message.ordering_key) and (
+            delay_s == 0 or self.takes_delay(delay_s, message.ordering_key)
+        ):
+            return RetryPlan(in_place_s, delayed(_failed(message), delay_s, can, now))
+        copy = _failed(message) if self.counts else None
+        hold_s = delay_s if copy is not None else delay_s - longest
+        if hold_s <= holdable_s:
+            return RetryPlan(longest, copy, hold_s)
+        # A copy that cannot wait is held for as long as may be; in place the service can at least wait.
+        return RetryPlan(longest, copy, holdable_s if copy is not None else 0.0, shortened=True)
+
+
+def _failed(message: IncomingMessage) -> OutgoingMessage:
+    """A copy that carries the attempt which just failed."""
+    base = meta.read(message.metadata).base + (message.attempt or 0)
+    copy = copy_of(message, "retry", base=base)
+    return copy._replace(metadata={name: text for name, text in copy.metadata.items() if name not in meta.OF_A_HOP})

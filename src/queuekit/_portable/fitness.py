@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a worker can work a queue: that attempts are counted, and that queuekit has the last word on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from queuekit._portable.handler import Handler
+from queuekit._portable.link import Link
+from queuekit._portable.retry import attempt_slack
+from queuekit._values.capability import Capabilities, Support
+from queuekit._values.errors import QueueKitError, UnsupportedError
+
+
+def check_fitness(link: Link, handlers: Sequence[Handler[Any, Any]]) -> None:
+    """Refuse a queue on which a handler's attempts could not be bounded as its policy says.
+
+    A queue whose settings the URL does not tell is probed first. Where that fails the polls will tell why.
+
+    Raises:
+        UnsupportedError: Attempts are not counted and cannot be, or the service gives up before queuekit.
+    """
+    known = link.capabilities
+    if link.probed is None and (known.queues == "declared" or known.attempts == "none"):
+        try:
+            link.probed = link.guard.probe()
+        except QueueKitError as error:
+            _check_counted(link, link.capabilities, error)
+            return
+    _check_counted(link, link.capabilities, None)
+    _check_native_limit(link, link.capabilities, max(each.retry.max_attempts for each in handlers))
+
+
+def _check_counted(link: Link, can: Capabilities, cause: QueueKitError | None) -> None:
+    if can.counted_attempts is not Support.NONE:
+        return
+    remedy = "have the service count deliveries (on Pub/Sub: give the subscription a dead-letter policy)"
+    if can.foreign and can.receives and can.copies == "private" and can.ordering == "none":
+        remedy = "leave out ?foreign=true, so that queuekit counts by copies, or " + remedy
+    msg = f"{link.shown} does not count attempts, so poison could run for ever; {remedy}"
+    raise UnsupportedError(msg, queue=link.shown, operation="open") from cause
+
+
+def _check_native_limit(link: Link, can: Capabilities, max_attempts: int) -> None:
+    limit, slack = can.native_max_attempts, attempt_slack(can)
+    if limit is None:
+        return
+    if limit <= max_attempts:
+        msg = (
+            f"the service gives up a message of {link.shown} after {limit} deliveries, and max_attempts is "
+            f"{max_attempts}; raise the service's limit above {max_attempts + slack}, or lower max_attempts"
+        )
+        raise UnsupportedError(msg, queue=link.shown, operation="open")
+    if limit <= max_attempts + slack:
+        link.journal.note(
+            "worker.native_limit",
+            f"the service gives up after {limit} deliveries, and counts those that a stop gave back; "
+            f"raise its limit above {max_attempts + slack}, for {max_attempts} attempts",
+        )

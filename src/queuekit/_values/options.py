@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import timedelta
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -34,7 +34,14 @@ class Range:
     greatest: Any
 
 
-def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[str, Any], *, scheme: str) -> T:
+def read_options(
+    options: type[T],
+    texts: Mapping[str, str],
+    keywords: Mapping[str, Any],
+    *,
+    scheme: str,
+    beside: Collection[str] = (),
+) -> T:
     """Fill an options dataclass from the URL's texts and from keyword arguments of the same names.
 
     Args:
@@ -43,6 +50,7 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
         texts: The URL's options, decoded.
         keywords: Keyword arguments; a None means that it was not given.
         scheme: For the messages.
+        beside: Names of options that are read elsewhere; offered for an unknown name too.
 
     Raises:
         InvalidURLError: An unknown name (the nearest known one is offered), a value of the wrong form or
@@ -53,7 +61,7 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
     given = {name: value for name, value in keywords.items() if value is not None}
     for name in (*texts, *given):
         if name not in types:
-            raise InvalidURLError(_unknown(name, types, scheme))
+            raise InvalidURLError(_unknown(name, (*types, *beside), scheme))
     values = {name: _read(name, text, types[name], scheme) for name, text in texts.items()}
     for name, value in given.items():
         if not _fits(value, types[name]):
@@ -67,11 +75,11 @@ def read_options(options: type[T], texts: Mapping[str, str], keywords: Mapping[s
     return options(**values)
 
 
-def _unknown(name: str, types: Mapping[str, Any], scheme: str) -> str:
+def _unknown(name: str, known: Collection[str], scheme: str) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(name, types, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(types)) or 'none'}"
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known)) or 'none'}"
     return f"no option {name!r} for {scheme} URLs; {hint}"
 
 

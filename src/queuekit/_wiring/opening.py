@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +12,13 @@ from queuekit._values.clock import Clock
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.options import read_options
 from queuekit._values.url import Host, QueueURL
+from queuekit._wiring.engine_options import NAMES, backend_options, engine_options, lanes_of
 from queuekit._wiring.registry import find_spec, find_store
 from queuekit.backend import Backend, BackendSpec, ClientPool, Opening
 from queuekit.stores import IdempotencyStore
 
 DEAD_SUFFIX = ".dead"
+_LANED = "queuekit._engine.laned"
 _QUEUE_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\s]{1,255}")
 
 
@@ -43,11 +46,26 @@ class Opener:
             BackendMissingError: The backend's packages are missing.
             InvalidURLError: The URL names no queue, or holds something that the backend does not know.
         """
-        spec = find_spec(url.scheme)
+        spec, keywords = find_spec(url.scheme), keywords or {}
         queue = queue_name(url, spec)
-        texts = {name: text for name, text in url.options.items() if spec.slot != "option" or name != "queue"}
-        options = read_options(spec.options, texts, keywords or {}, scheme=url.scheme)
-        return spec.open(Opening(url=url, queue=queue, options=options, clock=self.clock, clients=self._clients))
+        lanes = lanes_of(engine_options(url, keywords), scheme=url.scheme)
+        texts, others = backend_options(url, keywords)
+        if spec.slot == "option":
+            texts = {name: text for name, text in texts.items() if name != "queue"}
+        options = read_options(spec.options, texts, others, scheme=url.scheme, beside=NAMES)
+        plain = url.replace(options={name: text for name, text in url.options.items() if name not in NAMES})
+
+        def open_one(whole: QueueURL, name: str) -> Backend:
+            return spec.open(Opening(url=whole, queue=name, options=options, clock=self.clock, clients=self._clients))
+
+        if lanes is None:
+            return open_one(plain, queue)
+        # Named by string: the engine stands above this floor.
+        compose = importlib.import_module(_LANED).laned_backend
+        names = [_lane_name(queue, each) for each in lanes.names]
+        backends = [open_one(_with_queue(plain, name, spec), name) for name in names]
+        made: Backend = compose(backends, weights=lanes.weights, clock=self.clock, queue=str(url))
+        return made
 
     def open_store(self, url: QueueURL) -> IdempotencyStore:
         """Open the idempotency store that a URL names.
@@ -115,12 +133,23 @@ def dead_letter_url(url: QueueURL) -> QueueURL:
         InvalidURLError: The URL names no queue.
     """
     spec = find_spec(url.scheme)
-    name = queue_name(url, spec) + DEAD_SUFFIX
+    return _with_queue(url, queue_name(url, spec) + DEAD_SUFFIX, spec)
+
+
+def _with_queue(url: QueueURL, name: str, spec: BackendSpec) -> QueueURL:
+    """The URL with another name in its queue slot."""
     if spec.slot == "host":
         return url.replace(hosts=(Host(name),))
     if spec.slot == "path":
         return url.replace(path=url.path.removesuffix("/").rpartition("/")[0] + "/" + name)
     return url.with_option("queue", name)
+
+
+def _lane_name(queue: str, lane: str) -> str:
+    """The queue of one lane; the dead letters of a lane stand in that lane's own dead-letter queue."""
+    if queue.endswith(DEAD_SUFFIX):
+        return f"{queue.removesuffix(DEAD_SUFFIX)}-{lane}{DEAD_SUFFIX}"
+    return f"{queue}-{lane}"
 
 
 def _slot(url: QueueURL, spec: BackendSpec) -> str:

@@ -153,8 +153,7 @@ class IncomingMessage(NamedTuple):
             the connection. On the safe side: the clock is read before the request, or on the service.
         ordering_key: As sent.
         priority: As sent.
-        received_at: When the service made this delivery, on the same clock as ``enqueued_at``; None where it
-            does not say. Leave it out where that clock is this host's.
+        received_at: When the service made this delivery, by the clock of ``enqueued_at``; None for this host's.
     """
 
     handle: Handle

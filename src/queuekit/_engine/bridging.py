@@ -62,7 +62,7 @@ class Bridge:
 
     def __init__(self, can: Capabilities) -> None:
         self._can = can
-        self.counts = can.counted_attempts is Support.BRIDGED
+        self.counts: bool = can.counted_attempts is Support.BRIDGED
 
     def takes_copy(self, ordering_key: str | None) -> bool:
         """Whether a message may be replaced by a copy at the end of the queue."""

@@ -86,8 +86,8 @@ class Receiver:
         lost: Callable[[Held], None] = lambda _: None,
     ) -> None:
         self._backend, self._guard, self._clock, self._journal = backend, guard, clock, journal
-        self.bridge = Bridge(can)
-        self.copies = CopySender(guard, can, backend.size)
+        self.bridge: Bridge = Bridge(can)
+        self.copies: CopySender = CopySender(guard, can, backend.size)
         self._arrivals = Arrivals(self.bridge)
         self._settings = settings
         self._lock = threading.RLock()

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from queuekit._engine import metadata as meta
 from queuekit._engine.copies import CopySender
 from queuekit._portable.link import Link
 from queuekit._values.clock import Clock
+from queuekit._values.outcome import SendOutcome
 from queuekit.backend import IncomingMessage, OutgoingMessage
 
 _LONGEST_TRACEBACK = 8_000
@@ -144,7 +145,9 @@ class CopyRoute:
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.copy = CopySender(link.guard, link.backend.capabilities, link.backend.size).copy
+        self.copy: Callable[[Sequence[OutgoingMessage]], Sequence[SendOutcome]] = CopySender(
+            link.guard, link.backend.capabilities, link.backend.size
+        ).copy
 
     def close(self) -> None:
         """Close the destination."""

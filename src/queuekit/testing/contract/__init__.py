@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from queuekit.testing.contract.admin import Administration
 from queuekit.testing.contract.batch_failure import BatchFailure
+from queuekit.testing.contract.bridged import Bridged
 from queuekit.testing.contract.concurrency import Concurrency
 from queuekit.testing.contract.consume import Consume
 from queuekit.testing.contract.dead_letter import DeadLetter
@@ -51,6 +52,7 @@ class BackendContract(
     Delay,
     Order,
     Dedup,
+    Bridged,
     DeadLetter,
     Redrive,
     BatchFailure,

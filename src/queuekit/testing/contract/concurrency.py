@@ -16,11 +16,13 @@ from queuekit._values.message import Message
 from queuekit._values.url import QueueURL
 from queuekit._wiring.registry import find_spec
 from queuekit.backend import Accepted, IncomingMessage, Settled
+from queuekit.testing.contract.bridged import expect_lanes
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.contract.twins import TWINS
 from queuekit.testing.contract.working import Work
 from queuekit.testing.faults import FaultyOpener
 
@@ -183,17 +185,26 @@ class Concurrency(Group):
         for busy in (0, 1):
             _expect_progress_beside(face, [Queue(harness), Queue(harness)], busy)
 
-    @requires("priority")
+    @requires("receive")
     def test_CCY_13_priority_lanes(self, harness: Harness) -> None:
-        """The higher priority first, and of one priority the earlier; weighted, every priority has its share."""
-        queue = Queue(harness)
-        levels = queue.capabilities.priority_levels
-        sent = [queue.put(b"x", priority=index * 7 % levels)[0] for index in range(2 * levels)]
-        expected = [each.message_id for each in sorted(sent, key=lambda each: -each.priority)]
-        assert [queue.take()[0].message_id for _ in sent] == expected
-        options = find_spec(QueueURL.parse(harness.url(queue.name)).scheme).options
-        if "priorities" in {each.name for each in dataclasses.fields(options)}:
-            _expect_shares(harness, levels - 1)
+        """The higher priority first, and of one priority the earlier; weighted, every priority has its share. So
+        it is over lanes too, where the service itself has no priorities."""
+        levels = harness.capabilities.priority_levels
+        if levels:
+            _expect_priorities(harness, levels)
+        else:
+            TWINS["priority"](harness)
+        expect_lanes(harness)
+
+
+def _expect_priorities(harness: Harness, levels: int) -> None:
+    queue = Queue(harness)
+    sent = [queue.put(b"x", priority=index * 7 % levels)[0] for index in range(2 * levels)]
+    expected = [each.message_id for each in sorted(sent, key=lambda each: -each.priority)]
+    assert [queue.take()[0].message_id for _ in sent] == expected
+    options = find_spec(QueueURL.parse(harness.url(queue.name)).scheme).options
+    if "priorities" in {each.name for each in dataclasses.fields(options)}:
+        _expect_shares(harness, levels - 1)
 
 
 def _expect_batch(

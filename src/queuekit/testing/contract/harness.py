@@ -24,6 +24,7 @@ from queuekit._wiring.opening import DEAD_SUFFIX, Opener, fill_queue
 from queuekit.backend import Backend
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.contract.elsewhere import OtherConsumer
+from queuekit.testing.faults import FaultyOpener
 
 T = TypeVar("T")
 
@@ -118,6 +119,14 @@ class Harness:
         backend = (opener or self.opener).open(QueueURL.parse(self.url(queue)), options)
         self._opened.append(backend)
         return backend
+
+    def limits(self, **smaller: Any) -> FaultyOpener:
+        """An opener whose queues declare less than they can, so that what queuekit bridges happens in seconds.
+
+        Args:
+            **smaller: Fields of `Capabilities`, such as ``max_delay_s=2.0``.
+        """
+        return FaultyOpener(self.opener, **smaller)
 
     def dead_name(self, queue: str) -> str:
         """The name of the queue where the dead letters of ``queue`` go, where the backend keeps them."""

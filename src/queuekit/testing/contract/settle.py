@@ -136,7 +136,10 @@ class Settle(Group):
             assert outcome.applied_delay_s >= longest + 60.0
             harness.pass_time(longest + 30.0 if harness.virtual else harness.min_delay_s)
             queue.expect_nothing("its delay has not ended")
-
+        if queue.capabilities.own_copies and queue.capabilities.max_delay_s:
+            _expect_kept_in_full(harness, Action.ACK)
+        if queue.capabilities.extend != "none":
+            _expect_kept_in_full(harness, Action.RETRY, copies="fanout")
         _expect_shortened_openly(harness)
 
     def test_ACK_07_release_redelivers_without_attempt(self, harness: Harness) -> None:
@@ -331,10 +334,35 @@ def _drain(queue: Queue, face: Face, consumer: Consumer[bytes]) -> None:
     queue.expect_nothing("it was drained")
 
 
-def _expect_shortened_openly(harness: Harness) -> None:
-    """Through the engine, a RETRY beyond the longest delay is kept in full or shortened with a count."""
+def _expect_kept_in_full(harness: Harness, how: Action, **limits: Any) -> None:
+    """Through the engine, a RETRY beyond the longest delay is kept in full: by a copy, or by the lease."""
     queue, longest = Queue(harness), harness.min_delay_s
-    lowered = FaultyOpener(harness.opener, max_retry_delay_s=longest)
+    lowered = harness.limits(max_retry_delay_s=longest, **limits)
+    queue.put(b"x")
+    with Consumer(harness.url(queue.name), _opener=lowered) as consumer:
+        first = harness.let(consumer.receive)
+        assert first is not None
+        asked_at = harness.clock.monotonic()
+        first.retry(delay=timedelta(seconds=3 * longest))
+        again = harness.let(consumer.receive, within_s=12 * longest)
+        assert again is not None
+        assert harness.clock.monotonic() - asked_at >= 3 * longest - 0.005
+        assert (again.message_id, again.body) == (first.message_id, b"x")
+        if queue.capabilities.attempts == "exact":
+            assert again.attempt == 2
+        entries = [entry for call in lowered.script.calls("settle") for entry in call.batch]
+        assert [entry.action for entry in entries if entry.action is not Action.EXTEND] == [how]
+        assert all(entry.delay_s <= longest for entry in entries)
+        assert "retry.shortened" not in consumer.counts()
+        again.ack()
+        harness.let(consumer.close)
+    queue.expect_nothing("it was acked")
+
+
+def _expect_shortened_openly(harness: Harness) -> None:
+    """Through the engine, a RETRY that can neither be copied nor held is shortened, with a count."""
+    queue, longest = Queue(harness), harness.min_delay_s
+    lowered = harness.limits(max_retry_delay_s=longest, copies="fanout", extend="none")
     queue.put(b"x")
     with Consumer(harness.url(queue.name), _opener=lowered) as consumer:
         delivery = harness.let(consumer.receive)
@@ -342,7 +370,6 @@ def _expect_shortened_openly(harness: Harness) -> None:
         delivery.retry(delay=timedelta(seconds=4 * longest))
         harness.let(delivery.settled)
         (entry,) = lowered.script.calls("settle")[-1].batch
-        if entry.action is Action.RETRY:
-            assert entry.delay_s == longest, "the nearest possible wait"
-            assert consumer.counts()["retry.shortened"] == 1
+        assert (entry.action, entry.delay_s) == (Action.RETRY, longest), "the nearest possible wait"
+        assert consumer.counts()["retry.shortened"] == 1
         harness.let(consumer.close)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 _BATCH = "batch handlers"
-_BRIDGE = "delays that queuekit bridges itself"
 _PROXY = "a backend whose service is on a network, behind a TCP proxy"
 _PUSH = "a backend that pushes"
 
@@ -16,9 +15,6 @@ def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]
 
 
 WAITING: Mapping[str, str] = {
-    "DEL-13": _BRIDGE,
-    "DEL-14": _BRIDGE,
-    "DLQ-11": "a backend whose service dead-letters by itself",
     "RED-04": "a redrive with a rate",
     **_numbered("BPF", range(11, 18), _BATCH),
     "BPF-20": "the AWS Lambda door",

@@ -21,6 +21,7 @@ from queuekit._portable.handler import (
     Handler,
     OnDead,
     QueueOptions,
+    check_agreement,
     payload_type,
 )
 from queuekit._portable.idempotent import Idempotency, Once, once
@@ -32,7 +33,7 @@ from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.worker import ExitCode, QueuePlan, Worker
 from queuekit._portable.wrapping import Wrapper
 from queuekit._values.clock import Clock, SystemClock
-from queuekit._values.errors import InvalidURLError, UnsupportedError, UsageError
+from queuekit._values.errors import InvalidURLError, UsageError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener
 
@@ -337,7 +338,7 @@ class App:
     def _add(self, handler: Handler[Any, Any]) -> None:
         group = self._handlers.setdefault(handler.queue, [])
         for other in group:
-            _check_agreement(handler, other)
+            check_agreement(handler, other)
         group.append(handler)
 
     def _place(self, queue: str) -> tuple[QueueURL | None, str | None, dict[str, Any]]:
@@ -367,9 +368,6 @@ class App:
         link, handlers = self.open_queue(name)
         check_fitness(link, handlers)
         can, wanted = link.capabilities, handlers[0].options
-        if can.ordering == "none" and any(each.on_dead == "hold" for each in handlers):
-            msg = f"{link.shown} does not order, so that no key could be held; leave out on_dead='hold'"
-            raise UnsupportedError(msg, queue=link.shown, operation="open")
         slots = wanted.concurrency or (ASYNC_CONCURRENCY if handlers[0].is_async else SYNC_CONCURRENCY)
         prefetch = (
             wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else 2 * can.max_receive
@@ -384,19 +382,3 @@ class App:
             link, settings, dead_letter=wanted.dead_letter, opener=self._opener, listeners=self._listeners
         )
         return QueuePlan(name, intake, handlers, slots)
-
-
-def _check_agreement(new: Handler[Any, Any], old: Handler[Any, Any]) -> None:
-    queue = new.queue
-    if new.message_type == old.message_type:
-        msg = f"two handlers take messages of type {new.message_type!r} on {queue!r}; give one another message_type="
-        raise UsageError(msg)
-    if new.options != old.options:
-        msg = f"the handlers of {queue!r} disagree on concurrency, lease, prefetch or dead_letter; give all the same"
-        raise UsageError(msg)
-    if new.is_async != old.is_async:
-        msg = f"{queue!r} has sync and async handlers; make them all one, or use two queues"
-        raise UsageError(msg)
-    if new.default and old.default:
-        msg = f"two handlers of {queue!r} are the default; keep one"
-        raise UsageError(msg)

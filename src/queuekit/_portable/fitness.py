@@ -14,14 +14,18 @@ from queuekit._values.errors import QueueKitError, UnsupportedError
 
 
 def check_fitness(link: Link, handlers: Sequence[Handler[Any, Any]]) -> None:
-    """Refuse a queue on which a handler's attempts could not be bounded as its policy says.
+    """Refuse a queue that cannot do what a handler's policy says.
 
     A queue whose settings the URL does not tell is probed first. Where that fails the polls will tell why.
 
     Raises:
-        UnsupportedError: Attempts are not counted and cannot be, or the service gives up before queuekit.
+        UnsupportedError: No key could be held, attempts are not counted and cannot be, or the service gives
+            up before queuekit.
     """
     known = link.capabilities
+    if known.ordering == "none" and any(each.on_dead == "hold" for each in handlers):
+        msg = f"{link.shown} does not order, so that no key could be held; leave out on_dead='hold'"
+        raise UnsupportedError(msg, queue=link.shown, operation="open")
     if link.probed is None and (known.queues == "declared" or known.attempts == "none"):
         try:
             link.probed = link.guard.probe()

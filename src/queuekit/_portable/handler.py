@@ -174,3 +174,24 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     except (NameError, SyntaxError, TypeError, AttributeError) as error:
         msg = f"an annotation of the handler {name} cannot be resolved: {error}; import the type at module level"
         raise UsageError(msg) from error
+
+
+def check_agreement(new: Handler[Any, Any], old: Handler[Any, Any]) -> None:
+    """Refuse two handlers that could not share one queue, and one worker of it.
+
+    Raises:
+        UsageError: They take the same messages, or differ in what the queue has once.
+    """
+    queue = new.queue
+    if new.message_type == old.message_type:
+        msg = f"two handlers take messages of type {new.message_type!r} on {queue!r}; give one another message_type="
+        raise UsageError(msg)
+    if new.options != old.options:
+        msg = f"the handlers of {queue!r} disagree on concurrency, lease, prefetch or dead_letter; give all the same"
+        raise UsageError(msg)
+    if new.is_async != old.is_async:
+        msg = f"{queue!r} has sync and async handlers; make them all one, or use two queues"
+        raise UsageError(msg)
+    if new.default and old.default:
+        msg = f"two handlers of {queue!r} are the default; keep one"
+        raise UsageError(msg)

@@ -161,6 +161,13 @@ class Once:
             self._note(run.delivery, "idempotency.lost", "the claim ran out; the work may be done twice")
         return held
 
+    def use(self, store: IdempotencyStore, clock: Clock) -> IdempotencyStore:
+        """Have another store and clock from now on, with no handler running; returns the store before."""
+        self._keeper.close()
+        before, self._store, self._clock = self._store, store, clock
+        self._keeper = ClaimKeeper(self.renew, self._lease_s, clock)
+        return before
+
     def close(self) -> None:
         """End the keeper, and close a store that a URL named. Idempotent; a later run opens both again."""
         self._keeper.close()

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from queuekit.testing.clock import VirtualClock
+if TYPE_CHECKING:
+    from queuekit.testing.clock import VirtualClock
+    from queuekit.testing.rig import Rig
 
-__all__ = ["VirtualClock", "reset_memory"]
+__all__ = ["Rig", "VirtualClock", "reset_memory"]
 
 
 def reset_memory() -> None:
@@ -15,4 +18,17 @@ def reset_memory() -> None:
 
     Backends that are open stay open, on empty queues; a receive that is waiting returns nothing.
     """
-    importlib.import_module("queuekit.backends.memory").reset()
+    import_module("queuekit.backends.memory").reset()
+
+
+# Imported at first use: the pytest plug-in lives here, and is loaded in every run of everybody.
+_HOMES = {"Rig": "queuekit.testing.rig", "VirtualClock": "queuekit.testing.clock"}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(import_module(home), name)
+    return value

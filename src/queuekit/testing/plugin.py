@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from queuekit import App
+    from queuekit.testing.rig import Rig
 
 pytest.register_assert_rewrite("queuekit.testing.contract")
 
@@ -52,6 +58,15 @@ def pytest_configure(config: pytest.Config) -> None:
     from queuekit.testing.conformance import ConformanceReport
 
     config.pluginmanager.register(ConformanceReport(target), "queuekit-report")
+
+
+@pytest.fixture
+def queuekit_rig() -> Iterator[Callable[[App], Rig]]:
+    """Puts an app under test for the length of a test: ``rig = queuekit_rig(app)``; see `queuekit.testing.Rig`."""
+    from queuekit.testing.rig import Rig
+
+    with ExitStack() as stack:
+        yield lambda app: stack.enter_context(Rig(app))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -50,6 +50,9 @@ class FlawedHarness(Harness):
     def base_url(self) -> str:
         return "memory://"
 
+    def another_opener(self) -> Any:
+        return self.opener
+
 
 class FlawedOpener:
     """Gives every backend that it opens the harness's flaw."""

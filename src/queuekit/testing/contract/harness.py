@@ -128,6 +128,12 @@ class Harness:
         """
         return FaultyOpener(self.opener, **smaller)
 
+    def another_opener(self) -> BackendOpener:
+        """An opener that shares no client with `opener`, as a worker has."""
+        made = Opener(self.clock)
+        self._openers.append(made)
+        return made
+
     def dead_name(self, queue: str) -> str:
         """The name of the queue where the dead letters of ``queue`` go, where the backend keeps them."""
         return queue + DEAD_SUFFIX

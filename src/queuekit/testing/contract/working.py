@@ -26,7 +26,7 @@ class Work:
         gate: Where the handler waits, each time, before ``handle``; or a gate per payload, for those that
             are to wait. Open by default.
         also: More queues.
-        opener: Stands between the worker and the service.
+        opener: Stands between the worker and the service; one that shares nothing with the case's by default.
         payload: The type of the payloads.
         app: Arguments of the app.
         **options: Arguments of the registration.
@@ -52,8 +52,8 @@ class Work:
         self.begun: list[Any] = []
         self._asked = False
         self.app: App = App(clock=face.harness.clock, **(app or {}))
-        if opener is not None:
-            self.app._opener = opener  # type: ignore[assignment]  # an App has no argument for it
+        # An App has no argument for it.
+        self.app._opener = opener or face.harness.another_opener()  # type: ignore[assignment]
         for each in (queue, *also):
             handler = self._handler(payload, awaits=face.awaits)
             self.app.handler(face.harness.url(each.name), **options)(handler)

@@ -11,6 +11,7 @@ import pytest
 
 from .rows import Result, row_of, write
 from .workers import Workers
+from .working import Place
 
 ROW = pytest.StashKey[Result]()
 _PROPERTY = "reliability"
@@ -81,3 +82,9 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
     made = Workers(tmp_path)
     yield made
     made.end()
+
+
+@pytest.fixture
+def place(backend: str, tmp_path: Path) -> Place:
+    """Where the queues of a test are, by the backend that it names."""
+    return Place(backend, tmp_path)

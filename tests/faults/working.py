@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers inside this process, on memory and on SQLite, on the real clock or on one that the test moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+from queuekit.testing import VirtualClock
+
+LIMIT_S = 15.0
+BOTH = ("memory", "sqlite")
+on_both = pytest.mark.parametrize("backend", BOTH)
+
+
+class Place:
+    """Where the queues of a test are.
+
+    Args:
+        backend: The scheme.
+        folder: Of the test's own.
+    """
+
+    def __init__(self, backend: str, folder: Path) -> None:
+        self.backend = backend
+        self.app_url = "memory://" if backend == "memory" else f"sqlite:///{folder}/jobs.db"
+
+    def url(self, queue: str) -> str:
+        return f"memory://{queue}" if self.backend == "memory" else f"{self.app_url}?queue={queue}"
+
+
+@contextmanager
+def working(app: qk.App, *, clock: VirtualClock | None = None) -> Iterator[Callable[[], qk.ExitCode]]:
+    """A worker of the app on a thread. What is given stops it; so does the end of the block."""
+    ended: list[qk.ExitCode | BaseException] = []
+
+    def run() -> None:
+        try:
+            ended.append(app.run(signals=False))
+        except BaseException as error:  # noqa: BLE001 - raised again by `stop`
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def stop() -> qk.ExitCode:
+        app.stop()
+        until(lambda: not thread.is_alive(), clock=clock, step_s=1.0)
+        if isinstance(ended[0], BaseException):
+            raise ended[0]
+        return ended[0]
+
+    try:
+        yield stop
+    finally:
+        if thread.is_alive():
+            app.stop()
+            app.stop()
+            until(lambda: not thread.is_alive(), clock=clock, step_s=1.0)
+
+
+def until(done: Callable[[], bool], *, clock: VirtualClock | None = None, step_s: float = 0.0) -> None:
+    """Wait until something is so; on a virtual clock its time passes meanwhile, if a step is given."""
+    limit, pause = time.monotonic() + LIMIT_S, threading.Event()
+    while not done():
+        assert time.monotonic() < limit, "it did not come to pass"
+        pause.wait(0.002)
+        if clock is not None and step_s:
+            clock.advance(step_s)
+
+
+def left(place: Place, queue: str, **options: Any) -> int:
+    """How many messages a queue still holds, leased and delayed ones included."""
+    with qk.Consumer(place.url(queue), **options) as consumer:
+        stats = consumer._link.backend.stats()  # type: ignore[attr-defined]
+    return int(stats.ready + stats.delayed + stats.leased)
+
+
+def letters(place: Place, queue: str, **options: Any) -> list[qk.DeadMessage]:
+    with qk.DeadLetters(place.url(queue), **options) as dead:
+        return list(dead.letters())

@@ -15,7 +15,7 @@ import pytest
 import queuekit as qk
 from queuekit.testing import VirtualClock
 
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 BOTH = ("memory", "sqlite")
 on_both = pytest.mark.parametrize("backend", BOTH)
 

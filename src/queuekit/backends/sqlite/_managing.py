@@ -16,6 +16,7 @@ from queuekit.backends.sqlite._places import (
     RANKS,
     Queue,
     add,
+    end_leases,
     find_queue,
     find_run,
     make_queue,
@@ -197,6 +198,8 @@ def redrive(
     dead = find_queue(connection, name)
     if dead is None:
         return [LEASE_LOST] * len(batch)
+    # Nobody has a dead letter whose lease is over, also when nobody has received since.
+    end_leases(connection, "queue = ? AND until <= ?", (dead.id, now.monotonic))
     outcomes: list[SettleOutcome] = []
     back: list[OutgoingMessage] = []
     for message in batch:

@@ -228,3 +228,15 @@ def test_extending_some_of_a_batch_leaves_the_rest(open_queue: Any, clock: Virtu
     assert [each.message_id for each in again] == ["m0", "m3", "m4"]
     settled = queue.settle([Settlement(each.handle, Action.ACK) for each in got], timeout_s=1)
     assert settled == [LEASE_LOST, SETTLED, SETTLED, LEASE_LOST, LEASE_LOST]
+
+
+def test_a_dead_letter_whose_lease_is_over_can_be_redriven(open_queue: Any, clock: VirtualClock) -> None:
+    queue, dead = open_queue(), open_queue("orders.dead")
+    queue.send([OutgoingMessage("m", b"")], timeout_s=1)
+    (got,) = queue.receive(max_messages=1, wait_s=0, lease_s=10)
+    queue.settle([Settlement(got.handle, Action.DEAD, dead=OutgoingMessage("m", b""))], timeout_s=1)
+    assert len(dead.receive(max_messages=1, wait_s=0, lease_s=10)) == 1
+    assert dead.redrive([OutgoingMessage("m", b"")], timeout_s=1) == [LEASE_LOST]
+    clock.advance(10)  # and nobody receives before the redrive
+    assert dead.redrive([OutgoingMessage("m", b"")], timeout_s=1) == [SETTLED]
+    assert [each.message_id for each in queue.receive(max_messages=2, wait_s=0, lease_s=10)] == ["m"]

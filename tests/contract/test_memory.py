@@ -19,6 +19,7 @@ class MemoryHarness(Harness):
     min_lease_s = 10.0
     min_delay_s = 5.0
     tolerance_s = 0.0
+    examples = 200
     url_table: ClassVar = {
         "memory://orders": ("orders", {"space": "", "dedup_window": timedelta(hours=1), "max_messages": None}),
         "memory://orders?space=blue": ("orders", {"space": "blue"}),

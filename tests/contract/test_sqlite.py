@@ -29,6 +29,7 @@ class SQLiteHarness(Harness):
     min_lease_s = 10.0
     min_delay_s = 5.0
     tolerance_s = 0.0
+    examples = 60
 
     def base_url(self) -> str:
         return f"sqlite:///{self.directory}/contract.db"

@@ -34,6 +34,7 @@ from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.idempotent import Idempotent
 from queuekit.testing.contract.lease import Lease
 from queuekit.testing.contract.lifecycle import Lifecycle
+from queuekit.testing.contract.models import Models
 from queuekit.testing.contract.order import Order
 from queuekit.testing.contract.produce import Produce
 from queuekit.testing.contract.reconnecting import Reconnect
@@ -65,5 +66,6 @@ class BackendContract(
     Administration,
     Expiry,
     Idempotent,
+    Models,
 ):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

@@ -68,6 +68,9 @@ class Harness:
         tolerance_s: How late the service may be.
         lease_s: The lease of all other cases; longer than any of them takes.
         flood: How many messages are sent while the server is restarted.
+        examples: How many random schedules the model-based cases try; fewer for a slow service. For long
+            runs the environment variable ``QUEUEKIT_EXAMPLES`` wins, such as ``2000x50``: so many schedules
+            of so many steps.
         url_table: Whole URLs to the queue and the options that each stands for; every form that the
             backend's page documents belongs here.
         short_dedup: Options with which dedup ids are remembered so briefly that a case can wait for it.
@@ -83,6 +86,7 @@ class Harness:
     tolerance_s: float = 1.0
     lease_s: float = 30.0
     flood: int = 10_000
+    examples: int = 10
     url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
     short_dedup: Mapping[str, Any] = {}
     stored_settings: Mapping[str, Any] = {}

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random schedules of a backend's verbs against the reference model; Hypothesis shrinks what fails.
 
-```python
-run_machine(lambda: BackendMachine(harness), examples=200, steps=30)
-```
-
+``run_machine(lambda: BackendMachine(harness), examples=200, steps=30)`` is all that a test needs.
 Settlements draw from every handle that was ever given out, so stale ones are tried all the time.
 """
 
@@ -46,9 +43,9 @@ class Place:
     """
 
     def __init__(self, harness: Harness, name: str, model: Model) -> None:
-        self.harness = harness
-        self.name = name
-        self.model = model
+        self.harness: Harness = harness
+        self.name: str = name
+        self.model: Model = model
         self.backend: Any = harness.open(name)
         self.handles: list[Handle] = []
 
@@ -76,13 +73,14 @@ class BackendMachine(RuleBasedStateMachine):
 
     def __init__(self, harness: Harness, *, timed: bool = True) -> None:
         super().__init__()
-        self.harness, self.timed = harness, timed
+        self.harness: Harness = harness
+        self.timed: bool = timed
         name = harness.unique_name()
         tolerance_s = 0.0 if harness.virtual else harness.tolerance_s
         self.places: dict[str, Place] = {"queue": Place(harness, name, Model(harness.capabilities, tolerance_s))}
         if self.can.dead_letters is Support.NATIVE:
             self.places["dead"] = Place(harness, harness.dead_name(name), Model(self.can, tolerance_s))
-        self.sent = self.redriven = 0
+        self.sent: int = 0
 
     @property
     def can(self) -> Capabilities:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from queuekit._portable.app import App
     from queuekit._portable.consumer import Consumer
     from queuekit._portable.context import Current, current
-    from queuekit._portable.dead_letters import DeadLetters, DeadMessage, RedriveReport
+    from queuekit._portable.dead_letters import DeadLetters, DeadMessage, PurgeReport, RedriveReport
     from queuekit._portable.delivery import Delivery
     from queuekit._portable.events import Event
     from queuekit._portable.handler import Handler
@@ -95,6 +95,7 @@ __all__ = [
     "PartialFailureError",
     "Producer",
     "ProviderError",
+    "PurgeReport",
     "QueueExistsError",
     "QueueFullError",
     "QueueKitError",
@@ -129,6 +130,7 @@ _HOMES = {
     "current": "queuekit._portable.context",
     "DeadLetters": "queuekit._portable.dead_letters",
     "DeadMessage": "queuekit._portable.dead_letters",
+    "PurgeReport": "queuekit._portable.dead_letters",
     "RedriveReport": "queuekit._portable.dead_letters",
     "Delivery": "queuekit._portable.delivery",
     "Handler": "queuekit._portable.handler",

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 
 from queuekit._engine import metadata as meta
@@ -17,7 +18,7 @@ from queuekit._values.outcome import LeaseLost, Settled, Unsupported
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, dead_letter_url, queue_name
 from queuekit._wiring.registry import find_spec
-from queuekit.backend import OutgoingMessage, Peekable, Redrivable, StoredMessage
+from queuekit.backend import Cancellable, OutgoingMessage, Peekable, Redrivable, StoredMessage
 
 _PAGE = 100
 
@@ -72,6 +73,19 @@ class RedriveReport:
     moved: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReport:
+    """What a purge of dead letters did.
+
+    Attributes:
+        removed: The ids that are gone for good.
+        skipped: The ids that somebody else took or removed meanwhile, or had received before.
+    """
+
+    removed: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 class DeadLetters:
@@ -212,6 +226,55 @@ class DeadLetters:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    def purge(
+        self,
+        *,
+        message_ids: Sequence[str] | None = None,
+        where: Callable[[DeadMessage], bool] | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+    ) -> PurgeReport:
+        """Remove dead letters for good, one by one.
+
+        A dead letter that a consumer of the dead-letter queue has received is skipped: it is that consumer's.
+
+        Args:
+            message_ids: Only these; None for all.
+            where: Only those for which this is true.
+            limit: Remove at most so many.
+            dry_run: Only say what would be removed.
+
+        Raises:
+            UnsupportedError: This backend cannot remove single messages.
+            QueueKitError: The service could not be asked.
+        """
+        backend = self._link.backend
+        if not isinstance(backend, Cancellable):
+            msg = f"{self._link.shown} cannot remove single dead letters; receive them and ack them"
+            raise UnsupportedError(msg, queue=self._link.shown, operation="purge")
+        removable: Cancellable = backend
+        chosen = self._choose(None if message_ids is None else set(message_ids), where, limit)
+        if dry_run:
+            return PurgeReport(removed=tuple(each.message_id for each in chosen))
+        removed, skipped = list[str](), list[str]()
+        for message_id in dict.fromkeys(each.message_id for each in chosen):
+            done = self._link.guard.call("purge", partial(removable.cancel, message_id))
+            (removed if done else skipped).append(message_id)
+        return PurgeReport(tuple(removed), tuple(skipped))
+
+    async def apurge(
+        self,
+        *,
+        message_ids: Sequence[str] | None = None,
+        where: Callable[[DeadMessage], bool] | None = None,
+        limit: int | None = None,
+        dry_run: bool = False,
+    ) -> PurgeReport:
+        """As `purge`, suspending."""
+        return await asyncio.get_running_loop().run_in_executor(
+            None, lambda: self.purge(message_ids=message_ids, where=where, limit=limit, dry_run=dry_run)
+        )
 
     def _stored(self) -> Iterator[StoredMessage]:
         cursor = ""

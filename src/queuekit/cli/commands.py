@@ -8,15 +8,18 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.main import get_command
 
-from queuekit._values.duration import parse_duration
+from queuekit._values.duration import format_duration, parse_duration
 from queuekit._values.errors import QueueKitError, SetupError, UsageError
 from queuekit.cli.choices import BodyKind, LogLevel
 from queuekit.cli.showing import redact, say
+
+if TYPE_CHECKING:
+    from queuekit.cli.choosing import Chosen
 
 # typer has its own copy of click's errors in some releases, and no name for their root.
 _CommandError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -68,8 +71,25 @@ def _attribute(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _choice(message_type: str | None, reason: str | None, error: str | None, older_than: timedelta | None) -> Chosen:
+    from queuekit.cli.choosing import Chosen
+
+    return Chosen(message_type=message_type, reason=reason, error=error, older_than=older_than)
+
+
 URL = Annotated[str, typer.Argument(metavar="URL", help="The queue, as in sqlite:///jobs.db?queue=orders.")]
 JSON = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="From dead ls.")]
+OfType = Annotated[str | None, typer.Option("--type", help="Only those of this type.")]
+Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this in the reason.")]
+Error = Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this in the error.")]
+OlderThan = Annotated[
+    timedelta | None,
+    typer.Option(parser=_duration, metavar="DURATION", help="Only those that died so long ago, as in 7d."),
+]
 
 
 @app.command()
@@ -82,8 +102,22 @@ def worker(
         typer.Option(parser=_duration, metavar="DURATION", help="How long handlers may go on, as in 30s."),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much to tell.")] = LogLevel.INFO,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew when a Python file in this folder changes; to develop with.")
+    ] = False,
 ) -> int:
     """Run the handlers of an app until SIGTERM or Ctrl-C, then drain."""
+    if reload:
+        from queuekit.cli.reload import run_with_reload
+
+        return run_with_reload(
+            [
+                *(target, "--processes", str(processes), "--log-level", log_level.value),
+                *(part for name in queue or () for part in ("--queue", name)),
+                *(("--drain", format_duration(drain)) if drain is not None else ()),
+            ],
+            folder=Path.cwd(),
+        )
     from queuekit.cli.worker import work
 
     return work(target, processes=processes, queues=queue or (), drain=drain, log_level=log_level)
@@ -128,16 +162,43 @@ def send(
     return send_lines(url, jsonl, options=options, timeout=timeout, as_json=as_json)
 
 
+@app.command()
+def peek(
+    url: URL,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 100,
+    message_type: OfType = None,
+    show_body: Annotated[bool, typer.Option("--body", help="Show how each body begins.")] = False,
+    as_json: JSON = False,
+) -> int:
+    """Show messages in order of sending, without leasing them; --json has their bodies."""
+    from queuekit.cli.queues import peek as look
+
+    return look(url, limit=limit, message_type=message_type, show_body=show_body, as_json=as_json)
+
+
+@app.command()
+def purge(url: URL, yes: Yes = False, dry_run: DryRun = False, as_json: JSON = False) -> int:
+    """Remove every message of a queue that is not with a consumer."""
+    from queuekit.cli.queues import purge as empty
+
+    return empty(url, yes=yes, dry_run=dry_run, as_json=as_json)
+
+
 @dead.command("ls")
 def dead_ls(
     url: URL,
     limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 100,
+    message_type: OfType = None,
+    reason: Reason = None,
+    error: Error = None,
+    older_than: OlderThan = None,
     as_json: JSON = False,
 ) -> int:
     """List dead letters, the oldest first."""
     from queuekit.cli.dead import list_dead
 
-    return list_dead(url, limit=limit, as_json=as_json)
+    chosen = _choice(message_type, reason, error, older_than)
+    return list_dead(url, chosen=chosen, limit=limit, as_json=as_json)
 
 
 @dead.command("show")
@@ -153,15 +214,40 @@ def dead_show(
 @dead.command("redrive")
 def dead_redrive(
     url: URL,
-    message_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="From dead ls.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Move at most so many.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved.")] = False,
+    message_ids: Ids = None,
+    limit: Limit = None,
+    message_type: OfType = None,
+    reason: Reason = None,
+    error: Error = None,
+    older_than: OlderThan = None,
+    dry_run: DryRun = False,
     as_json: JSON = False,
 ) -> int:
-    """Send dead letters back to their queue: those named, else all."""
+    """Send dead letters back to their queue: those named, else all that are meant."""
     from queuekit.cli.dead import redrive
 
-    return redrive(url, message_ids or (), limit=limit, dry_run=dry_run, as_json=as_json)
+    chosen = _choice(message_type, reason, error, older_than)
+    return redrive(url, message_ids or (), chosen=chosen, limit=limit, dry_run=dry_run, as_json=as_json)
+
+
+@dead.command("purge")
+def dead_purge(
+    url: URL,
+    message_ids: Ids = None,
+    limit: Limit = None,
+    message_type: OfType = None,
+    reason: Reason = None,
+    error: Error = None,
+    older_than: OlderThan = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    as_json: JSON = False,
+) -> int:
+    """Remove dead letters for good: those named, else all that are meant."""
+    from queuekit.cli.dead import purge
+
+    chosen = _choice(message_type, reason, error, older_than)
+    return purge(url, message_ids or (), chosen=chosen, limit=limit, yes=yes, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()

@@ -3,23 +3,25 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
-from queuekit import DeadLetters, DeadMessage, RedriveReport
-from queuekit.cli.showing import put, put_block, put_json, put_table, redact, say
+from queuekit import DeadLetters, DeadMessage, PurgeReport, RedriveReport
+from queuekit.cli.choosing import Chosen
+from queuekit.cli.queues import body_of
+from queuekit.cli.showing import confirmed, put, put_block, put_json, put_table, redact, say
 
 
-def list_dead(url: str, *, limit: int, as_json: bool) -> int:
+def list_dead(url: str, *, chosen: Chosen, limit: int, as_json: bool) -> int:
     """List dead letters, the oldest first. Returns the exit code.
 
     Raises:
         QueueKitError: The URL is wrong, or the service could not be asked.
     """
     with DeadLetters(url) as dead:
-        letters = list(dead.letters(limit=limit + 1))
+        letters = list(islice(filter(chosen.test(), dead.letters()), limit + 1))
         queue = dead.queue
     shown, more = letters[:limit], len(letters) > limit
     if as_json:
@@ -33,7 +35,7 @@ def list_dead(url: str, *, limit: int, as_json: bool) -> int:
     if more:
         say(f"there are more; see them with --limit {2 * limit}")
     elif not shown:
-        say(f"{queue} is empty")
+        say(f"{queue} is empty" if chosen.all else f"{queue} has no such dead letter")
     return 0
 
 
@@ -50,7 +52,7 @@ def show_dead(url: str, message_id: str, *, as_json: bool) -> int:
         say(f"queuekit: {queue} has no dead letter {message_id!r}")
         return 1
     if as_json:
-        put_json(describe(letter) | {"traceback": letter.traceback} | _body(letter.body))
+        put_json(describe(letter) | {"traceback": letter.traceback} | body_of(letter.body))
         return 0
     for name, value in describe(letter).items():
         if name != "attributes" and value not in {None, ""}:
@@ -63,15 +65,19 @@ def show_dead(url: str, message_id: str, *, as_json: bool) -> int:
     return 0
 
 
-def redrive(url: str, message_ids: Sequence[str], *, limit: int | None, dry_run: bool, as_json: bool) -> int:
+def redrive(
+    url: str, message_ids: Sequence[str], *, chosen: Chosen, limit: int | None, dry_run: bool, as_json: bool
+) -> int:
     """Send dead letters back to their queue; all of them where no id is named. Returns the exit code.
 
     Raises:
         QueueKitError: The URL is wrong, or the service could not be asked.
     """
     with DeadLetters(url) as dead:
-        report = dead.redrive(message_ids=list(message_ids) or None, limit=limit, dry_run=dry_run)
-    missing = [] if limit is not None else sorted(set(message_ids) - _seen(report))
+        report = dead.redrive(
+            message_ids=list(message_ids) or None, where=chosen.test(), limit=limit, dry_run=dry_run
+        )
+    missing = sorted(set(message_ids) - _seen(report)) if limit is None and chosen.all else []
     if as_json:
         put_json(
             {
@@ -85,6 +91,40 @@ def redrive(url: str, message_ids: Sequence[str], *, limit: int | None, dry_run:
     else:
         _tell(report, missing, dry_run=dry_run)
     return int(bool(report.failed or missing))
+
+
+def purge(
+    url: str,
+    message_ids: Sequence[str],
+    *,
+    chosen: Chosen,
+    limit: int | None,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Remove dead letters for good; all of them where nothing is named. Returns the exit code.
+
+    Raises:
+        QueueKitError: The URL is wrong, or the service could not be asked.
+    """
+    with DeadLetters(url) as dead:
+        ids = list(message_ids) or None
+        meant = dead.purge(message_ids=ids, where=chosen.test(), limit=limit, dry_run=True).removed
+        missing = sorted(set(message_ids) - set(meant)) if limit is None and chosen.all else []
+        if meant and not dry_run and not yes and not confirmed(f"remove {len(meant)} from {dead.queue} for good?"):
+            return 1
+        # Those that were counted, and none that came in since.
+        report = PurgeReport(meant) if dry_run or not meant else dead.purge(message_ids=meant)
+    if as_json:
+        answer = {"removed": list(report.removed), "skipped": list(report.skipped), "missing": missing}
+        put_json({"dry_run": dry_run} | answer)
+    else:
+        for message_id in report.removed:
+            put(message_id)
+        _tell_left(report.skipped, missing)
+        say(f"{len(report.removed)} {'would be' if dry_run else 'were'} removed")
+    return int(bool(missing))
 
 
 def describe(letter: DeadMessage) -> dict[str, Any]:
@@ -105,13 +145,6 @@ def describe(letter: DeadMessage) -> dict[str, Any]:
     }
 
 
-def _body(body: bytes) -> dict[str, str]:
-    try:
-        return {"body": body.decode("utf-8"), "body_encoding": "utf-8"}
-    except UnicodeDecodeError:
-        return {"body": base64.b64encode(body).decode("ascii"), "body_encoding": "base64"}
-
-
 def _seen(report: RedriveReport) -> set[str]:
     return {*report.moved, *report.skipped, *(each for each, _ in report.failed)}
 
@@ -121,11 +154,15 @@ def _tell(report: RedriveReport, missing: Sequence[str], *, dry_run: bool) -> No
         put(message_id)
     for message_id, why in report.failed:
         say(f"{message_id}: {redact(why)}")
+    _tell_left(report.skipped, missing)
+    say(f"{len(report.moved)} {'would be' if dry_run else 'were'} sent back")
+
+
+def _tell_left(skipped: Sequence[str], missing: Sequence[str]) -> None:
     for message_id in missing:
         say(f"{message_id}: no such dead letter")
-    for message_id in report.skipped:
+    for message_id in skipped:
         say(f"{message_id}: somebody else took it meanwhile")
-    say(f"{len(report.moved)} {'would be' if dry_run else 'were'} sent back")
 
 
 def _when(instant: datetime | None) -> str:

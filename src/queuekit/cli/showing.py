@@ -39,6 +39,15 @@ def say(text: str) -> None:
     print(clean(text), file=sys.stderr, flush=True)
 
 
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; without one nobody can be asked, and nothing is done."""
+    if not sys.stdin.isatty():
+        say(f"queuekit: {redact(question)} Say so with --yes.")
+        return False
+    print(f"{clean(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def put(text: str) -> None:
     """One line of data to stdout."""
     print(clean(text))

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
+
+import queuekit as qk
+from queuekit.cli import main
 
 LIMIT_S = 30.0
 QUEUEKIT = (sys.executable, "-m", "queuekit.cli")
@@ -144,3 +150,77 @@ def vault(tmp_path: Path, canary: str) -> tuple[str, dict[str, str]]:
     (folder / "vault-1.0.dist-info" / "entry_points.txt").write_text("[queuekit.backends]\nvault = vault:SPEC\n")
     (folder / "vault.py").write_text(VAULT)
     return f"vault:///jobs.db?queue=orders&token={canary}", {"PYTHONPATH": str(folder)}
+
+
+EVIL = "\x1b[31mred\x1b]0;owned\x07 \u202e [bold]markup[/bold]"
+ODD = "\u202e[red]:boom:"  # an attribute may hold no control characters, but this
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> list[Any]:
+        return [json.loads(each) for each in self.out.splitlines()]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(queuekit: Start) -> Run:
+    """Run a command to its end."""
+
+    def run(*arguments: str, **options: Any) -> Result:
+        running = queuekit(*arguments, **options)
+        return Result(running.wait(), running.out, running.err)
+
+    return run
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run a command in this process, for what is asked many times."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(*arguments: str, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        shown = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Result(ended.value.code, shown.out, shown.err)
+
+    return run_here
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/jobs.db?queue=orders"
+
+
+def receive(url: str, count: int, payload: Any = bytes) -> list[qk.Delivery[Any]]:
+    found = []
+    with qk.Consumer[Any](url, payload=payload) as consumer:
+        for _ in range(count):
+            delivery = consumer.receive(timeout=10)
+            assert delivery is not None
+            delivery.ack()
+            found.append(delivery)
+        assert consumer.receive(timeout=0) is None
+    return found
+
+
+def kill_message(url: str, reason: str = "poison", body: bytes = b"body", attributes: Any = None) -> str:
+    """A message in the dead-letter queue."""
+    with qk.Producer(url) as producer:
+        message_id = producer.send(body, attributes=attributes or {}, type="order").message_id
+    with qk.Consumer(url) as consumer:
+        delivery = consumer.receive(timeout=10)
+        assert delivery is not None
+        delivery.dead_letter(reason)
+        delivery.settled(timeout=10)
+    return message_id

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""peek, purge and dead purge: what they show, what they remove, and that nothing goes unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+
+from .conftest import EVIL, QUEUEKIT, Run, Start, kill_message, receive
+
+
+def send(url: str, *bodies: bytes, **options: Any) -> list[str]:
+    with qk.Producer(url) as producer:
+        return [producer.send(body, **options).message_id for body in bodies]
+
+
+def test_peek_shows_what_waits_and_leaves_it_alone(run_here: Run, url: str) -> None:
+    first, second = send(url, b"one", b"two", type="order", ordering_key="k", priority=3)
+    (other,) = send(url, b"\xff", type="other", attributes={"color": "red"})
+    result = run_here("peek", url, "--json")
+    assert result.code == 0
+    assert [each["message_id"] for each in result.json] == [first, second, other]
+    assert result.json[0] == {
+        **result.json[0],
+        "state": "ready",
+        "attempt": 0,
+        "type": "order",
+        "ordering_key": "k",
+        "priority": 3,
+        "size": 3,
+        "body": "one",
+        "body_encoding": "utf-8",
+        "attributes": {},
+    }
+    assert result.json[1]["state"] == "delayed", "its key's head comes first"
+    assert result.json[2] == {**result.json[2], "body": "/w==", "body_encoding": "base64"}
+    assert [each.attempt for each in receive(url, 3)] == [1, 1, 1]
+
+
+def test_peek_chooses_limits_and_shows_bodies_as_text(run_here: Run, url: str) -> None:
+    send(url, EVIL.encode(), b"x" * 500, type="order")
+    send(url, b"not this")
+    result = run_here("peek", url, "--type", "order", "--body")
+    assert result.code == 0
+    assert "\x1b" not in result.out
+    assert "[bold]markup[/bold]" in result.out
+    assert "x" * 60 + "…" in result.out
+    assert "not this" not in result.out
+    assert "there are more; see them with --limit 2" in run_here("peek", url, "--limit", "1").err
+    assert "has no such message" in run_here("peek", url, "--type", "none").err
+
+
+def test_purge_removes_nothing_unasked(run: Run, url: str) -> None:
+    send(url, b"a", b"b")
+    result = run("purge", url)
+    assert (result.code, result.out) == (1, "")
+    assert "remove 2 messages from" in result.err
+    assert "--yes" in result.err
+    dry = run("purge", url, "--dry-run", "--json")
+    assert (dry.code, dry.json) == (0, [{"dry_run": True, "removed": 2}])
+    done = run("purge", url, "--yes", "--json")
+    assert (done.code, done.json) == (0, [{"dry_run": False, "removed": 2}])
+    assert receive(url, 0) == []
+
+
+@pytest.mark.parametrize(("answer", "left"), [(b"y\n", 0), (b"\n", 1), (b"no\n", 1)])
+def test_purge_asks_on_a_terminal(url: str, tmp_path: Path, answer: bytes, left: int) -> None:
+    send(url, b"a")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([*QUEUEKIT, "purge", url], stdin=theirs, stderr=subprocess.PIPE, cwd=tmp_path)
+    os.write(ours, answer)
+    _, said = process.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert b"[y/N]" in said
+    assert process.returncode == left
+    receive(url, left)
+
+
+def test_a_leased_message_is_not_purged(run_here: Run, url: str) -> None:
+    send(url, b"a", b"b")
+    with qk.Consumer(url, prefetch=0) as consumer:
+        held = consumer.receive(timeout=10)
+        assert held is not None
+        assert run_here("purge", url, "--yes", "--json").json == [{"dry_run": False, "removed": 1}]
+        held.ack()
+
+
+def test_dead_letters_are_chosen_by_type_reason_error_and_age(run_here: Run, url: str) -> None:
+    late = kill_message(url, "the bank is away")
+    kill_message(url, "no address")
+    assert [each["message_id"] for each in run_here("dead", "ls", url, "--reason", "BANK", "--json").json] == [late]
+    assert len(run_here("dead", "ls", url, "--type", "order", "--json").json) == 2
+    assert run_here("dead", "ls", url, "--type", "other", "--json").json == []
+    assert run_here("dead", "ls", url, "--error", "Zero", "--json").json == []
+    assert run_here("dead", "ls", url, "--older-than", "1h", "--json").json == []
+    moved = run_here("dead", "redrive", url, "--reason", "bank", "--json").json[0]
+    assert moved["moved"] == [late]
+
+
+def test_dead_purge_removes_what_was_meant_for_good(run: Run, url: str) -> None:
+    keep = kill_message(url, "keep this")
+    gone = kill_message(url, "poison")
+    unasked = run("dead", "purge", url, "--reason", "poison")
+    assert unasked.code == 1
+    assert "remove 1 from" in unasked.err
+    dry = run("dead", "purge", url, "--reason", "poison", "--dry-run")
+    assert (dry.code, dry.out.split()) == (0, [gone])
+    done = run("dead", "purge", url, "--reason", "poison", "--yes", "--json")
+    assert (done.code, done.json) == (0, [{"dry_run": False, "removed": [gone], "skipped": [], "missing": []}])
+    assert [each["message_id"] for each in run("dead", "ls", url, "--json").json] == [keep]
+    missing = run("dead", "purge", url, "nobody", "--yes", "--json")
+    assert (missing.code, missing.json[0]["missing"]) == (1, ["nobody"])
+
+
+def send_text(url: str, text: str) -> None:
+    with qk.Producer(url, payload=str) as producer:
+        producer.send(text)
+
+
+APP = """
+import queuekit as qk
+app = qk.App("sqlite:///jobs.db")
+
+@app.handler("orders")
+def order(text: str) -> None:
+    print("{word}", text, flush=True)
+"""
+
+
+def test_reload_starts_the_worker_anew_when_a_file_changes(start: Start, tmp_path: Path) -> None:
+    shop, place = tmp_path / "shop.py", f"sqlite:///{tmp_path}/jobs.db?queue=orders"
+    shop.write_text(APP.format(word="one"))
+    worker = start(*QUEUEKIT, "worker", "shop:app", "--reload")
+    worker.wait_for("worker.started")
+    send_text(place, "a")
+    worker.wait_for("one a")
+    shop.write_text(APP.format(word="two"))
+    worker.wait_for("shop.py changed; starting the worker anew")
+    worker.wait_for("worker.started", count=2)
+    send_text(place, "b")
+    worker.wait_for("two b")
+    shop.write_text("this is no Python")
+    worker.wait_for("the worker ended with 2; waiting for a change")
+    shop.write_text(APP.format(word="three"))
+    worker.wait_for("worker.started", count=3)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0, worker.err
+    assert worker.err.count("worker.stopped") == 3
+
+
+def test_json_of_every_command_is_json(run_here: Run, url: str) -> None:
+    kill_message(url)
+    for command in (["peek"], ["purge", "--yes"], ["dead", "ls"], ["dead", "redrive"], ["dead", "purge"], ["info"]):
+        result = run_here(*command, url, "--json")
+        assert result.code == 0, result.err
+        for line in result.out.splitlines():
+            json.loads(line)

@@ -161,13 +161,13 @@ class Inbox:
             self._give_up()
 
     def _give_up(self) -> None:
-        if self.outage is not None:
-            raise copy(self.outage) from self.outage
         if not self.polling:
             # No poll has begun for this taker, who was gone before the poll thread could see it: one does
-            # now, so that asking without waiting finds something the next time.
+            # now, so that asking without waiting finds something the next time, also after an outage.
             self.asked = True
             self._somebody_waits()
+        if self.outage is not None:
+            raise copy(self.outage) from self.outage
 
     def _raise_if_over(self) -> None:
         if self.failure is not None:

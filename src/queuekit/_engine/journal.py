@@ -24,8 +24,10 @@ ACTIONS: Mapping[str, int] = {
     "idempotency.skipped": logging.INFO,
     "idempotency.unavailable": logging.WARNING,
     "idempotency.unrecorded": logging.WARNING,
+    "consumer.closed": logging.DEBUG,
     "lease.at_limit": logging.WARNING,
     "lease.lost": logging.WARNING,
+    "producer.closed": logging.DEBUG,
     "queue.recreated": logging.WARNING,
     "receive.failed": logging.WARNING,
     "receive.resumed": logging.INFO,
@@ -63,7 +65,15 @@ class Journal:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
-    def note(self, action: str, detail: str = "", *, count: int = 1, error: BaseException | None = None) -> None:
+    def note(
+        self,
+        action: str,
+        detail: str = "",
+        *,
+        count: int = 1,
+        error: BaseException | None = None,
+        totals: Mapping[str, int] | None = None,
+    ) -> None:
         """Count an action, and log one line for it.
 
         Args:
@@ -71,8 +81,13 @@ class Journal:
             detail: What a reader of the log should know.
             count: How many deliveries it concerns.
             error: An exception whose traceback belongs to the line.
+            totals: What was counted in all, where something ends; zeros are left out of the line.
         """
         self.count(action, count)
+        extra: dict[str, object] = {"action": action, "queue": self._queue, "count": count}
+        if totals is not None:
+            extra["totals"] = dict(totals)
+            detail = "; ".join(each for each in (detail, _listed(totals)) if each)
         logger.log(
             ACTIONS[action],
             "%s on %s%s",
@@ -80,7 +95,7 @@ class Journal:
             self._queue,
             f": {_printable(detail)}" if detail else "",
             exc_info=error,
-            extra={"action": action, "queue": self._queue, "count": count},
+            extra=extra,
         )
 
     def count(self, name: str, count: int = 1) -> None:
@@ -92,6 +107,10 @@ class Journal:
         """How often each thing happened so far."""
         with self._lock:
             return dict(self._counts)
+
+
+def _listed(totals: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in totals.items() if count) or "nothing was done"
 
 
 def _printable(text: str) -> str:

@@ -216,6 +216,7 @@ class Consumer(Opened, Generic[T]):
             return  # in a forked child, threads and leases are the parent's
         clock = self._link.clock
         drain([self._intake], ShutdownPlan(now=clock.monotonic(), drain_s=0.0, flush_s=_FLUSH_S), clock)
+        self._link.journal.note("consumer.closed", totals=self.counts())
         if self._owns_opener:
             self._opener.close()
 

@@ -305,6 +305,7 @@ class Producer(Opened, Generic[T]):
         if left:
             self._link.journal.note("send.unflushed", f"{left} messages had no outcome at close", count=left)
         self._finalizer.detach()
+        self._link.journal.note("producer.closed", totals=self.counts())
         self._sender.close()
         self._link.backend.close()
         if self._owns_opener:

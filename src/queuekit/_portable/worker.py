@@ -270,7 +270,8 @@ class Worker:
         if self._loop is not None and self._loop_thread is not None:
             end_loop(self._loop, self._loop_thread, 1.0)
         for queue in self._queues:
-            queue.intake.link.journal.note("worker.stopped", self._exit_code().name.lower())
+            how, totals = self._exit_code().name.lower(), queue.intake.counts()
+            queue.intake.link.journal.note("worker.stopped", how, totals=totals)
 
     def _cancel(self) -> None:
         for runner in self._runners:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,31 @@ from typing import Any
 
 import pytest
 
-from queuekit.backend import Accepted, Action, ErrorClass, ErrorCode, QueueURL, Settled
+from queuekit.backend import (
+    Accepted,
+    Action,
+    ErrorClass,
+    ErrorCode,
+    IncomingMessage,
+    LeaseLost,
+    OutgoingMessage,
+    QueueURL,
+    Settled,
+)
 from queuekit.testing import reset_memory
 from queuekit.testing.contract import BackendContract
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.faults import Answers, Call, InjectedFault, Proceed, pretend_settled
 
-from .test_suite_catches_broken_backends import Flaw, FlawedHarness, _case, _expect_caught, _no_fencing, _on_send
+from .test_suite_catches_broken_backends import (
+    Flaw,
+    FlawedHarness,
+    _case,
+    _expect_caught,
+    _no_fencing,
+    _on_receive,
+    _on_send,
+)
 
 
 class DurableHarness(FlawedHarness):
@@ -166,3 +185,44 @@ def test_priorities_that_are_lost_are_caught(tmp_path: Path) -> None:
 
 def test_order_that_is_lost_between_calls_is_caught(tmp_path: Path) -> None:
     _expect_caught(tmp_path, _on_send(lambda sent: sent._replace(ordering_key=None)), "CCY-09")
+
+
+def test_attributes_that_are_lost_beside_many_are_caught(tmp_path: Path) -> None:
+    def ten(sent: OutgoingMessage) -> OutgoingMessage:
+        return sent._replace(attributes=dict(list(sent.attributes.items())[:10]))
+
+    _expect_caught(tmp_path, _on_send(ten), "MET-04")
+
+
+def test_a_wrong_age_is_caught(tmp_path: Path) -> None:
+    def in_milliseconds(got: IncomingMessage) -> IncomingMessage:
+        return got._replace(enqueued_at=got.enqueued_at and got.enqueued_at * 1000)
+
+    _expect_caught(tmp_path, _on_receive(in_milliseconds), "MET-02")
+
+
+def test_an_attempt_that_is_always_1_never_ends_the_trace(tmp_path: Path) -> None:
+    _expect_caught(tmp_path, _on_receive(lambda got: got._replace(attempt=1)), "MET-05")
+
+
+def test_a_backend_that_logs_bodies_is_caught(tmp_path: Path) -> None:
+    def tell(got: IncomingMessage) -> IncomingMessage:
+        logging.getLogger("queuekit.backends.acme").debug("received %r", got.body)
+        return got
+
+    def tell_handle(got: IncomingMessage) -> IncomingMessage:
+        logging.getLogger("queuekit.backends.acme").debug("received %r", got.handle)
+        return got
+
+    _expect_caught(tmp_path, _on_receive(tell), "MET-07")
+    _expect_caught(tmp_path, _on_receive(tell_handle), "MET-07")
+
+
+def test_acks_that_are_answered_as_lost_are_caught(tmp_path: Path) -> None:
+    def lose_acks(call: Call, proceed: Proceed) -> Answers:
+        return [
+            LeaseLost() if each.action is Action.ACK else answer
+            for each, answer in zip(call.batch, proceed(call.batch), strict=True)
+        ]
+
+    _expect_caught(tmp_path, lambda backend: backend.script.always("settle", lose_acks), "MET-01", "MET-08")

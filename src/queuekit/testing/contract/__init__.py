@@ -34,6 +34,7 @@ from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.idempotent import Idempotent
 from queuekit.testing.contract.lease import Lease
 from queuekit.testing.contract.lifecycle import Lifecycle
+from queuekit.testing.contract.metrics import Metrics
 from queuekit.testing.contract.models import Models
 from queuekit.testing.contract.order import Order
 from queuekit.testing.contract.produce import Produce
@@ -67,5 +68,6 @@ class BackendContract(
     Expiry,
     Idempotent,
     Models,
+    Metrics,
 ):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

@@ -200,7 +200,7 @@ class Harness:
             threading.Event().wait(0.2)
 
     def until(
-        self, true: Callable[[], bool], *, within_s: float, what: str, steps: int = 100, pause_s: float = 0.002
+        self, true: Callable[[], object], *, within_s: float, what: str, steps: int = 100, pause_s: float = 0.002
     ) -> None:
         """Let time pass in steps until something is true; fails the case when it does not become so.
 

@@ -22,7 +22,6 @@ WAITING: Mapping[str, str] = {
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,
     "ENC-21": "the CloudEvents codec",
-    **_numbered("MET", range(1, 9), "the cases of telemetry"),
     **_numbered("PSH", range(1, 10), _PUSH),
     **_numbered("MOD", range(3, 10), "the simulation and the history oracle"),
 }

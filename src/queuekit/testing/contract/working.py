@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from queuekit._portable.app import App
+from queuekit._portable.events import Listener
 from queuekit._portable.link import BackendOpener
 from queuekit._portable.worker import ExitCode
 from queuekit.testing.contract.faces import Face
@@ -29,6 +30,7 @@ class Work:
         opener: Stands between the worker and the service; one that shares nothing with the case's by default.
         payload: The type of the payloads.
         app: Arguments of the app.
+        listener: Is told every event.
         **options: Arguments of the registration.
     """
 
@@ -43,6 +45,7 @@ class Work:
         opener: BackendOpener | None = None,
         payload: Any = bytes,
         app: dict[str, Any] | None = None,
+        listener: Listener | None = None,
         **options: Any,
     ) -> None:
         self.face: Face = face
@@ -54,6 +57,8 @@ class Work:
         self.app: App = App(clock=face.harness.clock, **(app or {}))
         # An App has no argument for it.
         self.app._opener = opener or face.harness.another_opener()  # type: ignore[assignment]
+        if listener is not None:
+            self.app.listen(listener)
         for each in (queue, *also):
             handler = self._handler(payload, awaits=face.awaits)
             self.app.handler(face.harness.url(each.name), **options)(handler)
@@ -94,7 +99,7 @@ class Work:
         what = f"the handler is begun {count} times"
         self.face.harness.until(lambda: len(self.begun) >= count, within_s=self._limit(within_s), what=what)
 
-    def await_true(self, true: Callable[[], bool], what: str, *, within_s: float = 0.0) -> None:
+    def await_true(self, true: Callable[[], object], what: str, *, within_s: float = 0.0) -> None:
         """Wait until something is true; on a virtual clock with no time passing but ``within_s``."""
         self.face.harness.until(true, within_s=self._limit(within_s), what=what)
 

@@ -147,13 +147,13 @@ class App:
             raise InvalidURLError(msg)
 
         def register(function: Callable[[T], R]) -> Handler[T, R]:
-            name = message_type or function.__name__
+            payload, name = payload_type(function), message_type or function.__name__
             made = Handler(
                 function=function,
                 app=self,
                 queue=queue,
-                payload=payload_type(function),
-                message_type=message_type or function.__name__,
+                payload=payload,
+                message_type=name,
                 default=default,
                 retry=retry or RetryPolicy(),
                 timeout_s=timeout_s,

@@ -128,9 +128,8 @@ def test_a_failed_after_send_is_contained(way: str, spy: Spy, caplog: pytest.Log
     with qk.Producer("memory://q", payload=str, middleware=[spy, Broken()]) as producer:
         SENDS[way](producer)
         SENDS[way](producer)
-    assert [each.getMessage() for each in caplog.records] == [
-        "middleware.failed on memory://q: Broken.after_send"
-    ] * 2
+    failures = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert failures == ["middleware.failed on memory://q: Broken.after_send"] * 2
     assert spy.log.count(("after", "x", "Accepted")) == 2
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from queuekit._engine.tally import Timing
     from queuekit._portable.app import App
+    from queuekit._portable.batches import Batch, BatchEntry, BatchResult
     from queuekit._portable.consumer import Consumer
     from queuekit._portable.context import Current, current
     from queuekit._portable.dead_letters import DeadLetters, DeadMessage, PurgeReport, RedriveReport
     from queuekit._portable.delivery import Delivery
     from queuekit._portable.events import Event
-    from queuekit._portable.handler import Handler
+    from queuekit._portable.handler import BatchHandler, Handler
     from queuekit._portable.idempotent import Idempotency
     from queuekit._portable.link import CheckReport
     from queuekit._portable.middleware import Middleware
@@ -67,6 +68,10 @@ __all__ = [
     "App",
     "BackendBugError",
     "BackendMissingError",
+    "Batch",
+    "BatchEntry",
+    "BatchHandler",
+    "BatchResult",
     "CheckReport",
     "ClosedError",
     "CodecError",
@@ -125,6 +130,10 @@ __all__ = [
 _HOMES = {
     "Timing": "queuekit._engine.tally",
     "App": "queuekit._portable.app",
+    "Batch": "queuekit._portable.batches",
+    "BatchEntry": "queuekit._portable.batches",
+    "BatchHandler": "queuekit._portable.handler",
+    "BatchResult": "queuekit._portable.batches",
     "Consumer": "queuekit._portable.consumer",
     "Current": "queuekit._portable.context",
     "current": "queuekit._portable.context",

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users write and type checkers must take. Read by type checkers; never run."""
 
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
 from pydantic import BaseModel
 
@@ -25,6 +27,44 @@ def send_email(email: Email) -> None:
 @app.handler("slow")
 async def later(email: Email) -> qk.Retry | None:
     return None
+
+
+class Tracing(qk.Middleware):
+    def before_send(self, message: qk.Message[Any], *, queue: str) -> qk.Message[Any]:
+        return message
+
+    @contextmanager
+    def handling(self, delivery: qk.Current) -> Iterator[None]:
+        assert_type(delivery.attempt, int | None)
+        yield
+
+
+traced = qk.App("memory://", middleware=[Tracing()])
+qk.Producer("memory://q", middleware=(Tracing(),))
+traced.listen(lambda event: assert_type(event.delay_s, float | None), "retried", "dead")
+
+
+@traced.batch_handler("events", max_size=10, max_wait=timedelta(seconds=2), on_error="bisect", strict=True)
+def load(batch: qk.Batch[Email]) -> qk.BatchResult | None:
+    assert_type(batch[0], qk.BatchEntry[Email])
+    assert_type(batch.payloads, list[Email])
+    for entry in batch:
+        assert_type(entry.payload, Email)
+        entry.retry(delay=timedelta(seconds=1))
+    return qk.BatchResult(retry=[batch[0], "id"], dead_letter=[batch[1]])
+
+
+@traced.batch_handler("async-events")
+async def aload(batch: qk.Batch[Email]) -> None:
+    batch[0].release()
+
+
+def batch_sends(batch: qk.Batch[Email]) -> None:
+    assert_type(
+        load.send(Email(to="ada"), max_attempts=3, retry_delay=timedelta(seconds=5)), qk.Accepted | qk.Duplicate
+    )
+    assert_type(load(batch), qk.BatchResult | None)
+    assert_type(qk.BatchResult().to_lambda_response(batch, all_failed="raise"), dict[str, list[dict[str, str]]])
 
 
 def sends(message: qk.Message[Email]) -> None:

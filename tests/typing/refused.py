@@ -39,6 +39,33 @@ def with_an_unknown_option(email: Email) -> None: ...
 def with_two_payloads(email: Email, other: Email) -> None: ...
 
 
+@app.batch_handler("events")  # E
+def with_one_payload(email: Email) -> None: ...
+
+
+@app.batch_handler("events", max_wait=5)  # E
+def with_bare_seconds(batch: qk.Batch[Email]) -> None: ...
+
+
+@app.batch_handler("events", on_error="ignore")  # E
+def with_an_unknown_way(batch: qk.Batch[Email]) -> None: ...
+
+
+@app.batch_handler("events")
+def load(batch: qk.Batch[Email]) -> None:
+    batch[0].retry(timedelta(seconds=1))  # E
+    batch[0].dead_letter()  # E
+    _ = batch[0].payload.subject  # E
+    qk.BatchResult([batch[0]])  # E
+
+
+def around() -> None:
+    qk.App("memory://", middleware=[print])  # E
+    app.listen(print, "complete")  # E
+    load.send("ada")  # E
+    load(Email(to="ada"))  # E
+
+
 async def sends() -> None:
     send_email.send("ada")  # E
     send_email.send()  # E

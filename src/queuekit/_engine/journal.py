@@ -42,6 +42,7 @@ ACTIONS: Mapping[str, int] = {
     "worker.started": logging.INFO,
     "worker.stopped": logging.INFO,
     "delivery.dead": logging.WARNING,
+    "batch.forgotten": logging.WARNING,
     "key.held": logging.WARNING,
     "listener.failed": logging.ERROR,
     "middleware.failed": logging.ERROR,

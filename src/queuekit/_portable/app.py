@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.tally import Timing
@@ -17,31 +17,24 @@ from queuekit._portable.figures import Figures
 from queuekit._portable.fitness import check_fitness
 from queuekit._portable.handler import (
     ASYNC_CONCURRENCY,
+    BATCH_CONCURRENCY,
     SYNC_CONCURRENCY,
-    Handler,
-    OnDead,
-    QueueOptions,
-    check_agreement,
-    payload_type,
+    AnyHandler,
+    BatchHandler,
 )
-from queuekit._portable.idempotent import Idempotency, Once, once
 from queuekit._portable.intake import Intake
 from queuekit._portable.link import Link, Require, open_link, resolve_url, seconds
 from queuekit._portable.middleware import Middleware, checked, handlings
 from queuekit._portable.producer import Producer
-from queuekit._portable.retry import RetryPolicy
+from queuekit._portable.registering import Registering
 from queuekit._portable.worker import ExitCode, QueuePlan, Worker
-from queuekit._portable.wrapping import Wrapper
 from queuekit._values.clock import Clock, SystemClock
-from queuekit._values.errors import InvalidURLError, UsageError
+from queuekit._values.errors import UsageError
 from queuekit._values.url import QueueURL
-from queuekit._wiring.opening import DEAD_SUFFIX, Opener
-
-T = TypeVar("T")
-R = TypeVar("R")
+from queuekit._wiring.opening import Opener
 
 
-class App:
+class App(Registering):
     """Handlers, the queues that they work, and the ways to send to them.
 
     Args:
@@ -80,116 +73,18 @@ class App:
         clock: Clock | None = None,
         **options: Any,
     ) -> None:
+        self._middleware = checked(middleware)
+        clock = clock or SystemClock()
+        super().__init__(wrappers=handlings(self._middleware), opener=Opener(clock), clock=clock)
         self._url = QueueURL.parse(url) if isinstance(url, str) else url
         self._drain_s = seconds("drain", drain)
         self._require = require
-        self._middleware = checked(middleware)
-        self._wrappers = handlings(self._middleware)
-        self._clock = clock or SystemClock()
         self._options = options
-        self._handlers: dict[str, list[Handler[Any, Any]]] = {}
-        self._opener = Opener(self._clock)
         self._listeners = Listeners(self._clock)
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._figures = Figures()
-        self._onces: list[Once] = []
         self._lock = threading.Lock()
         self._stop_worker: Callable[[], None] | None = None
-
-    def handler(
-        self,
-        queue: str,
-        *,
-        concurrency: int | None = None,
-        lease: timedelta = timedelta(seconds=60),
-        prefetch: int | None = None,
-        timeout: timedelta | None = None,
-        retry: RetryPolicy | None = None,
-        dead_letter: str | None = None,
-        message_type: str | None = None,
-        default: bool = False,
-        on_dead: OnDead = "skip",
-        idempotent: Idempotency | str | None = None,
-    ) -> Callable[[Callable[[T], R]], Handler[T, R]]:
-        """Make a function the handler of a queue's messages.
-
-        The function takes one payload, annotated with its type. Returning nothing acks the message; an
-        exception retries it by policy; `Retry` and `DeadLetter`, returned or raised, do as they say.
-
-        Args:
-            queue: The queue's name, put into the app's URL, or a full URL.
-            concurrency: Most handlers running at once; 10 for sync functions, 100 for async ones.
-            lease: How long a message is ours alone before it comes back by itself; it is extended while
-                the handler runs, so this bounds the wait after a crash.
-            prefetch: How many messages may wait for a free slot; by default as many as start in a fifth of
-                a second, and none where giving them back would cost them an attempt.
-            timeout: How long one attempt may take; None is without limit.
-            retry: When a failed attempt is followed by another; by default 5 attempts.
-            dead_letter: A queue's URL for dead letters, or ``"discard"``; by default the store's own.
-            message_type: The type of messages that this handler takes; by default the function's name.
-            default: Whether messages without a type come here, where a queue has several handlers.
-            on_dead: What becomes of an ordering key whose message has used up its attempts. ``"skip"``: the
-                message is a dead letter, and the key goes on. ``"hold"``: it stays, is tried again at the longest
-                wait of its policy, and its key waits.
-            idempotent: Does the handler's work once by key, remembered in a store: the store's URL, or an
-                `Idempotency` with more to say. By default a message that is delivered again runs again.
-
-        Raises:
-            UsageError: The function cannot be a handler, or handlers on this queue disagree.
-            InvalidURLError: The queue's name ends in ``.dead``.
-        """
-        options = QueueOptions(concurrency=concurrency, lease=lease, prefetch=prefetch, dead_letter=dead_letter)
-        timeout_s = None if timeout is None else seconds("timeout", timeout, least=0.001)
-        if queue.endswith(DEAD_SUFFIX):
-            msg = (
-                f"the name {queue!r} belongs to a dead-letter queue; choose one that does not end in {DEAD_SUFFIX!r}"
-            )
-            raise InvalidURLError(msg)
-
-        def register(function: Callable[[T], R]) -> Handler[T, R]:
-            payload, name = payload_type(function), message_type or function.__name__
-            made = Handler(
-                function=function,
-                app=self,
-                queue=queue,
-                payload=payload,
-                message_type=name,
-                default=default,
-                retry=retry or RetryPolicy(),
-                timeout_s=timeout_s,
-                options=options,
-                wrappers=(
-                    *self._wrappers,
-                    *self._once(queue, name, options, idempotent),
-                ),
-                on_dead=on_dead,
-            )
-            self._add(made)
-            return made
-
-        return register
-
-    def _once(
-        self, queue: str, message_type: str, options: QueueOptions, idempotent: Idempotency | str | None
-    ) -> Sequence[Wrapper]:
-        """The innermost of a handler's wrappers, where its work is done once by key."""
-        if idempotent is None:
-            return ()
-        made = once(
-            idempotent,
-            queue=queue,
-            message_type=message_type,
-            lease_s=options.lease.total_seconds(),
-            clock=self._clock,
-            open_store=self._opener.open_store,
-        )
-        self._onces.append(made)
-        return (made,)
-
-    @property
-    def handlers(self) -> Sequence[Handler[Any, Any]]:
-        """Every registered handler, in the order of registration by queue."""
-        return tuple(each for group in self._handlers.values() for each in group)
 
     def listen(self, listener: Listener, *names: EventName) -> None:
         """Have a function called with what this app's workers do to messages.
@@ -206,7 +101,7 @@ class App:
         """
         self._listeners.add(listener, *names)
 
-    def producer_for(self, handler: Handler[Any, Any]) -> Producer[Any]:
+    def producer_for(self, handler: AnyHandler) -> Producer[Any]:
         """The app's own producer for a handler's queue, opened at first use."""
         key = (handler.queue, handler.message_type)
         with self._lock:
@@ -335,12 +230,6 @@ class App:
     def __repr__(self) -> str:
         return f"App({str(self._url) if self._url else 'by QUEUEKIT_URL'}, {len(self.handlers)} handlers)"
 
-    def _add(self, handler: Handler[Any, Any]) -> None:
-        group = self._handlers.setdefault(handler.queue, [])
-        for other in group:
-            check_agreement(handler, other)
-        group.append(handler)
-
     def _place(self, queue: str) -> tuple[QueueURL | None, str | None, dict[str, Any]]:
         """The URL, the name and the options that a handler's queue is opened with."""
         if "://" in queue:
@@ -358,7 +247,7 @@ class App:
             raise UsageError(msg)
         return [self._plan_queue(name) for name in chosen]
 
-    def open_queue(self, name: str) -> tuple[Link, Sequence[Handler[Any, Any]]]:
+    def open_queue(self, name: str) -> tuple[Link, Sequence[AnyHandler]]:
         """A queue's link and handlers; what workers are made of. Opening makes no I/O."""
         url, queue, options = self._place(name)
         link = open_link(resolve_url(url, queue), None, options, opener=self._opener, require=self._require)
@@ -368,7 +257,8 @@ class App:
         link, handlers = self.open_queue(name)
         check_fitness(link, handlers)
         can, wanted = link.capabilities, handlers[0].options
-        slots = wanted.concurrency or (ASYNC_CONCURRENCY if handlers[0].is_async else SYNC_CONCURRENCY)
+        batch = max((each.batch.max_size for each in handlers if isinstance(each, BatchHandler)), default=0)
+        slots = wanted.concurrency or _default_slots(handlers[0])
         prefetch = (
             wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else 2 * can.max_receive
         )
@@ -376,9 +266,15 @@ class App:
             lease_s=wanted.lease.total_seconds(),
             prefetch=prefetch,
             prefetch_by_pace=wanted.prefetch is None,
-            max_in_flight=max(1000, 2 * (slots + prefetch)),
+            max_in_flight=max(1000, 2 * (slots * max(1, batch) + prefetch)),
         )
         intake = Intake(
             link, settings, dead_letter=wanted.dead_letter, opener=self._opener, listeners=self._listeners
         )
         return QueuePlan(name, intake, handlers, slots)
+
+
+def _default_slots(handler: AnyHandler) -> int:
+    if isinstance(handler, BatchHandler):
+        return BATCH_CONCURRENCY
+    return ASYNC_CONCURRENCY if handler.is_async else SYNC_CONCURRENCY

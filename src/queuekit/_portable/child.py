@@ -12,14 +12,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+from queuekit._portable.batch_running import BatchJob
 from queuekit._portable.frames import pack, unpack, unpack_jobs, verdict_row
-from queuekit._portable.handler import Handler
+from queuekit._portable.handler import AnyHandler, BatchHandler
 from queuekit._portable.link import Link
 from queuekit._portable.retry import Verdict
-from queuekit._portable.running import LoopRunner, ThreadRunner, own_loop
-from queuekit._portable.triage import Job, Triage
+from queuekit._portable.runners import Runner, RunnerMaker
+from queuekit._portable.running import TaskRunner, own_loop
+from queuekit._portable.triage import Triage
 from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import SystemClock
 from queuekit._values.errors import (
@@ -34,6 +36,8 @@ from queuekit._values.errors import (
     UsageError,
 )
 from queuekit.backend import IncomingMessage
+
+J = TypeVar("J")
 
 _ERRORS: dict[str, type[QueueKitError]] = {
     each.default_code: each
@@ -52,7 +56,7 @@ _ERRORS: dict[str, type[QueueKitError]] = {
 class ChildApp(Protocol):
     """An app, as far as a child needs it."""
 
-    def open_queue(self, name: str) -> tuple[Link, Sequence[Handler[Any, Any]]]:
+    def open_queue(self, name: str) -> tuple[Link, Sequence[AnyHandler]]:
         """A queue's link and handlers."""
         ...
 
@@ -88,7 +92,7 @@ class _Child:
         self._lock = threading.Lock()
         self._results: list[list[Any]] = []
         self._results_wanted = threading.Condition(self._lock)
-        self._feeds: list[PipeFeed] = []
+        self._feeds: list[Callable[[list[PipeJob]], None]] = []
         self._jobs: dict[int, PipeJob] = {}
         self._requests = 0
         self._answers: dict[int, tuple[threading.Event, list[str]]] = {}
@@ -102,18 +106,25 @@ class _Child:
         app.when_stopped(lambda: self.say({"op": "stop"}))
         for name, slots in queues:
             link, handlers = app.open_queue(name)
-            triage = Triage(
-                handlers, link.capabilities, clock, link.shown, lambda: self.draining, waiting_on(self._own_loop)
-            )
-            feed = PipeFeed()
-            self._feeds.append(feed)
-            if handlers[0].is_async:
-                runner = LoopRunner(feed, triage, slots=slots, failed=_give_up)
+            triage = Triage(handlers, link, clock, lambda: self.draining, waiting_on(self._own_loop))
+            make = RunnerMaker(triage, clock, slots=slots, failed=_give_up, hung=_ignore, name=name)
+            runner = self._runner(make, handlers)
+            if isinstance(runner, TaskRunner):
                 asyncio.run_coroutine_threadsafe(runner.run(), self._own_loop())
             else:
-                ThreadRunner(feed, triage, clock, slots=slots, failed=_give_up, hung=_ignore, name=name).start()
+                runner.start()
         threading.Thread(target=self._report_forever, name="queuekit-results", daemon=True).start()
         self.say({"op": "ready"})
+
+    def _runner(self, make: RunnerMaker, handlers: Sequence[AnyHandler]) -> Runner:
+        if isinstance(handlers[0], BatchHandler):
+            batches: PipeFeed[PipeBatch] = PipeFeed()
+            # The parent has gathered them: what comes in one frame is one batch.
+            self._feeds.append(lambda jobs: batches.add([PipeBatch(jobs)]))
+            return make.in_batches(batches, is_async=handlers[0].is_async)
+        feed: PipeFeed[PipeJob] = PipeFeed()
+        self._feeds.append(feed.add)
+        return make.one_by_one(feed, is_async=handlers[0].is_async)
 
     def listen(self) -> None:
         """Obey the parent until it closes the pipe."""
@@ -125,7 +136,7 @@ class _Child:
             if header["op"] == "jobs":
                 jobs = [PipeJob(self, job_id, message) for job_id, message in unpack_jobs(header, bodies)]
                 self._jobs.update((job.job_id, job) for job in jobs)
-                self._feeds[header["queue"]].add(jobs)
+                self._feeds[header["queue"]](jobs)
             elif header["op"] == "lost":
                 job = self._jobs.get(header["job"])
                 if job is not None:
@@ -195,37 +206,51 @@ class _Child:
 class PipeJob:
     """A delivery that the parent holds, as the runners of a child see it."""
 
-    __slots__ = ("_child", "job_id", "lease_lost", "message")
+    __slots__ = ("child", "job_id", "lease_lost", "message")
 
     def __init__(self, child: _Child, job_id: int, message: IncomingMessage) -> None:
-        self._child = child
+        self.child = child
         self.job_id = job_id
         self.message = message
         self.lease_lost = False
 
     def settle(self, verdict: Verdict) -> None:
         """Send the verdict to the parent."""
-        self._child.report(self.job_id, verdict)
+        self.child.report(self.job_id, verdict)
 
     def abandon(self) -> None:
         """Tell the parent that this handler hangs; it will replace this process."""
-        self._child.say({"op": "hung", "job": self.job_id})
+        self.child.say({"op": "hung", "jobs": [self.job_id]})
 
     def extend(self, by_s: float) -> None:
         """Extend its lease now."""
-        self._child.extend(self.job_id, by_s)
+        self.child.extend(self.job_id, by_s)
 
 
-class PipeFeed:
-    """The jobs of one queue, from the parent."""
+class PipeBatch(BatchJob):
+    """Deliveries that the parent holds, and gathered."""
+
+    __slots__ = ("_child", "_ids")
+
+    def __init__(self, jobs: Sequence[PipeJob]) -> None:
+        super().__init__(jobs)
+        self._child, self._ids = jobs[0].child, [job.job_id for job in jobs]
+
+    def abandon(self) -> None:
+        """Tell the parent that their handler hangs; it will replace this process."""
+        self._child.say({"op": "hung", "jobs": self._ids})
+
+
+class PipeFeed(Generic[J]):
+    """The jobs, or batches, of one queue, from the parent."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
-        self._jobs: deque[PipeJob] = deque()
+        self._jobs: deque[J] = deque()
         self._callbacks: list[Callable[[], None]] = []
 
-    def add(self, jobs: Sequence[PipeJob]) -> None:
+    def add(self, jobs: Sequence[J]) -> None:
         """Jobs that just came."""
         with self._lock:
             self._jobs.extend(jobs)
@@ -234,14 +259,14 @@ class PipeFeed:
         for callback in callbacks:
             callback()
 
-    def take(self) -> Job | None:
+    def take(self) -> J | None:
         """The next job, waiting for it."""
         with self._lock:
             while not self._jobs:
                 self._arrived.wait()
             return self._jobs.popleft()
 
-    def take_now(self) -> Job | None:
+    def take_now(self) -> J | None:
         """The next job that is here, or None."""
         with self._lock:
             return self._jobs.popleft() if self._jobs else None

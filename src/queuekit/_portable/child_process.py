@@ -107,6 +107,13 @@ class ChildProcess:
         self._say(connection, pack_jobs(queue, [(job_id, held.message) for job_id, held in jobs]))
         return True
 
+    def await_end(self, batch: Sequence[Held]) -> None:
+        """Wait until none of these jobs runs any more, or the worker stops."""
+        waiting = set(batch)
+        with self._lock:
+            while not self._stopping and any(held in waiting for _, held in self._jobs.values()):
+                self._changed.wait()
+
     def submit_alone(self, queue: int, held: Held) -> bool:
         """Give one job to the child when it runs nothing else, and wait until it has ended."""
         with self._lock:
@@ -226,9 +233,7 @@ class ChildProcess:
             self._stop_worker()
         elif header["op"] == "hung":
             with self._lock:
-                job = self._jobs.get(header["job"])
-                if job is not None:
-                    self._hung.add(job[1])
+                self._hung.update(self._jobs[each][1] for each in header["jobs"] if each in self._jobs)
             self._process.kill()
 
     def _finish(self, job_id: int, verdict: Verdict) -> None:
@@ -290,7 +295,8 @@ class ChildProcess:
                 now = self._clock.monotonic()
                 first = min(self._deadlines, key=self._deadlines.__getitem__, default=None)
                 if first is not None and self._deadlines[first] <= now:
-                    self._hung.add(self._jobs[first][1])
+                    # All that are late: a batch hangs as one.
+                    self._hung.update(self._jobs[each][1] for each, at in self._deadlines.items() if at <= now)
                     self._deadlines.clear()
                     self._process.kill()
                     continue

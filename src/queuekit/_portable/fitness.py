@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from queuekit._portable.handler import Handler
+from queuekit._portable.handler import AnyHandler, BatchHandler
 from queuekit._portable.link import Link
 from queuekit._portable.retry import attempt_slack
 from queuekit._values.capability import Capabilities, Support
-from queuekit._values.errors import QueueKitError, UnsupportedError
+from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
 
 
-def check_fitness(link: Link, handlers: Sequence[Handler[Any, Any]]) -> None:
+def check_fitness(link: Link, handlers: Sequence[AnyHandler]) -> None:
     """Refuse a queue that cannot do what a handler's policy says.
 
     A queue whose settings the URL does not tell is probed first. Where that fails the polls will tell why.
@@ -21,11 +20,13 @@ def check_fitness(link: Link, handlers: Sequence[Handler[Any, Any]]) -> None:
     Raises:
         UnsupportedError: No key could be held, attempts are not counted and cannot be, or the service gives
             up before queuekit.
+        UsageError: A batch would gather for longer than its messages are ours.
     """
     known = link.capabilities
     if known.ordering == "none" and any(each.on_dead == "hold" for each in handlers):
         msg = f"{link.shown} does not order, so that no key could be held; leave out on_dead='hold'"
         raise UnsupportedError(msg, queue=link.shown, operation="open")
+    _check_max_wait(link, handlers)
     if link.probed is None and (known.queues == "declared" or known.attempts == "none"):
         try:
             link.probed = link.guard.probe()
@@ -34,6 +35,15 @@ def check_fitness(link: Link, handlers: Sequence[Handler[Any, Any]]) -> None:
             return
     _check_counted(link, link.capabilities, None)
     _check_native_limit(link, link.capabilities, max(each.retry.max_attempts for each in handlers))
+
+
+def _check_max_wait(link: Link, handlers: Sequence[AnyHandler]) -> None:
+    if link.capabilities.extend != "none":
+        return
+    for each in handlers:
+        if isinstance(each, BatchHandler) and each.batch.max_wait >= each.options.lease / 2:
+            msg = f"{link.shown} cannot extend a lease; make max_wait shorter than half of it"
+            raise UsageError(msg, queue=link.shown, operation="open")
 
 
 def _check_counted(link: Link, can: Capabilities, cause: QueueKitError | None) -> None:

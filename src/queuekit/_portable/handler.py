@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args, get_type_hints
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from typing_extensions import Unpack
 
+from queuekit._engine.metadata import TYPE
+from queuekit._portable.batches import Batch, OnError
 from queuekit._portable.link import seconds
 from queuekit._portable.producer import Producer
 from queuekit._portable.report import SendReport
@@ -30,6 +32,8 @@ OnDead = Literal["skip", "hold"]
 
 SYNC_CONCURRENCY = 10
 ASYNC_CONCURRENCY = 100
+BATCH_CONCURRENCY = 1
+LARGEST_BATCH = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,8 @@ class QueueOptions:
     """How one queue is worked; handlers on one queue must agree on it.
 
     Attributes:
-        concurrency: Most handlers running at once; None is 10 for sync handlers and 100 for async ones.
+        concurrency: Most handlers running at once; None is 10 for sync handlers, 100 for async ones, and one
+            batch for batch handlers.
         lease: How long a message is ours alone; it is extended while its handler runs.
         prefetch: How many messages may wait here for a free slot; None follows the pace of the handlers.
         dead_letter: A queue's URL, or ``discard``; None is the store's own dead-letter queue.
@@ -65,32 +70,61 @@ class QueueOptions:
 class SendingApp(Protocol):
     """What a handler needs of its app: a producer for its own queue."""
 
-    def producer_for(self, handler: Handler[Any, Any]) -> Producer[Any]:
+    def producer_for(self, handler: AnyHandler) -> Producer[Any]:
         """The app's producer for the handler's queue; opened once."""
         ...
 
 
-@dataclass(eq=False)
-class Handler(Generic[T, R]):
-    """A function that handles the messages of a queue. Made by `App.handler`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """How messages are gathered for a batch handler, and what its failures mean.
 
-    Calling it calls the function, as in a unit test. `send` and its kin put a payload into its queue.
+    Attributes:
+        max_size: Most messages of a batch.
+        max_wait: How long the first message of a batch waits for others.
+        strict: Whether a message that the handler did not mention has failed.
+        on_error: What follows when the handler raises.
+    """
+
+    max_size: int = 100
+    max_wait: timedelta = timedelta(seconds=1)
+    strict: bool = False
+    on_error: OnError = "retry"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        if type(self.max_size) is not int or not 1 <= self.max_size <= LARGEST_BATCH:
+            msg = f"max_size must be a whole number from 1 to {LARGEST_BATCH} and is {self.max_size!r}"
+            raise UsageError(msg)
+        seconds("max_wait", self.max_wait)
+        if self.on_error not in get_args(OnError):
+            msg = f"on_error must be one of {', '.join(get_args(OnError))} and is {self.on_error!r}"
+            raise UsageError(msg)
+
+
+@dataclass(eq=False, kw_only=True)
+class AnyHandler:
+    """What handlers of one message and handlers of batches have in common.
 
     Attributes:
         function: The decorated function.
         app: The app that it belongs to.
         queue: The queue's name, or a full URL.
-        payload: The type of the function's parameter.
+        payload: The type of the payloads.
         message_type: The type of the messages that it handles.
         default: Whether it takes messages without a type.
         retry: When a failed attempt is followed by another.
         timeout_s: How long one attempt may take; None for no limit.
-        on_dead: What becomes of an ordering key whose message has used up its attempts.
         options: How its queue is worked.
+        on_dead: What becomes of an ordering key whose message has used up its attempts.
         wrappers: What stands around the function while it handles a message, the outermost first.
     """
 
-    function: Callable[[T], R]
+    function: Callable[..., Any]
     app: SendingApp = field(repr=False)
     queue: str
     payload: Any
@@ -103,8 +137,13 @@ class Handler(Generic[T, R]):
     on_dead: OnDead = "skip"
 
     def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            UsageError: A value is unknown.
+        """
         # Names and docstring only: a decorator's attributes, such as tenacity's `retry`, would overwrite ours.
-        functools.update_wrapper(self, self.function, updated=())
+        functools.update_wrapper(cast("Callable[..., Any]", self), self.function, updated=())
         if self.on_dead not in get_args(OnDead):
             msg = f"on_dead must be 'skip' or 'hold' and is {self.on_dead!r}"
             raise UsageError(msg)
@@ -114,9 +153,9 @@ class Handler(Generic[T, R]):
         """Whether the function is a coroutine function."""
         return inspect.iscoroutinefunction(self.function)
 
-    def __call__(self, payload: T) -> R:
-        """Call the function itself; nothing is sent."""
-        return self.function(payload)
+
+class _Sending(AnyHandler, Generic[T]):
+    """Ways to send one payload, or many, to the handler's queue."""
 
     def send(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Accepted | Duplicate:
         """As `Producer.send`, to this handler's queue."""
@@ -141,6 +180,67 @@ class Handler(Generic[T, R]):
     @property
     def _producer(self) -> Producer[T]:
         return self.app.producer_for(self)
+
+
+@dataclass(eq=False, kw_only=True)
+class Handler(_Sending[T], Generic[T, R]):
+    """A function that handles the messages of a queue. Made by `App.handler`.
+
+    Calling it calls the function, as in a unit test. `send` and its kin put a payload into its queue.
+
+    Attributes:
+        function: The decorated function.
+    """
+
+    function: Callable[[T], R]
+
+    def __call__(self, payload: T) -> R:
+        """Call the function itself; nothing is sent."""
+        return self.function(payload)
+
+
+@dataclass(eq=False, kw_only=True)
+class BatchHandler(_Sending[T], Generic[T, R]):
+    """A function that handles the messages of a queue in batches. Made by `App.batch_handler`.
+
+    Calling it calls the function. `send` and its kin put single payloads into its queue.
+
+    Attributes:
+        function: The decorated function.
+        batch: How messages are gathered, and what failures mean.
+    """
+
+    function: Callable[[Batch[T]], R]
+    batch: BatchOptions = BatchOptions()
+
+    def __call__(self, batch: Batch[T]) -> R:
+        """Call the function itself; nothing is sent."""
+        return self.function(batch)
+
+
+H = TypeVar("H", bound=AnyHandler)
+
+
+def handler_for(handlers: Sequence[H], metadata: Mapping[str, str]) -> H | None:
+    """The handler of a queue that a message goes to; None where no handler takes it."""
+    kind = metadata.get(TYPE)
+    if kind is None:
+        return handlers[0] if len(handlers) == 1 else next((each for each in handlers if each.default), None)
+    return next((each for each in handlers if each.message_type == kind), None)
+
+
+def batch_payload_type(function: Callable[..., Any]) -> Any:
+    """The type of the payloads in the one batch that a batch handler takes.
+
+    Raises:
+        UsageError: As `payload_type`, or the parameter is no `Batch` of a type.
+    """
+    hint = payload_type(function)
+    if get_origin(hint) is not Batch:
+        name = getattr(function, "__qualname__", repr(function))
+        msg = f"the batch handler {name} must take a Batch of a type, as in def {name}(batch: qk.Batch[Order])"
+        raise UsageError(msg)
+    return get_args(hint)[0]
 
 
 def payload_type(function: Callable[..., Any]) -> Any:
@@ -176,7 +276,7 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
         raise UsageError(msg) from error
 
 
-def check_agreement(new: Handler[Any, Any], old: Handler[Any, Any]) -> None:
+def check_agreement(new: AnyHandler, old: AnyHandler) -> None:
     """Refuse two handlers that could not share one queue, and one worker of it.
 
     Raises:
@@ -188,6 +288,9 @@ def check_agreement(new: Handler[Any, Any], old: Handler[Any, Any]) -> None:
         raise UsageError(msg)
     if new.options != old.options:
         msg = f"the handlers of {queue!r} disagree on concurrency, lease, prefetch or dead_letter; give all the same"
+        raise UsageError(msg)
+    if isinstance(new, BatchHandler) != isinstance(old, BatchHandler):
+        msg = f"{queue!r} has handlers of single messages and of batches; make them all one, or use two queues"
         raise UsageError(msg)
     if new.is_async != old.is_async:
         msg = f"{queue!r} has sync and async handlers; make them all one, or use two queues"

@@ -7,19 +7,21 @@ import asyncio
 import multiprocessing
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from queuekit._engine.held import Held
-from queuekit._engine.metadata import TYPE, read, read_overrides
+from queuekit._engine.metadata import read, read_overrides
 from queuekit._portable import child as child_module
+from queuekit._portable.batch_feed import BatchFeed
 from queuekit._portable.child_process import ChildProcess
-from queuekit._portable.handler import Handler
+from queuekit._portable.handler import AnyHandler, BatchHandler, handler_for
 from queuekit._portable.intake import Intake
 from queuekit._portable.letters import Cause
 from queuekit._portable.retry import RELEASE, Judge, Verdict
-from queuekit._portable.worker import QueuePlan, Worker
+from queuekit._portable.worker import HeldJob, IntakeFeed, QueuePlan, Worker
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError, QueueKitError, UsageError
 from queuekit.backend import Action
@@ -32,7 +34,7 @@ class HoldsHandlers(Protocol):
     """An app, as far as finding it again needs it."""
 
     @property
-    def handlers(self) -> Sequence[Handler[Any, Any]]:
+    def handlers(self) -> Sequence[AnyHandler]:
         """Every registered handler."""
         ...
 
@@ -117,7 +119,7 @@ class ProcessWorker(Worker):
     def _make_child(self) -> ChildProcess:
         return ChildProcess(
             self._spawn,
-            self._child_slots,
+            [slots * _largest(queue) for slots, queue in zip(self._child_slots, self._queues, strict=True)],
             settle=self._settle,
             extend=lambda queue, held, by_s: self._intake(queue).extend(held, by_s),
             lost=self._child_lost,
@@ -143,14 +145,34 @@ class ProcessWorker(Worker):
             child.start()
         for index, queue in enumerate(self._queues):
             queue.intake.on_lost = self._tell_lost
-            for child in self._children:
-                thread = threading.Thread(
-                    target=self._dispatch, args=(index, queue.intake, child), name="queuekit-dispatch", daemon=True
-                )
+            for dispatch in self._dispatchers_of(index, queue):
+                thread = threading.Thread(target=dispatch, name="queuekit-dispatch", daemon=True)
                 self._dispatchers.append(thread)
                 thread.start()
             detail = f"{len(queue.handlers)} handlers, {queue.slots} at once in {len(self._children)} processes"
             queue.intake.link.journal.note("worker.started", detail)
+
+    def _dispatchers_of(self, index: int, queue: QueuePlan) -> Iterator[Callable[[], None]]:
+        if not queue.is_batch:
+            yield from (partial(self._dispatch, index, queue.intake, child) for child in self._children)
+            return
+        feed = BatchFeed(IntakeFeed(queue.intake), queue.handlers, self._clock, name=queue.intake.link.shown)
+        self._batch_feeds.append(feed)
+        for child in self._children:
+            # One for each batch at once: it waits for its batch to end.
+            for _ in range(self._child_slots[index]):
+                yield partial(self._dispatch_batches, index, feed, child)
+
+    def _dispatch_batches(self, index: int, feed: BatchFeed, child: ChildProcess) -> None:
+        try:
+            while child.await_room(index) and (batch := feed.take()) is not None:
+                held = [job.held for job in batch.jobs if isinstance(job, HeldJob) and not job.lease_lost]
+                self._hand_over(index, self._intake(index), child, held)
+                child.await_end(held)
+        except ClosedError:
+            return
+        except QueueKitError as error:
+            self._fail(error)
 
     def _dispatch(self, index: int, intake: Intake, child: ChildProcess) -> None:
         try:
@@ -209,11 +231,10 @@ class ProcessWorker(Worker):
         attempt = None if message.attempt is None else message.attempt + read(message.metadata).base
         return judge.of(read_overrides(message.metadata), message.ordering_key), attempt
 
-    def _handler(self, index: int, held: Held) -> Handler[Any, Any]:
+    def _handler(self, index: int, held: Held) -> AnyHandler:
         """The handler that a message goes to, or one of its queue where there is none for it."""
-        kind, handlers = held.message.metadata.get(TYPE), self._queues[index].handlers
-        fitting = (each for each in handlers if (each.default if kind is None else each.message_type == kind))
-        return next(fitting, handlers[0])
+        handlers = self._queues[index].handlers
+        return handler_for(handlers, held.message.metadata) or handlers[0]
 
     def _shut_down(self) -> None:
         for child in self._children:
@@ -238,3 +259,8 @@ class ProcessWorker(Worker):
 def _release(intake: Intake, batch: Iterable[Held]) -> None:
     for held in batch:
         intake.settle(held, RELEASE)
+
+
+def _largest(queue: QueuePlan) -> int:
+    """Most messages that one slot of a queue takes."""
+    return max(each.batch.max_size if isinstance(each, BatchHandler) else 1 for each in queue.handlers)

@@ -182,7 +182,7 @@ class Judge:
 
     def on_error(self, error: BaseException, attempt: int | None) -> Verdict:
         """The verdict on a handler that raised."""
-        error = _unwrap(error)
+        error = unwrapped(error)
         if isinstance(error, DeadLetter):
             return Verdict(Action.DEAD, cause=Cause(error.reason, error.__cause__))
         if isinstance(error, Retry):
@@ -256,7 +256,7 @@ def attempt_slack(can: Capabilities) -> int:
     return 10 if can.release_counts else 0
 
 
-def _unwrap(error: BaseException) -> BaseException:
+def unwrapped(error: BaseException) -> BaseException:
     """What a group of exceptions means: any DeadLetter wins, then the Retry with the longest delay."""
     if not isinstance(error, BaseExceptionGroup):
         return error

@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from queuekit._portable.context import Current, _current
 from queuekit._portable.retry import ACK, RELEASE, Judge, Verdict
@@ -19,14 +20,26 @@ from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError
 
 
-class Feed(Protocol):
+class Abandoned(Protocol):
+    """What can be left to its lease."""
+
+    def abandon(self) -> None:
+        """Keep its lease no longer: its handler hangs."""
+        ...
+
+
+A = TypeVar("A", bound=Abandoned)
+J_co = TypeVar("J_co", covariant=True)
+
+
+class Feed(Protocol[J_co]):
     """Where jobs come from."""
 
-    def take(self) -> Job | None:
+    def take(self) -> J_co | None:
         """The next job, waiting for it. Raises ClosedError when there will be no more."""
         ...
 
-    def take_now(self) -> Job | None:
+    def take_now(self) -> J_co | None:
         """The next job that is here, or None. Raises as `take` does."""
         ...
 
@@ -39,20 +52,20 @@ class Feed(Protocol):
         ...
 
 
-class _Slot:
+class Slot:
     """One thread that runs sync handlers, one job at a time."""
 
     __slots__ = ("deadline", "hung", "job", "thread")
 
     def __init__(self) -> None:
-        self.job: Job | None = None
+        self.job: Abandoned | None = None
         self.deadline: float | None = None
         self.hung = False
         self.thread: threading.Thread | None = None
 
 
-class ThreadRunner:
-    """Runs sync handlers on a fixed number of threads.
+class WorkerThreads(ABC, Generic[A]):
+    """Runs jobs on a fixed number of threads; what running one means is a subclass's.
 
     A handler past its timeout cannot be stopped: it is flagged, its lease is kept no longer, its result is
     dropped, and its slot stays taken.
@@ -69,7 +82,7 @@ class ThreadRunner:
 
     def __init__(
         self,
-        feed: Feed,
+        feed: Feed[A],
         triage: Triage,
         clock: Clock,
         *,
@@ -80,7 +93,7 @@ class ThreadRunner:
     ) -> None:
         self._feed, self._triage, self._clock = feed, triage, clock
         self._failed, self._report_hung, self._name = failed, hung, name
-        self._slots = [_Slot() for _ in range(slots)]
+        self._slots = [Slot() for _ in range(slots)]
         self._lock = threading.Lock()
         self._watch = threading.Condition(self._lock)
         self._watcher: threading.Thread | None = None
@@ -106,7 +119,7 @@ class ThreadRunner:
             if slot.thread is not None and slot.job is None and slot.thread is not threading.current_thread():
                 slot.thread.join(max(0.0, until - self._clock.monotonic()))
 
-    def _work(self, slot: _Slot) -> None:
+    def _work(self, slot: Slot) -> None:
         try:
             while (job := self._feed.take()) is not None:
                 slot.job = job
@@ -117,7 +130,43 @@ class ThreadRunner:
         except BaseException as error:  # noqa: BLE001 - the feed failed for good; the worker decides
             self._failed(error)
 
-    def _run(self, slot: _Slot, job: Job) -> None:
+    @abstractmethod
+    def _run(self, slot: Slot, job: A) -> None:
+        """Run one job to its end, and settle it."""
+
+    def _watch_over(self, slot: Slot, timeout_s: float) -> None:
+        with self._lock:
+            slot.deadline = self._clock.monotonic() + timeout_s
+            if self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch_slots, name="queuekit-timeouts", daemon=True)
+                self._watcher.start()
+            self._watch.notify()
+
+    def _was_abandoned(self, slot: Slot) -> bool:
+        with self._lock:
+            slot.deadline = None
+            abandoned, slot.hung = slot.hung, False
+            return abandoned
+
+    def _watch_slots(self) -> None:
+        with self._lock:
+            while not self._stopped:
+                now = self._clock.monotonic()
+                late = [s for s in self._slots if s.deadline is not None and s.deadline <= now]
+                for slot in late:
+                    slot.deadline, slot.hung = None, True
+                    if slot.job is not None:
+                        slot.job.abandon()
+                if late:
+                    self._report_hung(sum(slot.hung for slot in self._slots), len(self._slots))
+                nearest = min((s.deadline for s in self._slots if s.deadline is not None), default=None)
+                self._clock.wait(self._watch, None if nearest is None else nearest - now)
+
+
+class ThreadRunner(WorkerThreads[Job]):
+    """Runs sync handlers on threads, one message at a time on each."""
+
+    def _run(self, slot: Slot, job: Job) -> None:
         opened = self._triage.open(job)
         if isinstance(opened, Verdict):
             job.settle(opened)
@@ -142,37 +191,9 @@ class ThreadRunner:
             return judge.on_error(error, current.attempt)
         return ACK if value is None else judge.on_return(value, current.attempt)
 
-    def _watch_over(self, slot: _Slot, timeout_s: float) -> None:
-        with self._lock:
-            slot.deadline = self._clock.monotonic() + timeout_s
-            if self._watcher is None:
-                self._watcher = threading.Thread(target=self._watch_slots, name="queuekit-timeouts", daemon=True)
-                self._watcher.start()
-            self._watch.notify()
 
-    def _was_abandoned(self, slot: _Slot) -> bool:
-        with self._lock:
-            slot.deadline = None
-            abandoned, slot.hung = slot.hung, False
-            return abandoned
-
-    def _watch_slots(self) -> None:
-        with self._lock:
-            while not self._stopped:
-                now = self._clock.monotonic()
-                late = [s for s in self._slots if s.deadline is not None and s.deadline <= now]
-                for slot in late:
-                    slot.deadline, slot.hung = None, True
-                    if slot.job is not None:
-                        slot.job.abandon()
-                if late:
-                    self._report_hung(sum(slot.hung for slot in self._slots), len(self._slots))
-                nearest = min((s.deadline for s in self._slots if s.deadline is not None), default=None)
-                self._clock.wait(self._watch, None if nearest is None else nearest - now)
-
-
-class LoopRunner:
-    """Runs async handlers on one event loop, each in a task of its own.
+class TaskRunner(ABC, Generic[A]):
+    """Runs jobs on one event loop, each in a task of its own; what running one means is a subclass's.
 
     Args:
         feed: Where jobs come from.
@@ -184,7 +205,7 @@ class LoopRunner:
         `run` belongs to the event loop; `cancel` may be called from any thread.
     """
 
-    def __init__(self, feed: Feed, triage: Triage, *, slots: int, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, feed: Feed[A], triage: Triage, *, slots: int, failed: Callable[[BaseException], None]) -> None:
         self._feed, self._triage, self._slots, self._failed = feed, triage, slots, failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._free = asyncio.Event()
@@ -252,6 +273,14 @@ class LoopRunner:
         finally:
             self._wake = None
             self._feed.forget(wake)
+
+    @abstractmethod
+    async def _run(self, job: A) -> None:
+        """Run one job to its end, and settle it."""
+
+
+class LoopRunner(TaskRunner[Job]):
+    """Runs async handlers on an event loop, each message in a task of its own."""
 
     async def _run(self, job: Job) -> None:
         opened = self._triage.open(job)

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 from queuekit._engine import metadata as meta
 from queuekit._engine.codec import Codec, codec_for
 from queuekit._portable.context import Current
-from queuekit._portable.handler import Handler
+from queuekit._portable.handler import AnyHandler, BatchHandler, BatchOptions
 from queuekit._portable.letters import Cause
+from queuekit._portable.link import Link
+from queuekit._portable.middleware import Handling
 from queuekit._portable.retry import Judge, RetryPolicy, Verdict
 from queuekit._portable.wrapping import Call, compose
 from queuekit._values.capability import Capabilities
@@ -48,12 +50,16 @@ class Job(Protocol):
 class Bound:
     """A handler with what running it needs: ``call`` is its function inside everything that wraps it."""
 
-    __slots__ = ("call", "codec", "judge", "timeout_s")
+    __slots__ = ("batch", "call", "codec", "handlings", "judge", "timeout_s")
 
     def __init__(
-        self, handler: Handler[Any, Any], can: Capabilities, clock: Clock, wait_for: Callable[[Awaitable[Any]], Any]
+        self, handler: AnyHandler, can: Capabilities, clock: Clock, wait_for: Callable[[Awaitable[Any]], Any]
     ) -> None:
-        self.call: Call = compose(handler.function, handler.wrappers, is_async=handler.is_async, wait_for=wait_for)
+        # Around a batch there is nothing: what stands around its messages is entered for each of them.
+        wrappers = () if isinstance(handler, BatchHandler) else handler.wrappers
+        self.call: Call = compose(handler.function, wrappers, is_async=handler.is_async, wait_for=wait_for)
+        self.batch = handler.batch if isinstance(handler, BatchHandler) else BatchOptions()
+        self.handlings = [each for each in handler.wrappers if isinstance(each, Handling)]
         self.codec: Codec[Any] = codec_for(handler.payload)
         self.judge = Judge(handler.retry, can, clock, holds=handler.on_dead == "hold")
         self.timeout_s = handler.timeout_s
@@ -64,30 +70,33 @@ class Triage:
 
     Args:
         handlers: The handlers of one queue.
-        can: What the queue can do.
+        link: The open queue.
         clock: For chance.
-        queue: The queue's redacted URL.
         draining: Whether the worker is stopping.
         wait_for: Waits on a thread for an awaitable that a sync handler returned.
+
+    Attributes:
+        wait_for: The same.
+        journal: Where to count and log.
     """
 
     def __init__(
         self,
-        handlers: Sequence[Handler[Any, Any]],
-        can: Capabilities,
+        handlers: Sequence[AnyHandler],
+        link: Link,
         clock: Clock,
-        queue: str,
         draining: Callable[[], bool],
         wait_for: Callable[[Awaitable[Any]], Any],
     ) -> None:
-        self.wait_for = wait_for
+        self.wait_for, self.journal = wait_for, link.journal
+        can = link.capabilities
         self._by_type: Mapping[str, Bound] = {
             each.message_type: Bound(each, can, clock, wait_for) for each in handlers
         }
         untyped = handlers if len(handlers) == 1 else [each for each in handlers if each.default]
         self._untyped = self._by_type[untyped[0].message_type] if untyped else None
         self._unknown = Judge(RetryPolicy(), can, clock)
-        self._queue = queue
+        self._queue = link.shown
         self._draining = draining
 
     def open(self, job: Job) -> tuple[Bound, Judge, Any, Current] | Verdict:

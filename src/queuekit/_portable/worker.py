@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
-from typing import Any
 
 from queuekit._engine.held import Held
 from queuekit._engine.shutdown import ShutdownPlan
-from queuekit._portable.handler import Handler
+from queuekit._portable.batch_feed import BatchFeed
+from queuekit._portable.handler import AnyHandler, BatchHandler
 from queuekit._portable.intake import Intake, drain
 from queuekit._portable.retry import Verdict
-from queuekit._portable.running import LoopRunner, ThreadRunner, end_loop, own_loop
+from queuekit._portable.runners import Runner, RunnerMaker
+from queuekit._portable.running import TaskRunner, WorkerThreads, end_loop, own_loop
 from queuekit._portable.triage import Job, Triage
 from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import Clock
@@ -46,35 +47,35 @@ class ExitCode(IntEnum):
 class HeldJob:
     """A delivery of this process's own receiver, as the runners see it."""
 
-    __slots__ = ("_began", "_held", "_intake")
+    __slots__ = ("_began", "_intake", "held")
 
     def __init__(self, held: Held, intake: Intake) -> None:
-        self._held = held
+        self.held = held
         self._intake = intake
         self._began = intake.link.clock.monotonic()
 
     @property
     def message(self) -> IncomingMessage:
         """The delivery as the service made it."""
-        return self._held.message
+        return self.held.message
 
     @property
     def lease_lost(self) -> bool:
         """Whether it is not ours any more."""
-        return self._held.lease_lost
+        return self.held.lease_lost
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; a delivery that was released or lost meanwhile stays so."""
         self._intake.handled(self._intake.link.clock.monotonic() - self._began)
-        self._intake.settle(self._held, verdict)
+        self._intake.settle(self.held, verdict)
 
     def abandon(self) -> None:
         """Keep its lease no longer."""
-        self._intake.receiver.control.leases.abandon(self._held)
+        self._intake.receiver.control.leases.abandon(self.held)
 
     def extend(self, by_s: float) -> None:
         """Extend its lease now."""
-        self._intake.extend(self._held, by_s)
+        self._intake.extend(self.held, by_s)
 
 
 class IntakeFeed:
@@ -112,13 +113,18 @@ class QueuePlan:
 
     name: str
     intake: Intake
-    handlers: Sequence[Handler[Any, Any]]
+    handlers: Sequence[AnyHandler]
     slots: int
 
     @property
     def is_async(self) -> bool:
         """Whether the handlers are coroutine functions."""
         return self.handlers[0].is_async
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether the handlers take batches; ``slots`` counts those then."""
+        return isinstance(self.handlers[0], BatchHandler)
 
 
 class Worker:
@@ -146,7 +152,8 @@ class Worker:
         self._plan: ShutdownPlan | None = None
         self._failure: BaseException | None = None
         self._stuck = False
-        self._runners: list[ThreadRunner | LoopRunner] = []
+        self._runners: list[Runner] = []
+        self._batch_feeds: list[BatchFeed] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: threading.Thread | None = None
         self._loop_lock = threading.Lock()
@@ -214,32 +221,24 @@ class Worker:
     def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         for queue in self._queues:
             link = queue.intake.link
-            triage = Triage(
-                queue.handlers,
-                link.capabilities,
-                self._clock,
-                link.shown,
-                lambda: self._stopping,
-                waiting_on(loop),
-            )
-            feed = IntakeFeed(queue.intake)
-            runner: ThreadRunner | LoopRunner
-            if queue.is_async:
-                runner = LoopRunner(feed, triage, slots=queue.slots, failed=self._fail)
+            triage = Triage(queue.handlers, link, self._clock, lambda: self._stopping, waiting_on(loop))
+            runner = self._runner(queue, IntakeFeed(queue.intake), triage)
+            if isinstance(runner, TaskRunner):
                 self._ended.append(asyncio.run_coroutine_threadsafe(runner.run(), loop()))
             else:
-                runner = ThreadRunner(
-                    feed,
-                    triage,
-                    self._clock,
-                    slots=queue.slots,
-                    failed=self._fail,
-                    hung=self._hung,
-                    name=link.shown,
-                )
                 runner.start()
             self._runners.append(runner)
             link.journal.note("worker.started", f"{len(queue.handlers)} handlers, {queue.slots} at once")
+
+    def _runner(self, queue: QueuePlan, feed: IntakeFeed, triage: Triage) -> Runner:
+        make = RunnerMaker(
+            triage, self._clock, slots=queue.slots, failed=self._fail, hung=self._hung, name=queue.intake.link.shown
+        )
+        if not queue.is_batch:
+            return make.one_by_one(feed, is_async=queue.is_async)
+        batches = BatchFeed(feed, queue.handlers, self._clock, name=queue.intake.link.shown)
+        self._batch_feeds.append(batches)
+        return make.in_batches(batches, is_async=queue.is_async)
 
     def _await_wake(self) -> None:
         """Wait for a byte from `stop`, or from the interpreter's own signal handler.
@@ -264,8 +263,10 @@ class Worker:
             queue.intake.link.journal.note("worker.draining", f"at most {self._drain_s:g} s")
         drain([queue.intake for queue in self._queues], self._plan, self._clock, cancel=self._cancel)
         for runner in self._runners:
-            if isinstance(runner, ThreadRunner):
+            if isinstance(runner, WorkerThreads):
                 runner.join(self._plan.close_at)
+        for feed in self._batch_feeds:
+            feed.join(max(0.0, self._plan.close_at - self._clock.monotonic()))
         wait(self._ended, max(0.0, self._plan.close_at - self._clock.monotonic()))
         if self._loop is not None and self._loop_thread is not None:
             end_loop(self._loop, self._loop_thread, 1.0)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -52,3 +54,23 @@ def test_hash_files(start: Start, tmp_path: Path, helpers: int) -> None:
         assert each.wait() == 0, each.err
     expected = {f"{hashlib.sha256(text.encode()).hexdigest()}  {path}" for path, text in files.items()}
     assert set(digests.read_text().splitlines()) == expected
+
+
+def test_batch_events(start: Start, tmp_path: Path) -> None:
+    table = tmp_path / "clicks.db"
+    running = start(sys.executable, str(EXAMPLES / "batch_events.py"), str(table))
+    running.wait_for("251 clicks sent")
+    running.wait_for("a click on no page")
+    eventually(lambda: stored(table) == 250)
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0, running.err
+
+
+def stored(table: Path) -> int:
+    if not table.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(table)) as opened:
+        try:
+            return int(opened.execute("SELECT count(*) FROM clicks").fetchone()[0])
+        except sqlite3.OperationalError:  # not made yet
+            return 0

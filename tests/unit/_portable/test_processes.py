@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 LIMIT_S = 30.0
 
 SOURCE = """
-import contextvars, ctypes, os, signal, threading, time
+import contextlib, contextvars, ctypes, os, signal, threading, time
 from datetime import timedelta
 from pathlib import Path
 import queuekit as qk
@@ -28,7 +28,21 @@ here = Path(__file__).parent
 if (here / "broken").exists() and os.environ["QK_PARENT"] != str(os.getpid()):
     raise ImportError("this module does not work in a child")
 
-app = qk.App("memory://?space={space}", drain=timedelta(seconds=10))
+
+class Witness(qk.Middleware):
+    def handling(self, delivery):
+        return self.around(delivery) if delivery.body in (b"wrapped", b"poison") else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def around(self, delivery):
+        try:
+            yield
+        except BaseException as error:
+            note(f"handling {{delivery.attempt}} {{type(error).__name__}}")
+            raise
+
+
+app = qk.App("memory://?space={space}", drain=timedelta(seconds=10), middleware=[Witness()])
 AT_ONCE = qk.RetryPolicy(max_attempts=10, wait=lambda state: 0)
 
 
@@ -56,6 +70,23 @@ def job(text: str) -> None:
         while not qk.current().draining:
             time.sleep(0.01)
         note("drained")
+
+
+@app.batch_handler("rows", max_size=4, max_wait=timedelta(seconds=0.2), timeout=timedelta(seconds=1), retry=AT_ONCE)
+def load(batch: qk.Batch[str]) -> qk.BatchResult:
+    note("batch " + " ".join(batch.payloads))
+    for entry in batch:
+        first = entry.attempt == 1
+        if entry.payload == "acked":
+            entry.ack()
+        elif entry.payload == "crash" and len(batch) > 1:
+            os._exit(7)
+        elif entry.payload == "hang" and first:
+            threading.Event().wait(60)
+    return qk.BatchResult(
+        retry=[entry for entry in batch if entry.payload == "again" and entry.attempt == 1],
+        dead_letter=[entry for entry in batch if entry.payload == "poison"],
+    )
 
 
 @app.handler("extending", concurrency=4)
@@ -119,6 +150,10 @@ class Shop:
         with qk.DeadLetters(f"memory://{queue}?space={self.space}") as letters:
             return list(letters.letters())
 
+    def is_empty(self, queue: str) -> bool:
+        stats = self.left(queue)
+        return not (stats.ready or stats.delayed or stats.leased)
+
     def left(self, queue: str = "jobs") -> Any:
         with qk.Consumer(f"memory://{queue}?space={self.space}") as consumer:
             return consumer._link.backend.stats()  # type: ignore[attr-defined]
@@ -180,6 +215,39 @@ def test_a_handler_past_its_timeout_is_killed_and_retried(shop: Shop, text: str)
     first, second = (line.split() for line in runs(shop, text))
     assert (first[1], second[1]) == ("1", "2")
     assert first[2] != second[2]
+
+
+def test_middleware_stands_around_handlers_in_children_and_listeners_hear_in_the_parent(shop: Shop) -> None:
+    heard: list[qk.Event] = []
+    shop.app.listen(heard.append)
+    shop.module.job.send("wrapped", message_id="w")
+    shop.module.load.send_many(["poison", "again", "fine"]).raise_for_failures()
+    shop.start(processes=1)
+    shop.wait(lambda: len(heard) == 5)
+    assert shop.stop() is ExitCode.DRAINED
+    log = shop.log()
+    assert {line for line in log if line.startswith(("batch", "handling"))} == {
+        "batch poison again fine",
+        "batch again",
+        "handling 1 DeadLetter",
+    }
+    assert [each.body for each in shop.dead("rows")] == [b"poison"]
+    assert sorted(each.name for each in heard) == ["completed", "completed", "completed", "dead", "retried"]
+
+
+@pytest.mark.parametrize("text", ["crash", "hang"])
+def test_a_batch_that_ends_its_child_is_tried_again(shop: Shop, text: str) -> None:
+    shop.module.load.send_many(["acked", "a", text, "b"]).raise_for_failures()
+    shop.start(processes=1)
+    shop.wait(lambda: shop.is_empty("rows"))
+    assert shop.stop() is ExitCode.DRAINED
+    batches = [line.split()[1:] for line in shop.log()]
+    assert batches[0] == ["acked", "a", text, "b"]
+    again = sorted(each for batch in batches[1:] for each in batch)
+    # A child that dies at once may not have told any more that it had acked.
+    assert [each for each in again if each != "acked"] == sorted(["a", text, "b"])
+    assert "acked" not in again or text == "crash"
+    assert not shop.dead("rows")
 
 
 def test_leases_are_extended_from_several_threads_of_a_child(shop: Shop) -> None:

@@ -1,0 +1,579 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch handlers in a worker: what is gathered, when, and what becomes of each message."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+from queuekit import App, DeadMessage, ExitCode
+from queuekit.testing.clock import VirtualClock
+from queuekit.testing.faults import FaultyOpener
+
+LIMIT_S = 20.0
+ONCE = qk.RetryPolicy(max_attempts=1)
+AT_ONCE = qk.RetryPolicy(max_attempts=3, wait=lambda _state: 0)
+Left = Callable[[str], int]
+Dead = Callable[[str], list[DeadMessage]]
+Texts = qk.Batch[str]
+BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+class Loads:
+    """Registers a batch handler in either colour, and notes the batches that it got."""
+
+    def __init__(self, app: App, answer: Callable[[Texts], Any], *, is_async: bool = False, **options: Any) -> None:
+        self.batches: list[list[str]] = []
+        self.heard: list[qk.Event] = []
+        app.listen(self.heard.append)
+        self._answer = answer
+
+        def load(batch: Texts) -> Any:
+            self.batches.append(batch.payloads)
+            return answer(batch)
+
+        async def aload(batch: Texts) -> Any:
+            await asyncio.sleep(0)
+            return load(batch)
+
+        options = {"max_wait": timedelta(seconds=1), "retry": AT_ONCE, "message_type": "t"} | options
+        self.handler = app.batch_handler("q", **options)(aload if is_async else load)
+
+    @property
+    def handled(self) -> list[str]:
+        return [text for batch in self.batches for text in batch]
+
+
+def nothing(_batch: Texts) -> None:
+    """All are done."""
+
+
+@BOTH
+def test_a_full_batch_goes_at_once_and_the_rest_after_max_wait(
+    app: App, clock: VirtualClock, work: Any, left: Left, is_async: bool
+) -> None:
+    loads = Loads(app, nothing, is_async=is_async, max_size=4, max_wait=timedelta(seconds=30))
+    loads.handler.send_many([str(number) for number in range(6)]).raise_for_failures()
+    worker = work()
+    began = clock.monotonic()
+    worker.let(lambda: len(loads.batches) == 1, step_s=0)
+    assert clock.monotonic() == began, "a full batch waits for nothing"
+    worker.let(lambda: len(loads.batches) == 2, step_s=0.5)
+    assert clock.monotonic() - began >= 30
+    assert loads.batches == [["0", "1", "2", "3"], ["4", "5"]]
+    assert worker.stop() is ExitCode.DRAINED
+    assert left("q") == 0
+
+
+def test_max_wait_counts_from_the_first_message_of_a_batch(app: App, clock: VirtualClock, work: Any) -> None:
+    loads = Loads(app, nothing, max_size=10, max_wait=timedelta(seconds=10))
+    loads.handler.send("first")
+    worker = work()
+    worker.let(lambda: taken(app) == 1, step_s=0)
+    began = clock.monotonic()
+    worker.let(lambda: clock.monotonic() >= began + 8, step_s=0.5)
+    assert not loads.batches
+    loads.handler.send("second")
+    worker.let(lambda: taken(app) == 2, step_s=0)
+    clock.advance(2)
+    worker.let(lambda: bool(loads.batches), step_s=0)
+    assert loads.batches == [["first", "second"]]
+    worker.stop()
+
+
+def test_the_leases_of_gathered_messages_are_kept(
+    app: App, clock: VirtualClock, work: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "queuekit")
+    loads = Loads(app, nothing, max_size=10, max_wait=timedelta(seconds=100), lease=timedelta(seconds=10))
+    loads.handler.send("x")
+    worker = work()
+    worker.let(lambda: bool(loads.batches), step_s=0.5)
+    worker.stop()
+    assert [each.attempt for each in loads.heard] == [1]
+    assert "lease.lost" not in caplog.text
+
+
+@BOTH
+def test_an_open_batch_is_run_as_it_stands_when_the_worker_stops(
+    app: App, clock: VirtualClock, work: Any, left: Left, is_async: bool
+) -> None:
+    loads = Loads(app, nothing, is_async=is_async, max_size=10, max_wait=timedelta(hours=1))
+    loads.handler.send_many(["a", "b"])
+    worker = work()
+    worker.let(lambda: taken(app) == 2, step_s=0)
+    began = clock.monotonic()
+    assert worker.stop() is ExitCode.DRAINED
+    assert clock.monotonic() - began < 60
+    assert loads.batches == [["a", "b"]]
+    assert left("q") == 0
+
+
+def test_what_finds_no_free_slot_when_the_worker_stops_is_released_uncounted(app: App, work: Any, left: Left) -> None:
+    began, done, handled, heard = threading.Event(), threading.Event(), list[str](), list[qk.Event]()
+    app.listen(heard.append)
+
+    def wait(batch: qk.Batch[str]) -> None:
+        handled.extend(batch.payloads)
+        began.set()
+        done.wait(LIMIT_S)
+
+    first = app.batch_handler("q", max_size=2, max_wait=timedelta(hours=1), message_type="a")(wait)
+    second = app.batch_handler("q", max_size=5, max_wait=timedelta(hours=1), message_type="b")(wait)
+    second.send("open")
+    first.send_many(["1", "2"])
+    worker = work()
+    assert began.wait(LIMIT_S)
+    app.stop()
+    done.set()
+    worker.end()
+    # It went to the slot that was free again, or back to the queue uncounted: never away.
+    assert handled == ["1", "2", "open"] or left("q") == 1
+    assert all(each.attempt == 1 for each in heard)
+
+
+def taken(app: App) -> int:
+    """How many messages the worker has taken, and not settled yet."""
+    return sum(intake.receiver.standing().running for _, intake in app._figures._intakes)
+
+
+@BOTH
+def test_named_failures_are_retried_or_dead_and_the_rest_is_done(
+    app: App, work: Any, left: Left, dead: Dead, is_async: bool
+) -> None:
+    def answer(batch: Texts) -> qk.BatchResult:
+        return qk.BatchResult(
+            retry=[each for each in batch if each.payload == "again" and each.attempt == 1],
+            dead_letter=[each.message_id for each in batch if each.payload == "never"],
+        )
+
+    loads = Loads(app, answer, is_async=is_async)
+    loads.handler.send_many(["fine", "again", "never"])
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert loads.batches == [["fine", "again", "never"], ["again"]]
+    assert [(each.body, each.reason) for each in dead("q")] == [(b"never", "the batch handler said so")]
+
+
+@BOTH
+def test_an_exception_fails_what_was_not_settled(app: App, work: Any, left: Left, dead: Dead, is_async: bool) -> None:
+    def answer(batch: Texts) -> None:
+        for entry in batch:
+            if entry.payload == "acked":
+                entry.ack()
+            elif entry.payload == "buried":
+                entry.dead_letter("bad row")
+        raise ValueError("no")
+
+    loads = Loads(app, answer, is_async=is_async, retry=ONCE)
+    loads.handler.send_many(["acked", "buried", "left"])
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert {each.body: each.reason for each in dead("q")} == {
+        b"buried": "bad row",
+        b"left": "attempts used up: 1 of 1",
+    }
+
+
+@pytest.mark.parametrize("answer", [qk.Retry(), qk.Retry, qk.Retry(delay=timedelta(seconds=5))], ids=str)
+def test_a_retry_is_for_the_whole_rest(app: App, work: Any, left: Left, answer: Any) -> None:
+    def handle(batch: Texts) -> Any:
+        batch[0].ack()
+        return answer if batch[1].attempt == 1 else None
+
+    loads = Loads(app, lambda batch: handle(batch) if len(batch) == 3 else None)
+    loads.handler.send_many(["a", "b", "c"])
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert loads.batches == [["a", "b", "c"], ["b", "c"]]
+    assert [each.name for each in loads.heard].count("retried") == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda batch: qk.BatchResult(retry=["foreign"]),
+        lambda batch: qk.BatchResult(retry=[5]),  # type: ignore[list-item]
+        lambda batch: qk.BatchResult(retry=[batch[0]], dead_letter=[batch[0]]),
+        lambda batch: qk.BatchResult(dead_letter=None),  # type: ignore[arg-type]
+        lambda batch: [batch[0].message_id],
+        lambda batch: (each for each in batch),
+    ],
+    ids=["foreign", "type", "both", "none", "list", "generator"],
+)
+def test_a_result_that_makes_no_sense_acks_nothing_by_implication(
+    app: App, work: Any, dead: Dead, wrong: Callable[[Texts], Any]
+) -> None:
+    def answer(batch: Texts) -> Any:
+        batch[1].ack()
+        return wrong(batch)
+
+    loads = Loads(app, answer, retry=ONCE)
+    loads.handler.send_many(["a", "b", "c"])
+    worker = work()
+    worker.let(lambda: len(dead("q")) == 2, step_s=0.1)
+    worker.stop()
+    assert {each.body for each in dead("q")} == {b"a", b"c"}
+    assert all("Error: " in (each.error or "") for each in dead("q"))
+
+
+def test_a_result_that_contradicts_a_settlement_fails_the_rest(app: App, work: Any, dead: Dead) -> None:
+    def answer(batch: Texts) -> qk.BatchResult:
+        batch[0].ack()
+        return qk.BatchResult(retry=[batch[0]])
+
+    loads = Loads(app, answer, retry=ONCE)
+    loads.handler.send_many(["a", "b"])
+    worker = work()
+    worker.let(lambda: bool(dead("q")), step_s=0.1)
+    worker.stop()
+    assert [each.body for each in dead("q")] == [b"b"]
+
+
+def test_what_a_strict_handler_does_not_mention_has_failed(
+    app: App, work: Any, dead: Dead, left: Left, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(batch: Texts) -> qk.BatchResult:
+        batch[0].ack()
+        return qk.BatchResult(dead_letter=[batch[1]])
+
+    loads = Loads(app, answer, strict=True, retry=ONCE)
+    loads.handler.send_many(["acked", "named", "forgotten"])
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert {each.body for each in dead("q")} == {b"named", b"forgotten"}
+    (note,) = [each for each in caplog.records if getattr(each, "action", "") == "batch.forgotten"]
+    assert (note.levelno, note.count) == (logging.WARNING, 1)  # type: ignore[attr-defined]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("on_error", "calls"),
+    [
+        ("bisect", ["abcdpfgh", "abcd", "pfgh", "pf", "p", "f", "gh"]),
+        ("one_by_one", ["abcdpfgh", "a", "b", "c", "d", "p", "f", "g", "h"]),
+    ],
+)
+def test_poison_is_found_and_the_others_are_done(
+    app: App, work: Any, dead: Dead, left: Left, on_error: Any, calls: list[str], is_async: bool
+) -> None:
+    def answer(batch: Texts) -> None:
+        if "p" in batch.payloads:
+            raise ValueError("poison")
+
+    loads = Loads(app, answer, is_async=is_async, on_error=on_error, retry=ONCE)
+    loads.handler.send_many(list("abcdpfgh"))
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert ["".join(each) for each in loads.batches] == calls
+    assert [each.body for each in dead("q")] == [b"p"]
+
+
+def test_a_retry_that_is_raised_is_no_reason_to_look_for_poison(app: App, work: Any, left: Left) -> None:
+    def answer(batch: Texts) -> None:
+        if batch[0].attempt == 1:
+            raise qk.Retry
+
+    loads = Loads(app, answer, on_error="bisect")
+    loads.handler.send_many(["a", "b"])
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert loads.batches == [["a", "b"], ["a", "b"]]
+
+
+def test_settling_an_entry_twice_is_refused(app: App, work: Any, left: Left) -> None:
+    errors: list[str] = []
+
+    def answer(batch: Texts) -> None:
+        batch[0].ack()
+        for settle in (batch[0].ack, batch[0].retry, batch[0].release, lambda: batch[0].dead_letter("x")):
+            with pytest.raises(qk.AlreadySettledError) as caught:
+                settle()
+            errors.append(str(caught.value))
+
+    loads = Loads(app, answer)
+    loads.handler.send("x")
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert len(errors) == 4
+
+
+def test_a_reason_that_is_no_text_is_refused(app: App, work: Any, dead: Dead) -> None:
+    loads = Loads(app, lambda batch: batch[0].dead_letter(""), retry=ONCE)
+    loads.handler.send("x")
+    worker = work()
+    worker.let(lambda: bool(dead("q")), step_s=0.1)
+    worker.stop()
+    assert "UsageError" in (dead("q")[0].error or "")
+
+
+def test_a_released_entry_keeps_its_attempts(app: App, work: Any, left: Left) -> None:
+    attempts: list[int | None] = []
+
+    def answer(batch: Texts) -> None:
+        attempts.append(batch[0].attempt)
+        if len(attempts) < 3:
+            batch[0].release()
+
+    loads = Loads(app, answer)
+    loads.handler.send("x")
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert attempts == [1, 1, 1]
+
+
+def test_what_does_not_decode_is_dead_and_does_not_reach_the_handler(
+    app: App, work: Any, dead: Dead, left: Left
+) -> None:
+    seen: list[list[int]] = []
+
+    @app.batch_handler("q", max_wait=timedelta(seconds=1))
+    def load(batch: qk.Batch[int]) -> None:
+        seen.append(batch.payloads)
+
+    with qk.Producer("memory://q", payload=bytes, clock=app._clock) as raw:
+        raw.send(b"{not json", type="load")
+    load.send_many([1, 2])
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert seen == [[1, 2]]
+    assert [each.reason for each in dead("q")] == ["undecodable"]
+
+
+def test_two_types_of_one_queue_are_gathered_apart_and_an_unknown_one_is_retried(app: App, work: Any) -> None:
+    seen: list[tuple[str, list[str]]] = []
+    heard: list[qk.Event] = []
+    app.listen(heard.append, "retried")
+
+    @app.batch_handler("q", max_wait=timedelta(seconds=1), default=True)
+    def first(batch: qk.Batch[str]) -> None:
+        seen.append(("first", batch.payloads))
+
+    @app.batch_handler("q", max_size=2, max_wait=timedelta(seconds=2))
+    def second(batch: qk.Batch[str]) -> None:
+        seen.append(("second", batch.payloads))
+
+    for number in range(3):
+        first.send(f"f{number}")
+        second.send(f"s{number}")
+    first.send("unknown", type="third")
+    worker = work()
+    worker.let(lambda: len(seen) == 3 and bool(heard), step_s=0.1)
+    worker.stop()
+    assert seen == [("second", ["s0", "s1"]), ("first", ["f0", "f1", "f2"]), ("second", ["s2"])]
+    assert heard[0].message_type == "third"
+
+
+@BOTH
+def test_a_batch_past_its_timeout_has_failed(app: App, work: Any, is_async: bool) -> None:
+    heard: list[qk.Event] = []
+    app.listen(heard.append)
+    done = threading.Event()
+    options: dict[str, Any] = {"timeout": timedelta(milliseconds=50), "lease": timedelta(seconds=5), "retry": ONCE}
+
+    def load(batch: qk.Batch[str]) -> None:
+        batch[0].ack()
+        done.wait(LIMIT_S)
+
+    async def aload(batch: qk.Batch[str]) -> None:
+        batch[0].ack()
+        await asyncio.Event().wait()
+
+    handler = app.batch_handler("q", max_size=2, concurrency=3, message_type="t", **options)(
+        aload if is_async else load
+    )
+    handler.send_many(["acked", "hung"])
+    worker = work()
+    worker.let(lambda: len(heard) >= 2, step_s=0.2)
+    done.set()
+    worker.stop()
+    # A thread cannot be stopped, so its message comes back when its lease ends.
+    assert [each.name for each in heard[:2]] == ["completed", "dead" if is_async else "lease_lost"]
+
+
+def test_what_an_async_batch_still_runs_at_the_end_of_the_drain_is_released(
+    app: App, clock: VirtualClock, work: Any
+) -> None:
+    began = threading.Event()
+
+    @app.batch_handler("q", max_size=2)
+    async def load(batch: qk.Batch[str]) -> None:
+        batch[0].ack()
+        began.set()
+        await asyncio.Event().wait()
+
+    load.send_many(["acked", "running"])
+    worker = work(drain=timedelta(seconds=1))
+    assert began.wait(LIMIT_S)
+    app.stop()
+    worker.end(step_s=0.1)
+    with qk.Consumer("memory://q", payload=str, clock=clock) as consumer:
+        found = consumer.receive(timeout=0.1)
+        assert found is not None
+        assert (found.payload, found.attempt) == ("running", 1)
+
+
+class Witness(qk.Middleware):
+    """Notes how the handling of each message ends."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str]] = []
+
+    @contextmanager
+    def handling(self, delivery: qk.Current) -> Iterator[None]:
+        text = delivery.body.decode()
+        if text == "refused":
+            raise PermissionError
+        try:
+            yield
+        except BaseException as error:
+            self.log.append((text, type(error).__name__))
+            if text != "swallowed":
+                raise
+        else:
+            self.log.append((text, "done"))
+
+
+def test_every_message_of_a_batch_has_a_handling_of_its_own(
+    clock: VirtualClock, work: Any, left: Left, dead: Dead
+) -> None:
+    witness = Witness()
+
+    def answer(batch: Texts) -> qk.BatchResult:
+        known = {each.payload: each for each in batch}
+        if len(batch) > 1:
+            known["released"].release()
+            known["buried"].dead_letter("bad")
+            return qk.BatchResult(retry=[known["named"], known["swallowed"]])
+        return qk.BatchResult()
+
+    with App("memory://", clock=clock, middleware=[witness]) as app:
+        loads = Loads(app, answer, retry=ONCE)
+        loads.handler.send_many(["fine", "refused", "named", "buried", "swallowed", "released"])
+        worker = work(app)
+        worker.let(lambda: left("q") == 0, step_s=0.1)
+        worker.stop()
+    assert witness.log == [
+        ("fine", "done"),
+        ("named", "Retry"),
+        ("buried", "DeadLetter"),
+        ("swallowed", "Retry"),
+        ("released", "CancelledError"),
+        ("released", "done"),
+    ]
+    assert loads.batches == [["fine", "named", "buried", "swallowed", "released"], ["released"]]
+    assert {each.body for each in dead("q")} == {b"refused", b"named", b"buried"}
+
+
+def test_there_is_no_current_delivery_in_a_batch_handler(app: App, work: Any, dead: Dead) -> None:
+    def answer(batch: Texts) -> None:
+        qk.current()
+
+    loads = Loads(app, answer, retry=ONCE)
+    loads.handler.send("x")
+    worker = work()
+    worker.let(lambda: bool(dead("q")), step_s=0.1)
+    worker.stop()
+    assert "no handler is running here" in (dead("q")[0].error or "")
+
+
+def test_a_batch_says_when_the_worker_stops(app: App, work: Any, left: Left) -> None:
+    began, seen = threading.Event(), list[bool]()
+
+    def answer(batch: Texts) -> None:
+        seen.append(batch.draining)
+        began.set()
+        while not batch.draining:
+            threading.Event().wait(0.001)
+        seen.append(batch.draining)
+
+    loads = Loads(app, answer, max_size=1)
+    loads.handler.send("x")
+    worker = work()
+    assert began.wait(LIMIT_S)
+    worker.stop()
+    assert seen == [False, True]
+
+
+def test_several_batches_run_at_once_where_it_is_allowed(app: App, work: Any, left: Left) -> None:
+    barrier = threading.Barrier(2, timeout=LIMIT_S)
+
+    def answer(batch: Texts) -> None:
+        barrier.wait()
+
+    loads = Loads(app, answer, max_size=1, concurrency=2)
+    loads.handler.send_many(["a", "b"])
+    worker = work()
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+
+
+def test_the_function_stays_callable(app: App) -> None:
+    loads = Loads(app, len)
+    assert loads.handler(qk.Batch[str]([])) == 0
+    assert not qk.Batch[str]([]).draining
+
+
+def not_a_batch(text: str) -> None:
+    """Takes one message."""
+
+
+def bare(batch: qk.Batch) -> None:  # type: ignore[type-arg]
+    """Says no type."""
+
+
+def lazy(batch: qk.Batch[str]) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("function", [not_a_batch, bare, lazy], ids=lambda each: each.__name__)
+def test_a_function_that_takes_no_batch_is_refused(app: App, function: Any) -> None:
+    with pytest.raises(qk.UsageError):
+        app.batch_handler("q")(function)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_size": 0},
+        {"max_size": 10_001},
+        {"max_size": 2.0},
+        {"max_wait": timedelta(seconds=-1)},
+        {"max_wait": 1},
+        {"on_error": "ignore"},
+        {"concurrency": 0},
+        {"on_dead": "drop"},
+    ],
+    ids=str,
+)
+def test_options_that_cannot_work_are_refused(app: App, options: Any) -> None:
+    with pytest.raises(qk.UsageError):
+        app.batch_handler("q", **options)(nothing)
+
+
+def test_single_and_batch_handlers_do_not_share_a_queue(app: App) -> None:
+    app.batch_handler("q")(nothing)
+    with pytest.raises(qk.UsageError, match="of single messages and of batches"):
+        app.handler("q")(not_a_batch)
+
+
+def test_gathering_for_longer_than_a_lease_that_cannot_be_extended_is_refused(app: App) -> None:
+    app._opener = FaultyOpener(app._opener, None, extend="none")  # type: ignore[assignment]
+    app.batch_handler("q", max_wait=timedelta(seconds=30), lease=timedelta(seconds=60))(nothing)
+    with pytest.raises(qk.UsageError, match="max_wait"):
+        app.run(signals=False)

@@ -19,6 +19,7 @@ from queuekit._values.capability import FEATURES, Capabilities
 from queuekit._values.clock import SystemClock
 from queuekit._values.duration import format_duration, format_size
 from queuekit._values.url import QueueURL
+from queuekit._wiring.engine_options import EngineOptions
 from queuekit._wiring.opening import Opener
 from queuekit._wiring.registry import find_spec
 from queuekit.backend import Range, Size
@@ -30,6 +31,7 @@ URLS = {"memory": "memory://queue", "sqlite": "sqlite:///file.db?queue=queue"}
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _ENTRY = re.compile(r"^    (?P<name>\w+): (?P<text>.*?)(?=^    \w+: |^\S|\Z)", re.MULTILINE | re.DOTALL)
 _LEFT_OUT = {"server", "assumed"}  # known after a probe only
+_DERIVED = ("long_delay", "counted_attempts")  # they follow from the others
 
 
 def attributes_of(kind: type[Any]) -> Mapping[str, str]:
@@ -74,6 +76,9 @@ def capabilities() -> str:
         for each in dataclasses.fields(Capabilities)
         if each.name not in _LEFT_OUT
     ]
+    for name in _DERIVED:
+        meaning = " ".join((inspect.getdoc(getattr(Capabilities, name)) or "").split()).replace("``", "`")
+        rows.append([f"`{name}`", *(show(getattr(can, name), name) for can in cans), meaning])
     return table(["capability", *URLS, "meaning"], rows)
 
 
@@ -111,7 +116,15 @@ def _feature(value: bool | float) -> str:
 
 def options(scheme: str) -> str:
     """The options of one scheme's URLs."""
-    kind = find_spec(scheme).options
+    return _options_of(find_spec(scheme).options)
+
+
+def engine_options() -> str:
+    """The options of every URL."""
+    return _options_of(EngineOptions)
+
+
+def _options_of(kind: Any) -> str:
     hints = get_type_hints(kind, include_extras=True)
     meanings = attributes_of(kind)
     rows = [
@@ -224,6 +237,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "capabilities": capabilities,
     "commands": commands,
     "features": features,
+    "engine options": engine_options,
     "groups": groups,
     "names": names,
     "memory limits": lambda: limits("memory"),

@@ -41,6 +41,7 @@ from queuekit.backend import (
     OutgoingMessage,
     Peekable,
     QueueStats,
+    Recreating,
     Redrivable,
     Settlement,
     StoredMessage,
@@ -318,12 +319,18 @@ class _WithInterrupt(LanedBackend):
             lane.interrupt()
 
 
+class _WithRecreated(LanedBackend):
+    def recreated(self) -> int:
+        return sum(lane.recreated() for lane in self.lanes)
+
+
 _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
     (Admin, _WithAdmin),
     (Peekable, _WithPeek),
     (Redrivable, _WithRedrive),
     (Cancellable, _WithCancel),
     (Interruptible, _WithInterrupt),
+    (Recreating, _WithRecreated),
 )
 
 

@@ -188,6 +188,9 @@ def test_counting_looking_emptying_and_cancelling_reach_every_lane(laned: Any) -
     assert laned.purge() == 2
     laned.delete()
     assert not laned.exists()
+    assert laned.recreated() == 0
+    _take(laned)
+    assert laned.recreated() == 3
 
 
 def test_lanes_claim_only_what_all_of_them_can(clock: VirtualClock) -> None:

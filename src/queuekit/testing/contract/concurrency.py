@@ -220,7 +220,7 @@ def _expect_batch(
         assert opener.script.calls("send") == [], "nothing has filled the batch"
         futures.append(face.send_soon(producer, b"%d" % index + b"x" * 900))
     if linger_s < 3600.0 and harness.virtual:
-        harness.until_blocked()
+        harness.until(lambda: producer._outbox.unsent() == sends, within_s=0.0, what="all are gathered")
         harness.pass_time(0.9 * linger_s)
         assert opener.script.calls("send") == [], "it may wait a little longer"
         harness.pass_time(0.1 * linger_s)

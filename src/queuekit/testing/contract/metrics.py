@@ -84,6 +84,7 @@ class Metrics(Group):
         work.await_begun(1)
         harness.pass_time(2 * pause_s)
         gate.set()
+        work.await_true(lambda: _handled(work) == 1, "the handler's time is measured")
         work.stop()
         (timings,) = work.app.timings().values()
         assert (timings["queue_age"].count, timings["handler_time"].count) == (1, 1)
@@ -103,7 +104,7 @@ class Metrics(Group):
             with logged() as records:
                 delivery = face.next(consumer, within_s=0.0 if harness.virtual else 10.0)
                 if keep:
-                    harness.until(partial(_is_lost, delivery), within_s=4 * lease_s, what="it is lost")
+                    harness.until(partial(_is_lost, delivery), within_s=4 * lease_s, what="it is lost", pause_s=0.01)
                 harness.pass_time(lease_s + harness.tolerance_s)
                 delivery.retry()
                 with pytest.raises(LeaseLostError):
@@ -142,7 +143,7 @@ class Metrics(Group):
             app={"middleware": [tracing]},
             lease=_HOUR,
         )
-        work.await_true(lambda: len(tracing.ended) == 2, "the second attempt ends", within_s=10.0)
+        work.await_true(lambda: len(tracing.ended) == 2, "the second attempt ends")
         assert tracing.begun == [(_TRACE, None)] * 2
         assert tracing.ended == [(1, "Retry"), (2, "")]
 
@@ -197,7 +198,7 @@ class Metrics(Group):
                 retry=RetryPolicy(max_attempts=2, wait=lambda _state: 0.0),
                 lease=_HOUR,
             )
-            work.await_begun(3, within_s=60.0)
+            harness.until(lambda: len(work.begun) == 3, within_s=60.0, what="three attempts", pause_s=0.01)
             work.stop()
             face.close(producer)
         assert {"receive.failed", "delivery.retried", "worker.stopped"} <= {
@@ -285,6 +286,11 @@ def _totals(records: list[logging.LogRecord], action: str, names: Sequence[str])
     """These totals in the one record of an action."""
     (record,) = of_action(records, action)
     return {name: record.__dict__["totals"][name] for name in names}
+
+
+def _handled(work: Work) -> int:
+    (timings,) = work.app.timings().values()
+    return timings["handler_time"].count
 
 
 def _is_lost(delivery: Delivery[Any]) -> bool:

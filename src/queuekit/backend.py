@@ -177,26 +177,29 @@ class StoredMessage(NamedTuple):
         body: As sent.
         attributes: As sent.
         metadata: As sent.
-        state: ``ready``, ``delayed`` (not due yet, or held behind its ordering key) or ``leased``.
+        state: ``ready``, ``delayed`` (not due yet, or held behind its ordering key), ``leased``, or ``done``
+            where it was acknowledged and is kept to be looked at.
         attempt: Deliveries so far; 0 before the first.
         enqueued_at: When the service took it, in seconds since the epoch, UTC.
         due_at: When it may be delivered, in seconds since the epoch, UTC.
         ordering_key: As sent.
         priority: As sent.
         cursor: Pass it as ``after`` to go on behind this message.
+        done_at: When it was acknowledged, in seconds since the epoch, UTC; None while it is not done.
     """
 
     message_id: str
     body: bytes
     attributes: Mapping[str, str]
     metadata: Mapping[str, str]
-    state: Literal["ready", "delayed", "leased"]
+    state: Literal["ready", "delayed", "leased", "done"]
     attempt: int
     enqueued_at: float
     due_at: float
     ordering_key: str | None
     priority: int
     cursor: str
+    done_at: float | None = None
 
 
 class Action(Enum):
@@ -241,12 +244,14 @@ class QueueStats:
         delayed: Not due yet, or held behind their ordering key.
         leased: With a consumer now.
         dead: In the queue's own dead-letter queue.
+        done: Acknowledged, and kept to be looked at.
     """
 
     ready: int | None = None
     delayed: int | None = None
     leased: int | None = None
     dead: int | None = None
+    done: int | None = None
 
 
 class Backend(Protocol):
@@ -368,8 +373,14 @@ class Admin(Protocol):
 class Peekable(Protocol):
     """Look at messages without leasing them."""
 
-    def peek(self, *, limit: int, after: str = "") -> Sequence[StoredMessage]:
-        """Up to ``limit`` messages in order of sending, from behind the cursor ``after``."""
+    def peek(self, *, limit: int, after: str = "", done: bool = False) -> Sequence[StoredMessage]:
+        """Up to ``limit`` messages in order of sending, from behind the cursor ``after``.
+
+        Args:
+            limit: At least 1.
+            after: Empty begins with the oldest.
+            done: Look at the messages that were acknowledged and kept, and at no others.
+        """
         ...
 
 

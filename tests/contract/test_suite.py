@@ -23,6 +23,7 @@ from queuekit.backend import (
     ErrorClass,
     ErrorCode,
     IncomingMessage,
+    InvalidURLError,
     OutgoingMessage,
     QueueURL,
     Rejected,
@@ -159,6 +160,8 @@ class WrappedHarness(Harness):
         return "memory://"
 
     def open(self, queue: str, *, opener: Any = None, **options: Any) -> Any:
+        if self.wrapper is Minimal and "fanout" in self.absent and "subscription" in options:
+            raise InvalidURLError("there are no subscriptions")
         return self.wrapper(super().open(queue, opener=opener, **options), self.absent)
 
     def cleanup(self) -> None:

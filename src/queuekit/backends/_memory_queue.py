@@ -2,8 +2,8 @@
 """One queue in memory: which messages are ready, not ready and leased, and in what order they come.
 
 A plain message (no delay, no key, priority 0) waits in a deque and is found there in constant time;
-everything else that is ready stands in one heap. Of an ordering key only the oldest message stands there.
-Lease ends are kept per `take`, not per message.
+everything else that is ready stands in the heap of its priority. Of an ordering key only the oldest message
+stands there. Lease ends are kept per `take`, not per message.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import threading
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from itertools import count
-from typing import Literal
+from math import inf
+from typing import Literal, NamedTuple
 
 from queuekit.backend import (
     LEASE_LOST,
@@ -33,6 +34,10 @@ from queuekit.backend import (
     Unsupported,
 )
 
+PRIORITIES = 10
+_FORGET_AT_ONCE = 500  # messages that were kept for long enough
+_TRIM_AT_ONCE = 20  # of the messages that are done, where the limit was larger before
+_LEASED_S = 60.0  # until a dead letter that somebody has leased is looked at again
 _SWEEP_AT = 1000  # settled handles that may stand in the table of lease ends before it is swept
 _NO_LETTER = Unsupported("a DEAD settlement that holds no dead letter")
 
@@ -51,8 +56,22 @@ class _Entry:
         self.not_ready = False  # not due, or behind another message of its key; never while leased
 
 
+class Retention(NamedTuple):
+    """What a backend's options say.
+
+    Attributes:
+        done_s: How long messages are kept when they are done; None keeps none.
+        done_max: The most of them in one queue.
+        dead_letter_s: How long dead letters are kept.
+    """
+
+    done_s: float | None
+    done_max: int
+    dead_letter_s: float
+
+
 class MemoryQueue:
-    """The messages of one queue.
+    """The messages of one queue, or of one subscription of it.
 
     An entry is in ``entries`` until it is removed, and besides in exactly one of: ``fresh`` or ``ranked``
     (ready), ``delayed`` (not due), ``leases`` (leased), or behind the first of its line in ``lines`` (held).
@@ -73,10 +92,15 @@ class MemoryQueue:
         self.entries: dict[int, _Entry] = {}  # by sequence number, hence in order of sending
         self.leases: dict[int, _Entry] = {}
         self.not_ready = 0
+        self.received = False
+        """Whether somebody receives, so that the queue gets what is sent."""
+        self.done: dict[int, tuple[_Entry, float]] = {}  # with the time of the ack
+        self._done_ends: list[tuple[float, int]] = []
+        self._letter_ends: list[tuple[float, int]] = []
         self._changed = threading.Condition(lock)
         self._waiting = 0
         self._fresh: deque[_Entry] = deque()  # plain and never leased, hence in order of sending
-        self._ranked: list[tuple[int, int, _Entry]] = []
+        self._ranked: list[list[tuple[int, _Entry]]] = [[] for _ in range(PRIORITIES)]
         self._delayed: list[tuple[float, int, _Entry]] = []
         self._lines: dict[str, deque[_Entry]] = {}
         self._lease_ends: list[tuple[float, int, Sequence[int]]] = []
@@ -108,6 +132,16 @@ class MemoryQueue:
                 self._place(entry, now)
         self.wake()
 
+    def store_letters(self, letters: Sequence[OutgoingMessage], keep_s: float) -> None:
+        """Append dead letters, which are kept for a time only."""
+        first, until = self._last_sequence + 1, self.clock.time() + keep_s
+        self.store(letters)
+        if len(self._letter_ends) > 2 * len(self.entries) + _SWEEP_AT:
+            self._letter_ends = [each for each in self._letter_ends if each[1] in self.entries]
+            heapify(self._letter_ends)
+        for sequence in range(first, self._last_sequence + 1):
+            heappush(self._letter_ends, (until, sequence))
+
     def _place(self, entry: _Entry, now: float) -> None:
         message = entry.message
         if message.ordering_key is not None:
@@ -130,7 +164,7 @@ class MemoryQueue:
             self._rank(entry)
 
     def _rank(self, entry: _Entry) -> None:
-        heappush(self._ranked, (-entry.message.priority, entry.sequence, entry))
+        heappush(self._ranked[entry.message.priority], (entry.sequence, entry))
 
     def _make_ready(self, entry: _Entry) -> None:
         entry.not_ready = False
@@ -173,6 +207,22 @@ class MemoryQueue:
             monotonic = self.clock.monotonic()
             while self._lease_ends and self._lease_ends[0][0] <= monotonic:
                 self._end_leases(heappop(self._lease_ends)[2], monotonic)
+        if self._done_ends or self._letter_ends:
+            self.tidy()
+
+    def tidy(self, limit: float = _FORGET_AT_ONCE) -> None:
+        """Forget up to ``limit`` messages that were kept for long enough."""
+        now = self.clock.time()
+        while limit > 0 and self._done_ends and self._done_ends[0][0] <= now:
+            del self.done[heappop(self._done_ends)[1]]
+            limit -= 1
+        due: list[int] = []
+        while len(due) < limit and self._letter_ends and self._letter_ends[0][0] <= now:
+            due.append(heappop(self._letter_ends)[1])
+        for sequence in due:
+            if sequence in self.entries and self.entries[sequence].handle in self.leases:
+                heappush(self._letter_ends, (now + _LEASED_S, sequence))
+        self.discard(each for each in due if each in self.entries and self.entries[each].handle not in self.leases)
 
     def _end_leases(self, handles: Sequence[int], monotonic: float) -> None:
         self._handles_in_ends -= len(handles)
@@ -224,12 +274,18 @@ class MemoryQueue:
     def has_ready(self) -> bool:
         """Whether `take` would find something."""
         self.advance()
-        return bool(self._fresh or self._ranked)
+        return bool(self._fresh or any(self._ranked))
 
-    def take(self, limit: int, lease_s: float) -> list[IncomingMessage]:
-        """Lease up to ``limit`` of the ready messages, best first."""
+    def take(self, limit: int, lease_s: float, *, weighted: bool = False) -> list[IncomingMessage]:
+        """Lease up to ``limit`` of the ready messages, best first.
+
+        Args:
+            limit: At most this many.
+            lease_s: From now.
+            weighted: Draw a priority for each, by its weight, instead of taking the highest there is.
+        """
         self.advance()
-        entries = self._next_ready(limit)
+        entries = self._draw_ready(limit) if weighted else self._next_ready(limit)
         if not entries:
             return []
         lease_until = self.clock.monotonic() + lease_s
@@ -252,22 +308,52 @@ class MemoryQueue:
         return taken
 
     def _next_ready(self, limit: int) -> list[_Entry]:
-        fresh, ranked = self._fresh, self._ranked
+        entries: list[_Entry] = []
+        for priority in range(PRIORITIES - 1, 0, -1):
+            if heap := self._ranked[priority]:
+                entries += [heappop(heap)[1] for _ in range(min(limit - len(entries), len(heap)))]
+        return entries + self._next_lowest(limit - len(entries))
+
+    def _next_lowest(self, limit: int) -> list[_Entry]:
+        fresh, ranked = self._fresh, self._ranked[0]
         entries: list[_Entry] = []
         while ranked and len(entries) < limit:
-            if fresh and ranked[0] > (0, fresh[0].sequence):
+            if fresh and ranked[0][0] > fresh[0].sequence:
                 entries.append(fresh.popleft())
             else:
-                entries.append(heappop(ranked)[2])
+                entries.append(heappop(ranked)[1])
         entries += [fresh.popleft() for _ in range(min(limit - len(entries), len(fresh)))]
         return entries
 
-    def settle(self, batch: Sequence[Settlement], dead_letters: Callable[[], MemoryQueue]) -> list[SettleOutcome]:
+    def _draw_ready(self, limit: int) -> list[_Entry]:
+        there = [len(heap) for heap in self._ranked]
+        there[0] += len(self._fresh)
+        present = [each for each in range(PRIORITIES - 1, -1, -1) if there[each]]
+        if not present:
+            return []
+        drawn = Counter(self.clock.random.choices(present, [each + 1 for each in present], k=limit))
+        shares = {each: min(drawn[each], there[each]) for each in present}
+        left = limit - sum(shares.values())  # a priority with fewer messages than its share leaves room
+        entries: list[_Entry] = []
+        for priority in present:
+            more = min(left, there[priority] - shares[priority])
+            left -= more
+            count = shares[priority] + more
+            if priority:
+                entries += [heappop(self._ranked[priority])[1] for _ in range(count)]
+            else:
+                entries += self._next_lowest(count)
+        return entries
+
+    def settle(
+        self, batch: Sequence[Settlement], dead_letters: Callable[[], MemoryQueue], retention: Retention
+    ) -> list[SettleOutcome]:
         """Settle what is still leased. ``dead_letters`` gives the queue for dead letters, and makes it."""
         self.advance()
         monotonic = self.clock.monotonic()
         extended: dict[float, list[int]] = {}
         outcomes: list[SettleOutcome] = []
+        keeping = retention.done_s is not None
         leases, ack, remove = self.leases, Action.ACK, self._remove_leased
         for settlement in batch:
             handle, action, delay_s, lease_s, dead = settlement
@@ -277,13 +363,15 @@ class MemoryQueue:
                 outcomes.append(LEASE_LOST)
             elif action is ack:
                 remove(entry)
+                if keeping:
+                    self._keep(entry, retention)
                 outcomes.append(SETTLED)
             elif action is Action.EXTEND:
                 entry.lease_until = monotonic + lease_s
                 extended.setdefault(entry.lease_until, []).append(entry.handle)
                 outcomes.append(Settled(lease_until=entry.lease_until))
             elif action is Action.DEAD:
-                outcomes.append(self._bury(entry, dead, dead_letters))
+                outcomes.append(self._bury(entry, dead, dead_letters, retention))
             else:
                 outcomes.append(self._give_back(entry, delay_s, counted=action is Action.RETRY))
         for lease_until, handles in extended.items():
@@ -299,6 +387,13 @@ class MemoryQueue:
             line.popleft()
             self._come_forward(key, line)
 
+    def _keep(self, entry: _Entry, retention: Retention) -> None:
+        now = self.clock.time()
+        self.done[entry.sequence] = (entry, now)
+        heappush(self._done_ends, (now + (retention.done_s or 0.0), entry.sequence))
+        for _ in range(min(len(self.done) - retention.done_max, _TRIM_AT_ONCE)):
+            del self.done[heappop(self._done_ends)[1]]
+
     def _come_forward(self, key: str, line: deque[_Entry]) -> None:
         """Let the message that is now the first of its line be delivered, when it is due."""
         if not line:
@@ -313,11 +408,15 @@ class MemoryQueue:
         self.wake()
 
     def _bury(
-        self, entry: _Entry, letter: OutgoingMessage | None, dead_letters: Callable[[], MemoryQueue]
+        self,
+        entry: _Entry,
+        letter: OutgoingMessage | None,
+        dead_letters: Callable[[], MemoryQueue],
+        retention: Retention,
     ) -> SettleOutcome:
         if letter is None:
             return _NO_LETTER
-        dead_letters().store((letter,))
+        dead_letters().store_letters((letter,), retention.dead_letter_s)
         self._remove_leased(entry)
         return SETTLED
 
@@ -355,9 +454,10 @@ class MemoryQueue:
         removed = [self.entries.pop(each) for each in doomed]
         self.not_ready -= sum(entry.not_ready for entry in removed)
         self._fresh = deque(each for each in self._fresh if each.sequence not in doomed)
-        self._ranked = [each for each in self._ranked if each[1] not in doomed]
+        self._ranked = [[each for each in heap if each[0] not in doomed] for heap in self._ranked]
         self._delayed = [each for each in self._delayed if each[1] not in doomed]
-        heapify(self._ranked)
+        for heap in self._ranked:
+            heapify(heap)
         heapify(self._delayed)
         for key in {each.message.ordering_key for each in removed}:
             if key is not None:
@@ -376,6 +476,15 @@ class MemoryQueue:
         sequences = list(self.entries)
         start = bisect_right(sequences, after)
         return [self._stored(self.entries[each]) for each in sequences[start : start + limit]]
+
+    def look_at_done(self, limit: int, after: int) -> list[StoredMessage]:
+        """The same, of the messages that are done and kept."""
+        self.tidy(inf)
+        sequences = nsmallest(limit, (each for each in self.done if each > after))
+        return [
+            self._stored(entry)._replace(state="done", due_at=entry.enqueued_at, done_at=at)
+            for entry, at in (self.done[each] for each in sequences)
+        ]
 
     def _stored(self, entry: _Entry) -> StoredMessage:
         message_id, body, attributes, metadata, _, key, _, priority = entry.message

@@ -131,7 +131,7 @@ def test_priority_comes_before_order_of_sending(jobs: Any) -> None:
 def test_only_the_oldest_of_a_key_can_be_taken_whatever_its_state(jobs: Any, clock: VirtualClock) -> None:
     send(jobs, "first", ordering_key="k", delay_s=5)
     send(jobs, "second", ordering_key="k", priority=9)
-    assert jobs.stats() == QueueStats(ready=0, delayed=2, leased=0, dead=0)
+    assert jobs.stats() == QueueStats(ready=0, delayed=2, leased=0, dead=0, done=0)
     clock.advance(5)
     first = take(jobs)
     assert ids(first) == ["first"]
@@ -176,7 +176,7 @@ def test_cancelling_in_the_middle_of_a_key_leaves_its_order(jobs: Any) -> None:
     send(jobs, "first", "second", "third", ordering_key="k")
     held = take(jobs)
     assert jobs.cancel("second") is True
-    assert jobs.stats() == QueueStats(ready=0, delayed=1, leased=1, dead=0)
+    assert jobs.stats() == QueueStats(ready=0, delayed=1, leased=1, dead=0, done=0)
     settle(jobs, held)
     assert ids(take(jobs)) == ["third"]
 
@@ -195,7 +195,7 @@ def test_a_purge_spares_what_is_leased_and_it_can_still_be_settled(jobs: Any) ->
     send(jobs, "plain")
     send(jobs, "delayed", delay_s=5)
     assert jobs.purge() == 3
-    assert jobs.stats() == QueueStats(ready=0, delayed=0, leased=1, dead=0)
+    assert jobs.stats() == QueueStats(ready=0, delayed=0, leased=1, dead=0, done=0)
     settle(jobs, held, Action.RETRY)
     assert ids(take(jobs)) == ["leased"]
 
@@ -275,7 +275,7 @@ def test_remembered_dedup_ids_are_bounded_by_the_window(open_queue: Callable[...
     for number in range(200):
         send(jobs, "m", dedup_id=f"id-{number}")
         clock.advance(1)
-    [queue] = jobs._space.queues.values()
+    queue = jobs._find()
     assert len(queue._dedup) == len(queue._dedup_ends) == 10
 
 
@@ -299,7 +299,7 @@ def test_settled_leases_do_not_gather_under_one_long_lease(jobs: Any) -> None:
     for _ in range(50):
         send(jobs, *("m" * 100))
         settle(jobs, take(jobs, 100, lease_s=43200))
-    [queue] = jobs._space.queues.values()
+    queue = jobs._find()
     assert queue._handles_in_ends <= 1100
     assert not queue.entries
     assert not queue.leases
@@ -311,7 +311,7 @@ def test_extensions_do_not_gather(jobs: Any, clock: VirtualClock) -> None:
     for _ in range(3000):
         settle(jobs, held, Action.EXTEND, lease_s=43200)
         clock.advance(1)
-    [queue] = jobs._space.queues.values()
+    queue = jobs._find()
     assert queue._handles_in_ends <= 1100
     assert settle(jobs, held) == [SETTLED]
 
@@ -480,7 +480,7 @@ def test_waiting_for_a_change_takes_nothing(jobs: Any, clock: VirtualClock, thre
     clock.wait_for_waiters(1)
     clock.advance(5)
     assert waiting.result(20) is True
-    assert jobs.stats() == QueueStats(ready=1, delayed=0, leased=0, dead=0)
+    assert jobs.stats() == QueueStats(ready=1, delayed=0, leased=0, dead=0, done=0)
 
 
 def test_peek_goes_on_behind_its_cursor_whatever_was_removed(jobs: Any) -> None:
@@ -518,7 +518,7 @@ def test_reset_leaves_open_backends_usable(jobs: Any) -> None:
     [held] = take(jobs)
     send(jobs, "b")
     reset_memory()
-    assert jobs.stats() == QueueStats(ready=0, delayed=0, leased=0, dead=0)
+    assert jobs.stats() == QueueStats(ready=0, delayed=0, leased=0, dead=0, done=0)
     send(jobs, "c")
     assert settle(jobs, [held]) == [LEASE_LOST]
     assert ids(take(jobs)) == ["c"]
@@ -569,7 +569,7 @@ def test_a_child_of_a_fork_has_the_queue_and_a_lock_that_is_free(jobs: Any) -> N
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     holder.join()
     releaser.join()
-    assert jobs.stats() == QueueStats(ready=1, delayed=0, leased=1, dead=0)
+    assert jobs.stats() == QueueStats(ready=1, delayed=0, leased=1, dead=0, done=0)
 
 
 def test_a_closed_and_forgotten_queue_holds_no_memory(open_queue: Callable[..., Any]) -> None:

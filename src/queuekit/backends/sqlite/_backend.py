@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 
 from queuekit.backend import (
+    LEASE_LOST,
     Accepted,
     Action,
     AllAccepted,
@@ -27,11 +29,12 @@ from queuekit.backend import (
     Support,
     Unsupported,
 )
-from queuekit.backends.sqlite import _claiming, _errors, _managing, _places
-from queuekit.backends.sqlite._claiming import Moment, Outlook
+from queuekit.backends.sqlite import _claiming, _errors, _managing, _places, _retention
+from queuekit.backends.sqlite._claiming import Claim, Moment, Outlook
 from queuekit.backends.sqlite._database import MAX_LEASE_S, Database
 from queuekit.backends.sqlite._options import FORMS, SQLiteOptions, file_of
 from queuekit.backends.sqlite._places import DEAD_SUFFIX, Queue
+from queuekit.backends.sqlite._retention import Retention
 from queuekit.backends.sqlite._settling import Settler
 
 MAX_BATCH = 500
@@ -48,7 +51,7 @@ class _QueueFullError(Exception):
 
 
 class SQLiteBackend:
-    """One queue in one file.
+    """One queue in one file, or one subscription of it.
 
     Concurrency:
         Safe from any thread, and after a fork.
@@ -57,6 +60,7 @@ class SQLiteBackend:
     def __init__(self, opening: Opening) -> None:
         self._queue: str = opening.queue
         self._options: SQLiteOptions = opening.options
+        self._subscription = self._options.subscription
         self._clock = opening.clock
         self._timeout_s = opening.call_timeout_s
         path = file_of(opening.url)
@@ -68,44 +72,19 @@ class SQLiteBackend:
         self._database.retain()
         self._is_dead = self._queue.endswith(DEAD_SUFFIX)
         self._window_s = self._options.dedup_window.total_seconds()
+        keep_done = self._options.keep_done
+        self._retention = Retention(
+            done_s=None if keep_done is None else keep_done.total_seconds(),
+            done_max=self._options.keep_done_max,
+            dead_letter_s=self._options.dead_letter_retention.total_seconds(),
+        )
+        self._tidy_at = 0.0
         self._interrupts = 0
         self._flowing = False
         self._used: tuple[int, int] | None = None
         self._recreated = 0
         self._closed = False
-        self._capabilities = Capabilities(
-            queues="implicit",
-            durability="disk",
-            max_message_bytes=16 << 20,
-            max_send_batch=MAX_BATCH,
-            max_send_batch_bytes=64 << 20,
-            atomic_send=True,
-            max_receive=MAX_BATCH,
-            max_settle_batch=MAX_BATCH,
-            mixed_settles=True,
-            min_lease_s=0.001,
-            max_lease_s=MAX_LEASE_S,
-            extend="absolute",
-            fencing="strict",
-            late_ack_safe=True,
-            attempts="exact",
-            release_counts=False,
-            max_delay_s=_YEAR_S,
-            max_retry_delay_s=_YEAR_S,
-            ordering="per_key",
-            delay_with_ordering=True,
-            dedup_window_s=self._window_s,
-            dead_letters=Support.NATIVE,
-            redrive=Support.NATIVE,
-            priority_levels=_places.RANKS,
-            long_poll=True,
-            admin=True,
-            peek=True,
-            purge=True,
-            depth="exact",
-            cancel=True,
-            server=f"SQLite {sqlite3.sqlite_version}",
-        )
+        self._capabilities = _capabilities(self._window_s, subscribed=bool(self._subscription))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -113,9 +92,13 @@ class SQLiteBackend:
         return self._capabilities
 
     def probe(self) -> Capabilities:
-        """Open the file, making it if need be. See `Backend.probe`."""
-        with self._database.reading(self._timeout_s):
+        """Open the file, making it and the subscription if need be. See `Backend.probe`."""
+        if self._subscription:
+            self._subscribe()
             return self._capabilities
+        with self._database.reading(self._timeout_s) as connection:
+            alone = len(_places.find_queues(connection, self._queue)) <= 1
+        return self._capabilities if alone else replace(self._capabilities, copies="fanout")
 
     def size(self, message: OutgoingMessage) -> int:
         """See `Backend.size`."""
@@ -144,8 +127,9 @@ class SQLiteBackend:
         """Lease messages, waiting for the first. See `Backend.receive`."""
         interrupts = self._interrupts
         # Where there was something just now, the look before the claim is saved.
-        if (self._flowing or self._look().ready) and (messages := self._claim(max_messages, lease_s)):
+        if (self._flowing or self._look_first().ready) and (messages := self._claim(max_messages, lease_s)):
             return messages
+        self._tidy_when_idle()
         if wait_s <= 0:
             return []
         until = self._clock.monotonic() + wait_s
@@ -159,9 +143,10 @@ class SQLiteBackend:
         if self._is_dead and any(each.action is Action.DEAD for each in batch):
             return self._settle_without_dead(batch, timeout_s)
         with self._database.writing(timeout_s) as connection:
-            queue = _places.find_queue(connection, self._queue) or Queue(-1, self._queue, 0, 0)
-            settler = Settler(connection, queue, self._now())
+            queue = self._find(connection) or Queue(-1, self._queue, self._subscription, 0, 0, 0, 0, None)
+            settler = Settler(connection, queue, self._now(), self._retention)
             outcomes = settler.settle(batch)
+            self._tidy(connection)
         if settler.changed:
             self._database.changed(self._queue)
         if settler.buried:
@@ -190,54 +175,67 @@ class SQLiteBackend:
 
     def create(self) -> None:
         """See `Admin.create`."""
+        if self._subscription:
+            self._subscribe()
+            return
         with self._database.writing(self._timeout_s) as connection:
             _places.make_queue(connection, self._queue)
 
     def delete(self) -> None:
-        """See `Admin.delete`."""
+        """Remove the subscription; or the queue itself, with all its subscriptions. See `Admin.delete`."""
+        names = [self._queue] if self._is_dead else [self._queue, self._queue + DEAD_SUFFIX]
+        everything = not self._subscription and not self._is_dead
         with self._database.writing(self._timeout_s) as connection:
-            _managing.delete(connection, self._queue)
-            if not self._is_dead:
-                _managing.delete(connection, self._queue + DEAD_SUFFIX)
+            for name in names:
+                for queue in _places.find_queues(connection, name):
+                    if everything or queue.subscription == self._subscription:
+                        _managing.delete(connection, queue)
         # Who waits must look, or it would not know that the queue was gone if it is soon made again.
         self._database.changed(self._queue)
 
     def exists(self) -> bool:
         """See `Admin.exists`."""
         with self._database.reading(self._timeout_s) as connection:
-            return _places.find_queue(connection, self._queue) is not None
+            return self._find(connection) is not None
 
     def purge(self) -> int:
         """See `Admin.purge`."""
         with self._database.writing(self._timeout_s) as connection:
-            queue = _places.find_queue(connection, self._queue)
-            return 0 if queue is None else _managing.purge(connection, queue, self._now())
+            queue = self._find(connection)
+            if queue is None:
+                return 0
+            removed = _managing.purge(connection, queue, self._now())
+            _retention.forget_gone(connection, queue)
+            return removed
 
     def stats(self) -> QueueStats:
         """See `Admin.stats`."""
         with self._database.reading(self._timeout_s) as connection:
-            return _managing.count(connection, self._queue, self._now())
+            return _managing.count(connection, self._queue, self._subscription, self._now())
 
-    def peek(self, *, limit: int, after: str = "") -> Sequence[StoredMessage]:
+    def peek(self, *, limit: int, after: str = "", done: bool = False) -> Sequence[StoredMessage]:
         """See `Peekable.peek`."""
+        look = _managing.peek_done if done else _managing.peek
         with self._database.reading(self._timeout_s) as connection:
-            queue = _places.find_queue(connection, self._queue)
+            queue = self._find(connection)
             if queue is None:
                 return []
-            return _managing.peek(connection, queue, limit=limit, after=int(after or 0), now=self._now())
+            return look(connection, queue, limit=limit, after=int(after or 0), now=self._now())
 
     def cancel(self, message_id: str) -> bool:
-        """Remove every copy of the message that was never leased. See `Cancellable.cancel`."""
+        """Remove every copy that was never leased, from every subscription. See `Cancellable.cancel`."""
         with self._database.reading(self._timeout_s) as connection:
-            queue = _places.find_queue(connection, self._queue)
-            candidates = [] if queue is None else _managing.find_candidates(connection, queue, message_id)
-        if not candidates:
+            found = {
+                queue.id: _managing.find_candidates(connection, queue, message_id)
+                for queue in _places.find_queues(connection, self._queue)
+            }
+        if not any(found.values()):
             return False
+        removed = False
         with self._database.writing(self._timeout_s) as connection:
-            queue = _places.find_queue(connection, self._queue)
-            if queue is None:
-                return False
-            removed = _managing.cancel(connection, queue, candidates, message_id, self._now())
+            for queue in _places.find_queues(connection, self._queue):
+                candidates = found.get(queue.id, [])
+                removed |= _managing.cancel(connection, queue, candidates, message_id, self._now())
         self._database.changed(self._queue)
         return removed
 
@@ -246,7 +244,11 @@ class SQLiteBackend:
         if not self._is_dead:
             return [_NOT_DEAD] * len(batch)
         with self._database.writing(timeout_s) as connection:
-            outcomes = _managing.redrive(connection, self._queue, batch, self._now())
+            dead = self._find(connection)
+            if dead is None:
+                return [LEASE_LOST] * len(batch)
+            outcomes = _managing.redrive(connection, dead, batch, self._now())
+            _retention.forget_gone(connection, dead)
         self._database.changed(self._queue, self._queue.removesuffix(DEAD_SUFFIX))
         return outcomes
 
@@ -257,9 +259,16 @@ class SQLiteBackend:
     def _now(self) -> Moment:
         return Moment(self._clock.time(), self._clock.monotonic())
 
+    def _find(self, connection: sqlite3.Connection) -> Queue | None:
+        return _places.find_queue(connection, self._queue, self._subscription)
+
+    def _subscribe(self) -> None:
+        with self._database.writing(self._timeout_s) as connection:
+            _places.subscribe(connection, self._queue, self._subscription)
+
     def _look(self) -> Outlook:
         with self._database.reading(self._timeout_s, once=True) as connection:
-            outlook = _claiming.look(connection, self._queue, self._now())
+            outlook = _claiming.look(connection, self._queue, self._subscription, self._now())
         if self._used is None:
             self._used = None if outlook.queue is None else (outlook.queue, 0)
         elif outlook.queue != self._used[0]:
@@ -275,24 +284,54 @@ class SQLiteBackend:
         if used is not None and (found is None or found[0] != used[0] or found[1] < used[1]):
             self._recreated += 1
 
+    def _look_first(self) -> Outlook:
+        outlook = self._look()
+        if not outlook.known and not self._is_dead:
+            self._subscribe()
+        return outlook
+
     def _claim(self, max_messages: int, lease_s: float) -> list[IncomingMessage]:
-        lease = int.from_bytes(self._clock.token_bytes(8)) >> 1
         with self._database.writing(self._timeout_s) as connection:
+            self._tidy(connection)  # before, because what is leased is spared
             now = self._now()
-            queue = _places.find_queue(connection, self._queue)
+            queue = self._find(connection)
             if queue is not None or self._used is not None:
                 self._notice(None if queue is None else (queue.id, queue.next))
-            until = now.monotonic + lease_s
-            messages = (
-                _claiming.claim(connection, queue, limit=max_messages, now=now, until=until, lease=lease)
-                if queue is not None
-                else []
-            )
+            messages = [] if queue is None else self._take(connection, queue, max_messages, now, lease_s)
         self._flowing = bool(messages)
         if messages:
             # A consumer that waits must know that this lease may end before anything else happens.
             self._database.signal(self._queue).set()
         return messages
+
+    def _take(
+        self, connection: sqlite3.Connection, queue: Queue, limit: int, now: Moment, lease_s: float
+    ) -> list[IncomingMessage]:
+        if not queue.received and not self._is_dead:  # it was deleted, and made again by a send
+            _places.subscribe(connection, self._queue, self._subscription)
+        lease = self._database.next_lease(connection)
+        claim = Claim(connection, queue, now, now.monotonic + lease_s, lease)
+        if self._options.priorities == "weighted":
+            return claim.take_weighted(limit, self._clock)
+        return claim.take_best(limit)
+
+    def _tidy(self, connection: sqlite3.Connection) -> None:
+        """Now and then, remove what was kept for long enough; as a small part of a transaction."""
+        now = self._clock.monotonic()
+        if now >= self._tidy_at:
+            more = _retention.tidy(connection, self._now())
+            self._tidy_at = now if more else now + _retention.TIDY_EVERY_S
+
+    def _tidy_when_idle(self) -> None:
+        if self._clock.monotonic() < self._tidy_at:
+            return
+        with self._database.reading(self._timeout_s, once=True) as connection:
+            untidy = _retention.is_untidy(connection, self._clock.time())
+        if not untidy:
+            self._tidy_at = self._clock.monotonic() + _retention.TIDY_EVERY_S
+            return
+        with self._database.writing(self._timeout_s) as connection:
+            self._tidy(connection)
 
     def _wait(self, until: float, interrupts: int) -> bool:
         """Wait until something may be claimed; False when the time is over, or another interruption came."""
@@ -315,16 +354,24 @@ class SQLiteBackend:
             _QueueFullError: The queue would hold more than it may.
         """
         now = self._clock.time()
-        queue = _places.make_queue(connection, self._queue)
+        if self._is_dead:  # a dead letter of one subscription is none of another's
+            queue = _places.make_queue(connection, self._queue, self._subscription)
+            audience = [queue]
+        else:
+            queue, audience = _places.find_audience(connection, self._queue)
         firsts: dict[int, str] = {}
         if self._window_s and any(message.dedup_id is not None for message in batch):
             firsts = self._recall(connection, queue, batch, now)
             batch = [message for index, message in enumerate(batch) if index not in firsts]
         limit = self._options.max_messages
-        if limit is not None and batch and queue.held + len(batch) > limit:
+        if limit is not None and batch and any(each.held + len(batch) > limit for each in audience):
             raise _QueueFullError
-        if batch:
-            _places.add(connection, queue, batch, now)
+        for each in audience if batch else ():
+            if self._is_dead:
+                _retention.add_letters(connection, each, batch, now, self._retention)
+            else:
+                _places.add(connection, each, batch, now)
+        self._tidy(connection)
         return firsts
 
     def _recall(
@@ -352,6 +399,44 @@ class SQLiteBackend:
         rest = [each for each in batch if each.action is not Action.DEAD]
         settled = iter(self.settle(rest, timeout_s=timeout_s) if rest else ())
         return [_NO_DEAD_OF_DEAD if each.action is Action.DEAD else next(settled) for each in batch]
+
+
+def _capabilities(dedup_window_s: float, *, subscribed: bool) -> Capabilities:
+    return Capabilities(
+        queues="implicit",
+        durability="disk",
+        max_message_bytes=16 << 20,
+        max_send_batch=MAX_BATCH,
+        max_send_batch_bytes=64 << 20,
+        atomic_send=True,
+        max_receive=MAX_BATCH,
+        max_settle_batch=MAX_BATCH,
+        mixed_settles=True,
+        min_lease_s=0.001,
+        max_lease_s=MAX_LEASE_S,
+        extend="absolute",
+        fencing="strict",
+        late_ack_safe=True,
+        attempts="exact",
+        release_counts=False,
+        max_delay_s=_YEAR_S,
+        max_retry_delay_s=_YEAR_S,
+        ordering="per_key",
+        delay_with_ordering=True,
+        dedup_window_s=dedup_window_s,
+        dead_letters=Support.NATIVE,
+        redrive=Support.NATIVE,
+        priority_levels=_places.RANKS,
+        fanout=True,
+        copies="fanout" if subscribed else "private",
+        long_poll=True,
+        admin=True,
+        peek=True,
+        purge=True,
+        depth="exact",
+        cancel=True,
+        server=f"SQLite {sqlite3.sqlite_version}",
+    )
 
 
 SPEC = BackendSpec(open=SQLiteBackend, options=SQLiteOptions, slot="option", forms=FORMS)

@@ -23,6 +23,7 @@ from queuekit.backends.sqlite._wakeup import Directory, Listener, Signal
 MAX_LEASE_S = 43_200.0
 _PAGE = 4096
 _NO_LIMIT = 1 << 30
+_LEASE_BITS = 32
 _NO_WAIT_S = 0.1
 """Less than this is not taken off the time for the rest, because another busy timeout costs a statement."""
 _PRAGMAS = (
@@ -62,6 +63,7 @@ class _Here:
         self.file: tuple[int, int] | None = None
         self.generation = 0
         self.boot: str | None = None
+        self.lease_ids: Iterator[int] = iter(())
         self.signals: dict[str, Signal] = {}
         self.directory = Directory(database, clock)
         self.listener: Listener | None = None
@@ -161,6 +163,21 @@ class Database:
             yield connection
             connection.execute("COMMIT")
 
+    def next_lease(self, connection: sqlite3.Connection) -> int:
+        """The id of a new lease, which nobody ever had in this file. Called in a write transaction.
+
+        Whatever the clock, for two virtual ones with one seed draw the same numbers. Half of it counts who
+        leases from the file, so that only the first lease of a process writes to it.
+        """
+        here = self._here()
+        lease = next(here.lease_ids, None)
+        if lease is None:
+            update = "UPDATE host SET sessions = sessions + 1 RETURNING sessions"
+            session = connection.execute(update).fetchone()[0]
+            here.lease_ids = iter(range(session << _LEASE_BITS, (session + 1) << _LEASE_BITS))
+            lease = next(here.lease_ids)
+        return lease
+
     def signal(self, queue: str) -> Signal:
         """What the waiters for a queue in this process wait on."""
         return self._here().signals.setdefault(queue, Signal())
@@ -213,6 +230,7 @@ class Database:
         except BaseException:
             if connection.in_transaction:
                 connection.rollback()
+            here.lease_ids = iter(())  # the count that they come from may be rolled back with the rest
             raise
         finally:
             with here.lock:
@@ -241,12 +259,12 @@ class Database:
         return (found.st_dev, found.st_ino)
 
     def _prepare(self, timeout_s: float) -> None:
-        _schema.create_file(self.path, self._clock.token_bytes(6).hex())
+        _schema.create_file(self.path, self._clock.token_bytes(6).hex(), now=self._clock.time())
         until = self._clock.monotonic() + timeout_s
         connection = self._connect()
         try:
             connection.wait_for_others(timeout_s)
-            _schema.migrate(connection)
+            _schema.migrate(connection, now=self._clock.time())
             _schema.use_wal(connection, lambda: self._clock.monotonic() >= until)
         finally:
             connection.close()
@@ -271,15 +289,24 @@ class Database:
 
     def _end_foreign_leases(self, connection: sqlite3.Connection) -> None:
         """End the leases that count on the clock of another boot of the host."""
-        boot = self._clock.boot_id()
+        if not self._find_foreign_leases(connection):
+            return  # asked first, because whoever only looks must not wait for a writer
         connection.execute("BEGIN IMMEDIATE")
-        if connection.execute("SELECT boot FROM host").fetchone()[0] != boot:
-            _places.end_leases(connection, "TRUE", ())
-            connection.execute("UPDATE host SET boot = ?", (boot,))
-        elif not boot:
-            # Without a boot's name, a lease that ends later than any can is one from before.
-            _places.end_leases(connection, "until > ?", (self._clock.monotonic() + MAX_LEASE_S,))
+        if where := self._find_foreign_leases(connection):
+            _places.end_leases(connection, where, ())
+            connection.execute("UPDATE host SET boot = ?", (self._clock.boot_id(),))
         connection.execute("COMMIT")
+
+    def _find_foreign_leases(self, connection: sqlite3.Connection) -> str:
+        """Which leases are not of this boot, as a condition; empty where there can be none."""
+        boot = self._clock.boot_id()
+        if connection.execute("SELECT boot FROM host").fetchone()[0] != boot:
+            return "TRUE"
+        # Without a boot's name, a lease that ends later than any can is one from before.
+        foreign = f"until > {self._clock.monotonic() + MAX_LEASE_S!r}"
+        if not boot and connection.execute(f"SELECT 1 FROM lease WHERE {foreign} LIMIT 1").fetchone():  # noqa: S608 - a number
+            return foreign
+        return ""
 
 
 def _forget(here: _Here) -> None:
@@ -287,4 +314,5 @@ def _forget(here: _Here) -> None:
         connection.close()
     here.idle.clear()
     here.file = here.boot = None
+    here.lease_ids = iter(())
     here.generation += 1

@@ -17,7 +17,6 @@ from queuekit.backends.sqlite._places import (
     Queue,
     add,
     end_leases,
-    find_queue,
     find_run,
     make_queue,
     next_of_key,
@@ -32,12 +31,17 @@ _COUNTS = """
          + (SELECT coalesce(sum(held), 0) FROM lease WHERE queue = q.id AND until <= :monotonic),
            (SELECT coalesce(sum(held), 0) FROM lease WHERE queue = q.id AND until > :monotonic),
            q.held,
-           (SELECT held FROM queue WHERE name = :dead)
-    FROM queue q WHERE name = :name
+           (SELECT held FROM queue WHERE name = :dead AND subscription = :subscription),
+           q.done - (SELECT count(*) FROM done WHERE queue = q.id AND until <= :utc)
+    FROM queue q WHERE name = :name AND subscription = :subscription
 """
 _PAGE_OF_MESSAGES = """
     SELECT seq, id, body, attributes, metadata, enqueued, due, key, priority
     FROM message WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+"""
+_PAGE_OF_DONE = """
+    SELECT seq, id, body, attributes, metadata, attempt, enqueued, key, priority, at
+    FROM done WHERE seq > ? AND seq <= ? AND until > ? ORDER BY seq LIMIT ?
 """
 
 _BY_ID = (
@@ -46,14 +50,14 @@ _BY_ID = (
 )
 
 
-def count(connection: sqlite3.Connection, name: str, now: Moment) -> QueueStats:
-    """The messages of a queue, by state."""
-    values = {"name": name, "dead": name + DEAD_SUFFIX, "utc": now.utc, "monotonic": now.monotonic}
+def count(connection: sqlite3.Connection, name: str, subscription: str, now: Moment) -> QueueStats:
+    """The messages of a place, by state."""
+    values = {"name": name, "dead": name + DEAD_SUFFIX, "subscription": subscription, **now._asdict()}
     row = connection.execute(_COUNTS, values).fetchone()
     if row is None:
-        return QueueStats(ready=0, delayed=0, leased=0, dead=0)
-    ready, leased, held, dead = row
-    return QueueStats(ready=ready, delayed=held - ready - leased, leased=leased, dead=dead or 0)
+        return QueueStats(ready=0, delayed=0, leased=0, dead=0, done=0)
+    ready, leased, held, dead, done = row
+    return QueueStats(ready=ready, delayed=held - ready - leased, leased=leased, dead=dead or 0, done=done)
 
 
 def peek(connection: sqlite3.Connection, queue: Queue, *, limit: int, after: int, now: Moment) -> list[StoredMessage]:
@@ -63,6 +67,30 @@ def peek(connection: sqlite3.Connection, queue: Queue, *, limit: int, after: int
         return []
     places = _places_between(connection, queue, rows[0][0], rows[-1][0], now)
     return [_stored(row, places.get(row[0]), queue, now) for row in rows]
+
+
+def peek_done(
+    connection: sqlite3.Connection, queue: Queue, *, limit: int, after: int, now: Moment
+) -> list[StoredMessage]:
+    """Up to ``limit`` messages that are done and kept, from behind the number ``after``."""
+    rows = connection.execute(_PAGE_OF_DONE, (queue.low + after, queue.high, now.utc, limit))
+    return [
+        StoredMessage(
+            message_id,
+            body,
+            read_mapping(attributes),
+            read_mapping(metadata),
+            "done",
+            attempt,
+            enqueued,
+            enqueued,
+            key,
+            priority,
+            str(seq - queue.low),
+            done_at,
+        )
+        for seq, message_id, body, attributes, metadata, attempt, enqueued, key, priority, done_at in rows
+    ]
 
 
 _Place = tuple[Literal["ready", "leased"], int, float]
@@ -180,24 +208,18 @@ def purge(connection: sqlite3.Connection, queue: Queue, now: Moment) -> int:
     return removed
 
 
-def delete(connection: sqlite3.Connection, name: str) -> None:
-    """Remove a queue and everything that belongs to it."""
-    queue = find_queue(connection, name)
-    if queue is None:
-        return
+def delete(connection: sqlite3.Connection, queue: Queue) -> None:
+    """Remove a place and everything that belongs to it."""
     connection.execute("DELETE FROM message WHERE seq BETWEEN ? AND ?", (queue.low, queue.high))
-    for place in ("ready", "delayed", "lease", "dedup"):
+    for place in ("ready", "delayed", "lease", "dedup", "done", "expiry"):
         connection.execute(f"DELETE FROM {place} WHERE queue = ?", (queue.id,))  # noqa: S608 - our own text
     connection.execute("DELETE FROM queue WHERE id = ?", (queue.id,))
 
 
 def redrive(
-    connection: sqlite3.Connection, name: str, batch: Sequence[OutgoingMessage], now: Moment
+    connection: sqlite3.Connection, dead: Queue, batch: Sequence[OutgoingMessage], now: Moment
 ) -> list[SettleOutcome]:
-    """Move dead letters of the queue ``name`` back to the queue that they came from."""
-    dead = find_queue(connection, name)
-    if dead is None:
-        return [LEASE_LOST] * len(batch)
+    """Move dead letters back to the place that they came from."""
     # Nobody has a dead letter whose lease is over, also when nobody has received since.
     end_leases(connection, "queue = ? AND until <= ?", (dead.id, now.monotonic))
     outcomes: list[SettleOutcome] = []
@@ -209,6 +231,6 @@ def redrive(
         if moved:
             back.append(message)
     if back:
-        source = make_queue(connection, name.removesuffix(DEAD_SUFFIX))
+        source = make_queue(connection, dead.name.removesuffix(DEAD_SUFFIX), dead.subscription)
         add(connection, source, back, now.utc)
     return outcomes

@@ -35,12 +35,16 @@ _INSERT = (
 
 
 class Queue(NamedTuple):
-    """A queue's row."""
+    """The row of one place for messages: a queue itself, or one subscription of it."""
 
     id: int
     name: str
+    subscription: str
     next: int
     held: int
+    received: int
+    done: int
+    tidy: float | None
 
     @property
     def low(self) -> int:
@@ -53,19 +57,54 @@ class Queue(NamedTuple):
         return self.low | ((1 << SEQUENCE_BITS) - 1)
 
 
-def find_queue(connection: sqlite3.Connection, name: str) -> Queue | None:
-    """The queue, if it exists. Never kept over a transaction: another process may delete it and reuse its id."""
-    row = connection.execute("SELECT id, name, next, held FROM queue WHERE name = ?", (name,)).fetchone()
+_SELECT = "SELECT id, name, subscription, next, held, received, done, tidy FROM queue"
+
+
+def find_queue(connection: sqlite3.Connection, name: str, subscription: str = "") -> Queue | None:
+    """The place, if it exists. Never kept over a transaction: another process may delete it and reuse its id."""
+    row = connection.execute(f"{_SELECT} WHERE name = ? AND subscription = ?", (name, subscription)).fetchone()
     return None if row is None else Queue(*row)
 
 
-def make_queue(connection: sqlite3.Connection, name: str) -> Queue:
-    """The queue, made if it does not exist."""
-    queue = find_queue(connection, name)
+def find_queues(connection: sqlite3.Connection, name: str) -> list[Queue]:
+    """The queue itself and all its subscriptions, in this order."""
+    rows = connection.execute(f"{_SELECT} WHERE name = ? ORDER BY subscription", (name,))
+    return [Queue(*row) for row in rows]
+
+
+def find_untidy(connection: sqlite3.Connection, now: float, limit: int) -> list[Queue]:
+    """Places with something that has been kept for long enough."""
+    return [Queue(*row) for row in connection.execute(f"{_SELECT} WHERE tidy <= ? LIMIT ?", (now, limit))]
+
+
+def make_queue(connection: sqlite3.Connection, name: str, subscription: str = "") -> Queue:
+    """The place, made if it does not exist."""
+    queue = find_queue(connection, name, subscription)
     if queue is not None:
         return queue
-    made = connection.execute("INSERT INTO queue (name) VALUES (?)", (name,)).lastrowid
-    return Queue(made or 0, name, 1, 0)
+    values = (name, subscription)
+    made = connection.execute("INSERT INTO queue (name, subscription) VALUES (?, ?)", values).lastrowid
+    return Queue(made or 0, name, subscription, 1, 0, 0, 0, None)
+
+
+def subscribe(connection: sqlite3.Connection, name: str, subscription: str) -> None:
+    """Have a place get a copy of whatever is sent from now on. A subscription's queue is made with it."""
+    make_queue(connection, name)
+    queue = make_queue(connection, name, subscription)
+    if not queue.received:
+        connection.execute("UPDATE queue SET received = 1 WHERE id = ?", (queue.id,))
+
+
+def find_audience(connection: sqlite3.Connection, name: str) -> tuple[Queue, list[Queue]]:
+    """The queue, made if need be, and every place that gets what is sent to it.
+
+    The queue itself is one of them from its first receive on, and while there is no other.
+    """
+    queues = find_queues(connection, name)
+    if not queues:
+        queues = [make_queue(connection, name)]
+    audience = [each for each in queues if each.received]
+    return queues[0], audience or queues[:1]
 
 
 def coalesce(fates: Iterable[tuple[int, K]]) -> list[tuple[int, int, K]]:

@@ -88,6 +88,56 @@ MIGRATIONS: Sequence[Migration] = (
         "CREATE TABLE host (boot TEXT NOT NULL)",
         "INSERT INTO host VALUES ('')",
     ),
+    (
+        # A row is one place for messages: the queue itself (no subscription), or one subscription of it.
+        # `received`: somebody receives from it, so that it gets a copy of what is sent. `tidy`: when the first
+        # of its messages, in `done` or by `expiry`, has been kept for long enough.
+        f"""CREATE TABLE place (
+            id INTEGER PRIMARY KEY CHECK (id < {1 << (63 - SEQUENCE_BITS)}),
+            name TEXT NOT NULL,
+            subscription TEXT NOT NULL DEFAULT '',
+            next INTEGER NOT NULL DEFAULT 1 CHECK (next < {1 << SEQUENCE_BITS}),
+            held INTEGER NOT NULL DEFAULT 0 CHECK (held >= 0),
+            received INTEGER NOT NULL DEFAULT 0,
+            done INTEGER NOT NULL DEFAULT 0 CHECK (done >= 0),
+            tidy REAL,
+            UNIQUE (name, subscription)
+        )""",
+        "INSERT INTO place (id, name, next, held, received) SELECT id, name, next, held, 1 FROM queue",
+        "DROP TABLE queue",
+        "ALTER TABLE place RENAME TO queue",
+        "CREATE INDEX queue_tidy ON queue (tidy) WHERE tidy IS NOT NULL",
+        """CREATE TABLE done (
+            seq INTEGER PRIMARY KEY,
+            queue INTEGER NOT NULL,
+            until REAL NOT NULL,
+            at REAL NOT NULL,
+            attempt INTEGER NOT NULL,
+            id TEXT NOT NULL,
+            enqueued REAL NOT NULL,
+            priority INTEGER NOT NULL,
+            key TEXT,
+            attributes TEXT NOT NULL,
+            metadata TEXT NOT NULL,
+            body BLOB NOT NULL
+        )""",
+        "CREATE INDEX done_end ON done (queue, until)",
+        # How long dead letters are kept, by runs. A run may name messages that are gone.
+        """CREATE TABLE expiry (
+            queue INTEGER NOT NULL,
+            until REAL NOT NULL,
+            first INTEGER NOT NULL,
+            last INTEGER NOT NULL,
+            PRIMARY KEY (queue, until, first)
+        ) WITHOUT ROWID""",
+        # The dead letters that are there already are kept for the usual time from now on.
+        f"""INSERT INTO expiry
+            SELECT id, :now + 1209600.0, id << {SEQUENCE_BITS}, (id << {SEQUENCE_BITS}) + next - 1
+            FROM queue WHERE substr(name, -5) = '.dead' AND held > 0""",  # noqa: S608 - our own text
+        "UPDATE queue SET tidy = (SELECT min(until) FROM expiry WHERE queue = queue.id)",
+        # Counts whoever has leased: the first half of the ids of leases, so that none is ever used twice.
+        "ALTER TABLE host ADD COLUMN sessions INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 
@@ -95,7 +145,7 @@ class SchemaError(Exception):
     """The file is not one that this version of queuekit can use. The message is safe to show."""
 
 
-def create_file(path: Path, token: str) -> None:
+def create_file(path: Path, token: str, *, now: float) -> None:
     """Make the database, complete and readable by its owner only, if it does not exist.
 
     It is made under another name and then linked into place, so that no process ever sees half of it, and so
@@ -114,7 +164,7 @@ def create_file(path: Path, token: str) -> None:
         os.close(descriptor)
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            migrate(connection)
+            migrate(connection, now=now)
         _link(draft, path)
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -144,6 +194,8 @@ def use_wal(connection: sqlite3.Connection, out_of_time: Callable[[], bool]) -> 
         SchemaError: The file system cannot hold one.
         sqlite3.OperationalError: Other processes kept the file locked until the time was over.
     """
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return  # asked first, because nobody has to be waited for
     while True:
         try:
             mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
@@ -160,8 +212,13 @@ def use_wal(connection: sqlite3.Connection, out_of_time: Callable[[], bool]) -> 
         return
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS, *, now: float) -> None:
     """Bring the tables up to date, one transaction a step; safe with any number of processes at once.
+
+    Args:
+        connection: Outside a transaction.
+        migrations: From the first version on.
+        now: UTC.
 
     Raises:
         SchemaError: The file belongs to a newer queuekit or to another application.
@@ -172,7 +229,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
             version = _version(connection, len(migrations))
             if version < len(migrations):
                 for statement in migrations[version]:
-                    connection.execute(statement)
+                    connection.execute(statement, {"now": now})
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {version + 1}")
             connection.execute("COMMIT")

@@ -18,13 +18,13 @@ from queuekit.backend import (
     Settlement,
     SettleOutcome,
 )
+from queuekit.backends.sqlite import _retention
 from queuekit.backends.sqlite._claiming import Moment
 from queuekit.backends.sqlite._places import (
     DEAD_SUFFIX,
     Queue,
     Share,
     Spot,
-    add,
     make_queue,
     pack_lease,
     place,
@@ -93,14 +93,19 @@ class Settler:
         connection: In a write transaction.
         queue: The queue that the settlements were given to.
         now: One reading of both clocks, for the whole batch.
+        retention: What is kept of messages that are done, and for how long dead letters are.
     """
 
-    def __init__(self, connection: sqlite3.Connection, queue: Queue, now: Moment) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, queue: Queue, now: Moment, retention: _retention.Retention
+    ) -> None:
         self._connection = connection
         self._queue = queue
         self._now = now
+        self._retention = retention
         self._leases: dict[int, _Lease] = {}
         self._gone: list[tuple[int, int]] = []
+        self._done: list[tuple[int, int]] = []
         self._back: list[tuple[int, Spot]] = []
         self._letters: list[OutgoingMessage] = []
         self.changed = False
@@ -114,6 +119,7 @@ class Settler:
     def settle(self, batch: Sequence[Settlement]) -> list[SettleOutcome]:
         """Carry out a batch, entry by entry."""
         outcomes: list[SettleOutcome] = []
+        keeping = self._retention.done_s is not None
         ack = Action.ACK  # looked up on its class for each entry, a member costs ten times as much
         for settlement in batch:
             handle = settlement.handle
@@ -130,6 +136,8 @@ class Settler:
                 outcomes.append(LEASE_LOST)
             else:
                 self._gone.append((seq, share[2]))
+                if keeping:
+                    self._done.append((seq, share[1]))
                 outcomes.append(SETTLED)
         self._save()
         return outcomes
@@ -137,6 +145,9 @@ class Settler:
     def _save(self) -> None:
         for lease in self._leases.values():
             lease.save(self._connection, self._queue)
+        if self._done:
+            self._done.sort()
+            _retention.keep_done(self._connection, self._queue, self._done, self._now.utc, self._retention)
         if self._gone:
             self._gone.sort()
             self.changed |= remove(self._connection, self._queue, self._gone, self._now.utc)
@@ -145,8 +156,10 @@ class Settler:
             place(self._connection, self._queue.id, self._back, self._now.utc)
             self.changed = True
         if self._letters:
-            dead = make_queue(self._connection, self._queue.name + DEAD_SUFFIX)
-            add(self._connection, dead, self._letters, self._now.utc)
+            dead = make_queue(self._connection, self._queue.name + DEAD_SUFFIX, self._queue.subscription)
+            _retention.add_letters(self._connection, dead, self._letters, self._now.utc, self._retention)
+        if self._gone:
+            _retention.forget_gone(self._connection, self._queue)
 
     def _settle(self, settlement: Settlement, lease: _Lease, seq: int) -> SettleOutcome:
         _, action, delay_s, lease_s, dead = settlement

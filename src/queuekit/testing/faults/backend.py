@@ -139,8 +139,8 @@ class _WithAdmin(FaultyBackend):
 
 
 class _WithPeek(FaultyBackend):
-    def peek(self, *, limit: int, after: str = "") -> Sequence[StoredMessage]:
-        return self._run("peek", (), lambda _batch: self.inner.peek(limit=limit, after=after))
+    def peek(self, *, limit: int, after: str = "", done: bool = False) -> Sequence[StoredMessage]:
+        return self._run("peek", (), lambda _batch: self.inner.peek(limit=limit, after=after, done=done))
 
 
 class _WithRedrive(FaultyBackend):

@@ -18,7 +18,7 @@ from queuekit.backends.sqlite._schema import MIGRATIONS, create_file, migrate
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    create_file(tmp_path / "jobs.db", "abc")
+    create_file(tmp_path / "jobs.db", "abc", now=0.0)
     return tmp_path / "jobs.db"
 
 
@@ -55,20 +55,20 @@ def test_an_interrupted_migration_leaves_the_old_state(made: Path, stop: int) ->
     with closing(sqlite3.connect(made, isolation_level=None)) as connection:
         before = list(connection.execute("SELECT sql FROM sqlite_master"))
         with pytest.raises(sqlite3.OperationalError):
-            migrate(connection, (*MIGRATIONS, statements))
+            migrate(connection, (*MIGRATIONS, statements), now=0.0)
         assert list(connection.execute("SELECT sql FROM sqlite_master")) == before
         assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
 
 
 def test_a_migration_goes_on_from_where_the_file_is(made: Path) -> None:
     with closing(sqlite3.connect(made, isolation_level=None)) as connection:
-        migrate(connection, (*MIGRATIONS, ["CREATE TABLE later (x)"]))
-        migrate(connection, (*MIGRATIONS, ["CREATE TABLE later (x)"]))
+        migrate(connection, (*MIGRATIONS, ["CREATE TABLE later (x)"]), now=0.0)
+        migrate(connection, (*MIGRATIONS, ["CREATE TABLE later (x)"]), now=0.0)
         assert connection.execute("SELECT count(*) FROM later").fetchone() == (0,)
 
 
 def test_making_the_file_leaves_nothing_else(made: Path) -> None:
-    create_file(made, "again")
+    create_file(made, "again", now=0.0)
     assert [each.name for each in made.parent.iterdir()] == ["jobs.db"]
 
 

@@ -103,13 +103,16 @@ class LeaseThread:
 
     def _keep_forever(self) -> None:
         while (beat := self._next_beat()) is not None:
-            if beat.lost:
-                self._lose(beat.lost)
-            if beat.at_limit:
-                self._journal.note("lease.at_limit", "kept for as long as may be", count=len(beat.at_limit))
-            step = self._can.max_settle_batch
-            for start in range(0, len(beat.extend), step):
-                self._extend(beat.extend[start : start + step])
+            self._carry_out(beat)
+
+    def _carry_out(self, beat: Beat) -> None:
+        if beat.lost:
+            self._lose(beat.lost)
+        if beat.at_limit:
+            self._journal.note("lease.at_limit", "kept for as long as may be", count=len(beat.at_limit))
+        step = self._can.max_settle_batch
+        for start in range(0, len(beat.extend), step):
+            self._extend(beat.extend[start : start + step])
 
     def _next_beat(self) -> Beat | None:
         with self._lock:

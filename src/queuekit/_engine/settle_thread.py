@@ -205,21 +205,28 @@ class SettleThread:
 
     def _settle_forever(self) -> None:
         while batch := self._next_batch():
-            late = set(self._settler.late(batch, self._clock.monotonic()))
-            if late:
-                self._answer(list(late), [LEASE_LOST] * len(late))
-                batch = [held for held in batch if held not in late]
-            if self._copying:
-                self._copy(batch, late)
-            for part in self._calls(batch):
-                self._settle(part)
+            self._send(batch)
+
+    def _send(self, batch: list[Held]) -> None:
+        late = set(self._settler.late(batch, self._clock.monotonic()))
+        if late:
+            self._answer(list(late), [LEASE_LOST] * len(late))
+            batch = [held for held in batch if held not in late]
+        if self._copying:
+            self._copy(batch, late)
+        for part in self._calls(batch):
+            self._settle(part)
+
+    def _due_at(self, now: float) -> float | None:
+        """When there is a batch to send; None while there is nothing. Lock held."""
+        self._unpark(self._parking.take(now))
+        return _earlier(self._settler.due_at(now), self._parking.due_at())
 
     def _next_batch(self) -> list[Held]:
         with self._lock:
             while not self._stopping:
                 now = self._clock.monotonic()
-                self._unpark(self._parking.take(now))
-                due = _earlier(self._settler.due_at(now), self._parking.due_at())
+                due = self._due_at(now)
                 if due is not None and due <= now:
                     return self._settler.take(now)
                 self._clock.wait(self._settle_wanted, None if due is None else due - now)

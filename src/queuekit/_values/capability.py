@@ -117,7 +117,7 @@ class Capabilities:
     delay_with_ordering: bool = False
     dedup_window_s: float = 0.0
     dead_letters: Support = Support.BRIDGED
-    redrive: Support = Support.BRIDGED
+    redrive: Support = Support.NONE
     priority_levels: int = 0
     fanout: bool = False
     expiry: Support = Support.BRIDGED

@@ -65,7 +65,7 @@ def test_a_connection_lease_is_no_timed_lease() -> None:
 
 
 def test_an_unknown_feature_is_refused_with_the_list() -> None:
-    with pytest.raises(ValueError, match="no feature is called 'dealy'; known are ack_confirmed, attempts, "):
+    with pytest.raises(ValueError, match="no feature is called 'dealy'; known are ack_confirmed, admin, attempts, "):
         SOME.missing(["dealy"])
 
 

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from queuekit._engine.rate import Rate
     from queuekit._engine.tally import Timing
     from queuekit._portable.app import App
     from queuekit._portable.batches import Batch, BatchEntry, BatchResult
@@ -106,6 +107,7 @@ __all__ = [
     "QueueKitError",
     "QueueNotFoundError",
     "QueueURL",
+    "Rate",
     "RedriveReport",
     "RefusedError",
     "Rejected",
@@ -128,6 +130,7 @@ __all__ = [
 # Each name is imported at its first use, because the engine is not needed by whoever only imports
 # queuekit: a plug-in of a test runner, a command line, a module that sends on one path (docs/adr/0008).
 _HOMES = {
+    "Rate": "queuekit._engine.rate",
     "Timing": "queuekit._engine.tally",
     "App": "queuekit._portable.app",
     "Batch": "queuekit._portable.batches",

@@ -40,6 +40,7 @@ class Flow:
         "bytes",
         "count",
         "refill_at",
+        "removed",
         "running",
         "taken",
     )
@@ -59,6 +60,7 @@ class Flow:
         self._largest = 1
         self.count: int = 0
         self.bytes: int = 0
+        self.removed: int = 0
         self.running: int = 0
         self.taken: int = 0
         self._taken_before = 0
@@ -73,13 +75,18 @@ class Flow:
             demand: How many takers wait.
             waiting: How many deliveries wait for a taker.
         """
-        room = self._max_in_flight - self.count
-        if room <= 0 or (self.count and self.bytes >= self._full_at):
+        if self.is_full:
             return 0
+        room = self._max_in_flight - self.count
         if demand <= waiting and (not self.taken or waiting > self.refill_at):
             return 0
         by_bytes = max(1, (self._max_bytes - self.bytes) // self._largest)
         return max(0, min(demand + self._prefetch - waiting, room, self._batch, by_bytes))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much is in flight as may be."""
+        return self.count >= self._max_in_flight or bool(self.count and self.bytes >= self._full_at)
 
     @property
     def taken_in_all(self) -> int:
@@ -123,6 +130,7 @@ class Flow:
         """Deliveries are settled or lost."""
         self.count -= count
         self.bytes -= size
+        self.removed += count
         if self.bytes < self._full_at or not self.count:
             self._full_at = self._max_bytes
 

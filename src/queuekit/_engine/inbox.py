@@ -10,6 +10,7 @@ from copy import copy
 
 from queuekit._engine.flow import Flow
 from queuekit._engine.held import RUNNING, WAITING, Held
+from queuekit._engine.lanes import KeyLanes
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError, QueueKitError
 
@@ -24,12 +25,14 @@ class Inbox:
         queue: The queue's redacted URL, for errors.
         wanted: Called when half of what was fetched ahead is taken, lock held.
         somebody_waits: Called when a taker finds nothing, lock held.
+        lanes: Keeps the messages of a key apart, where the service does not.
 
     Attributes:
         demand: How many takers wait.
         polling: Whether a poll is in flight.
         asked: Whether somebody asked without waiting, so that one poll is due.
         stopping: Whether nothing is to be taken any more.
+        paused: Whether nothing is to be polled for now.
         failure: What ended the polling for good.
         outage: What the last poll failed with, while polls fail.
 
@@ -46,15 +49,17 @@ class Inbox:
         queue: str,
         wanted: Callable[[], None],
         somebody_waits: Callable[[], None],
+        lanes: KeyLanes | None = None,
     ) -> None:
         self._lock, self._clock, self._flow, self._queue = lock, clock, flow, queue
-        self._wanted, self._somebody_waits = wanted, somebody_waits
+        self._wanted, self._somebody_waits, self._lanes = wanted, somebody_waits, lanes
         self.arrived = threading.Condition(lock)
         self.buffer: deque[Held] = deque()
         self.demand = 0
         self.polling = False
         self.asked = False
         self.stopping = False
+        self.paused = False
         self.failure: QueueKitError | None = None
         self.outage: QueueKitError | None = None
         self._now = clock.monotonic
@@ -80,8 +85,15 @@ class Inbox:
                 self._raise_if_over()
             return held
 
-    def take_many(self, most: int, timeout_s: float | None) -> list[Held]:
-        """Up to ``most`` deliveries, waiting for the first. Raises as `take` does."""
+    def take_many(self, most: int, timeout_s: float | None, *, with_key: bool = False) -> list[Held]:
+        """Up to ``most`` deliveries, waiting for the first. Raises as `take` does.
+
+        Args:
+            most: How many at most.
+            timeout_s: How long to wait for the first; None is without limit.
+            with_key: Whether several messages of one ordering key may be among them, in order. Whoever takes
+                them so must begin none of a key after an earlier one of it failed, and release it instead.
+        """
         with self._lock:
             first = self._pop()
             if first is None:
@@ -91,7 +103,17 @@ class Inbox:
             taken = [first]
             while len(taken) < most and (held := self._pop()) is not None:
                 taken.append(held)
+            if with_key and self._lanes is not None:
+                self._take_along(self._lanes, taken, most)
             return taken
+
+    def _take_along(self, lanes: KeyLanes, taken: list[Held], most: int) -> None:
+        for head in tuple(taken):
+            for held in lanes.take_along(head, most - len(taken), self._now()):
+                held.state = RUNNING
+                self._flow.running += 1
+                self._flow.taken += 1
+                taken.append(held)
 
     def when_ready(self, callback: Callable[[], None], wanted: int = 1) -> None:
         """Have ``callback`` called once, from any thread, when `take_now` is worth trying again.
@@ -177,6 +199,11 @@ class Inbox:
             msg = "the consumer is closed; open a new one"
             raise ClosedError(msg, queue=self._queue, operation="receive")
 
+    @property
+    def closed(self) -> bool:
+        """Whether what a poll brings now goes back at once."""
+        return self.stopping or self.paused
+
     def put(self, group: Iterable[Held]) -> None:
         """Deliveries that may be taken. Lock held; wake the takers afterwards."""
         self.buffer.extend(group)
@@ -195,12 +222,17 @@ class Inbox:
 
     def waiting(self) -> int:
         """How many deliveries wait. Lock held."""
-        return sum(held.state is WAITING for held in self.buffer)
+        kept_back = 0 if self._lanes is None else self._lanes.waiting()
+        return kept_back + sum(held.state is WAITING for held in self.buffer)
 
     def empty(self) -> list[Held]:
         """Take out everything that waits, to be given back. Lock held."""
         waiting = [held for held in self.buffer if held.state is WAITING]
         self.buffer.clear()
+        if self._lanes is not None:
+            for head in tuple(waiting):
+                waiting += self._lanes.failed(head)
+            waiting += self._lanes.empty()
         return waiting
 
     def pace(self, relax_after_s: float) -> Callable[[Held], float]:

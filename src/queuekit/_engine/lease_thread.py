@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
@@ -23,7 +24,7 @@ class LeaseThread:
         station: What the parts of a receiver share.
         keeper: Decides.
         release: Records the release of a waiting delivery, lock held.
-        gone: Called when deliveries are in flight no more, lock held.
+        gone: Called with deliveries that are in flight no more, lock held.
         lost: Called with each running delivery whose lease was lost, lock not held.
         starts_in_s: Says when a waiting delivery will probably be taken, lock held.
     """
@@ -34,7 +35,7 @@ class LeaseThread:
         *,
         keeper: LeaseKeeper,
         release: Callable[[Held], None],
-        gone: Callable[[], None],
+        gone: Callable[[Sequence[Held]], None],
         lost: Callable[[Held], None],
         starts_in_s: Callable[[], Callable[[Held], float]],
     ) -> None:
@@ -43,6 +44,7 @@ class LeaseThread:
         self._keeper, self._budget_s, self._tally = keeper, station.budget_s, station.tally
         self._release, self._gone, self._lost, self._starts_in_s = release, gone, lost, starts_in_s
         self._beat_wanted = threading.Condition(station.lock)
+        self._pulse = station.pulses["leases"]
         self._stopping = False
 
     def start(self, threads: Threads) -> None:
@@ -64,6 +66,11 @@ class LeaseThread:
         self._keeper.track(group, leases)
         # Woken for every poll, the lease thread would look in vain nearly every time.
         if before is None or self._keeper.next_at() != before:
+            self._beat_wanted.notify()
+
+    def watch(self, group: Iterable[Held]) -> None:
+        """Keep the leases of deliveries whose settlement waits for another try. Lock held."""
+        if self._keeper.watch(group):
             self._beat_wanted.notify()
 
     def abandon(self, held: Held) -> None:
@@ -118,6 +125,7 @@ class LeaseThread:
         with self._lock:
             while not self._stopping:
                 now = self._clock.monotonic()
+                self._pulse.beat(now)
                 at = self._keeper.next_at()
                 if at is not None and at <= now:
                     beat = self._keeper.beat(now, self._starts_in_s())
@@ -126,10 +134,13 @@ class LeaseThread:
                     if beat.release:
                         self._flow.tighten(now)
                     return beat
+                self._pulse.beat(math.inf if at is None else at)
                 self._clock.wait(self._beat_wanted, None if at is None else at - now)
+            self._pulse.beat(math.inf)
         return None
 
     def _extend(self, batch: list[Held]) -> None:
+        self._pulse.beat(self._clock.monotonic())
         lease_s = self._keeper.lease_s
         entries = [Settlement(held.message.handle, Action.EXTEND, 0.0, lease_s) for held in batch]
         outcomes = self._guard.settle(entries, timeout_s=min(self._budget_s, lease_s))
@@ -162,7 +173,7 @@ class LeaseThread:
             self._keeper.forget(gone)
             self._flow.remove(len(gone), sum(weights(gone)))
             self._tally.lost(len(gone))
-            self._gone()
+            self._gone(gone)
         if gone:
             self._journal.note("lease.lost", "the message may be delivered again", count=len(gone))
         for held in running:

@@ -101,6 +101,13 @@ class LeaseKeeper:
             return 0.0
         return max(0.0, self._max_total_s - (now - held.lease.received_at) - self.lease_s)
 
+    def watch(self, group: Iterable[Held]) -> bool:
+        """The settlements of these wait for another try; whether a beat is due earlier than before."""
+        first = min((held.lease.renew_at for held in group), default=math.inf)
+        earlier = first < self._next_at
+        self._next_at = min(self._next_at, first)
+        return earlier
+
     def next_at(self) -> float | None:
         """When `beat` has something to do; None while nothing is tracked."""
         return None if self._next_at == math.inf else self._next_at
@@ -115,11 +122,9 @@ class LeaseKeeper:
         beat = Beat()
         soon = now + self.lease_s * _TOGETHER if self._keep else now
         for held in self.in_flight:
-            if held.state < RECORDED and held.lease.renew_at <= soon:
+            if _is_kept(held) and held.lease.renew_at <= soon:
                 self._decide(held, now, starts_in_s, beat)
-        self._next_at = min(
-            (held.lease.renew_at for held in self.in_flight if held.state < RECORDED), default=math.inf
-        )
+        self._next_at = min((held.lease.renew_at for held in self.in_flight if _is_kept(held)), default=math.inf)
         return beat
 
     def _rest_s(self, left_s: float, spread: float = 1.0) -> float:
@@ -149,3 +154,8 @@ class LeaseKeeper:
             renew_at = math.inf
             beat.extend.append(held)
         held.lease = lease._replace(renew_at=renew_at)
+
+
+def _is_kept(held: Held) -> bool:
+    """Whether its lease matters: nobody has settled it, or its settlement failed and is tried again."""
+    return held.state < RECORDED or (held.state is RECORDED and held.trouble is not None)

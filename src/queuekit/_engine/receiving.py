@@ -16,15 +16,18 @@ from queuekit._engine.guard import Guard
 from queuekit._engine.held import Held, weights
 from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
+from queuekit._engine.lanes import KeyLanes
+from queuekit._engine.polling import Poller, PollSettings
+from queuekit._engine.pulse import Pulse
+from queuekit._engine.rate import Rate
 from queuekit._engine.shutdown import Standing
 from queuekit._engine.station import Station
 from queuekit._engine.tally import ReceiveTally, Timing
 from queuekit._engine.threads import Threads
-from queuekit._engine.waits import FullJitter, planned_wait_s
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
-from queuekit._values.errors import BackendBugError, QueueKitError, ThrottledError
-from queuekit.backend import Action, Backend, IncomingMessage, Interruptible, Recreating
+from queuekit._values.errors import BackendBugError, QueueKitError
+from queuekit.backend import Action, Backend, IncomingMessage, Interruptible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class ReceiverSettings:
         poll_s: Longest wait of one poll.
         linger_s: How long a settlement may wait for others.
         budget_s: Longest time of one call.
+        rate: How many messages may come in a stretch of time; None is without limit.
     """
 
     lease_s: float = 60.0
@@ -54,6 +58,7 @@ class ReceiverSettings:
     poll_s: float = 20.0
     linger_s: float = 0.02
     budget_s: float = 30.0
+    rate: Rate | None = None
 
 
 class Receiver:
@@ -99,6 +104,8 @@ class Receiver:
             max_bytes=settings.max_bytes,
             by_pace=settings.prefetch_by_pace,
         )
+        one_by_one = can.ordering != "per_key" or can.one_in_flight_per_key
+        self._lanes = None if one_by_one else KeyLanes()
         self._inbox = Inbox(
             self._lock,
             clock,
@@ -106,14 +113,23 @@ class Receiver:
             queue=guard.queue,
             wanted=self._poll_wanted.notify,
             somebody_waits=self._somebody_waits,
+            lanes=self._lanes,
         )
+        self.pulses: Mapping[str, Pulse] = {name: Pulse() for name in ("poll", "settle", "leases")}
         self._tally = ReceiveTally()
         self._closed = False
-        self._recreating = backend if isinstance(backend, Recreating) else None
-        self._recreated = 0
-        self._backoff = FullJitter(clock.random, least_s=0.1, most_s=10.0)
         self._threads: Threads | None = None
-        self.control = self._make_control(can, lost)
+        station = self._make_station(can)
+        self.control = self._make_control(station, lost)
+        self._poller = Poller(
+            station,
+            backend,
+            self._inbox,
+            PollSettings(settings.poll_s, settings.lease_s, settings.rate),
+            wanted=self._poll_wanted,
+            admit=self._admit,
+            end=self._end,
+        )
         # The methods themselves: one of them runs for every message.
         self.take = self._inbox.take
         self.take_now = self._inbox.take_now
@@ -122,9 +138,8 @@ class Receiver:
         self.forget = self._inbox.forget
         self.give_up = self._inbox.give_up
 
-    def _make_control(self, can: Capabilities, lost: Callable[[Held], None]) -> Control:
-        settings = self._settings
-        station = Station(
+    def _make_station(self, can: Capabilities) -> Station:
+        return Station(
             guard=self._guard,
             can=can,
             clock=self._clock,
@@ -132,8 +147,13 @@ class Receiver:
             lock=self._lock,
             flow=self._flow,
             tally=self._tally,
-            budget_s=settings.budget_s,
+            pulses=self.pulses,
+            lanes=self._lanes,
+            budget_s=self._settings.budget_s,
         )
+
+    def _make_control(self, station: Station, lost: Callable[[Held], None]) -> Control:
+        settings = self._settings
         return Control(
             station,
             lease_s=settings.lease_s,
@@ -143,6 +163,7 @@ class Receiver:
             most_parked=(settings.max_in_flight // 2, settings.max_bytes // 2),
             copies=self.copies,
             gone=self._gone,
+            ready=self._ready,
             lost=lost,
             starts_in_s=lambda: self._inbox.pace(10 * settings.lease_s),
         )
@@ -158,7 +179,7 @@ class Receiver:
         if self._threads is None:
             self._threads = Threads(self._guard.queue, self._broken)
             self.control.start(self._threads)
-            self._threads.start("poll", self._poll_forever)
+            self._poller.start(self._threads)
 
     def _broken(self, error: Exception) -> None:
         """A thread of ours has ended: nobody may go on as if it had not."""
@@ -179,45 +200,6 @@ class Receiver:
         for callback in callbacks:
             callback()
 
-    def _poll_forever(self) -> None:
-        failures = 0
-        while want := self._next_poll():
-            began = self._clock.monotonic()
-            try:
-                batch = self._guard.receive(
-                    max_messages=want, wait_s=self._settings.poll_s, lease_s=self._settings.lease_s
-                )
-            except QueueKitError as error:
-                failures += 1
-                if not self._after_failure(error, failures):
-                    return
-                continue
-            if failures:
-                failures = 0
-                self._resumed()
-            if self._recreating is not None:
-                self._report_loss(self._recreating)
-            self._admit(batch, began)
-
-    def _next_poll(self) -> int:
-        with self._lock:
-            self._inbox.polling = False
-            self._arrived_if_stopping()
-            while not self._inbox.stopping:
-                demand = max(self._inbox.demand, self._inbox.asked)
-                want = self._flow.want(demand=demand, waiting=len(self._inbox.buffer))
-                if want > 0:
-                    self._inbox.polling, self._inbox.asked = True, False
-                    self._flow.polled(self._clock.monotonic())
-                    return want
-                self._clock.wait(self._poll_wanted, None)
-            self._arrived_if_stopping()
-            return 0
-
-    def _arrived_if_stopping(self) -> None:
-        if self._inbox.stopping:
-            self._inbox.arrived.notify_all()
-
     def _admit(self, batch: Sequence[IncomingMessage], began: float) -> None:
         if not batch:
             return
@@ -235,11 +217,12 @@ class Receiver:
             self._tally.received += len(batch)
             if first_sent is not None:
                 self._tally.age.add(self._clock.time() - first_sent)
-            if not self._inbox.stopping and not exceptions and self._flow.admits_all(len(group), sum(sizes)):
+            admitted = group
+            if not (self._inbox.closed or exceptions) and self._flow.admits_all(len(group), sum(sizes)):
                 self._flow.add(sizes)
-                self._inbox.put(group)
             else:
-                self._admit_singly(group, sizes, exceptions)
+                admitted = self._admit_singly(group, sizes, exceptions)
+            self._inbox.put(admitted if self._lanes is None else self._in_lanes(self._lanes, admitted))
             self.control.leases.track(group, leases.values())
             callbacks = self._inbox.wake()
         if exceptions:
@@ -247,20 +230,35 @@ class Receiver:
         for callback in callbacks:
             callback()
 
-    def _admit_singly(self, group: list[Held], sizes: list[int], exceptions: Mapping[Held, Onward | None]) -> None:
+    def _admit_singly(
+        self, group: list[Held], sizes: list[int], exceptions: Mapping[Held, Onward | None]
+    ) -> list[Held]:
         settles = self.control.settles
+        admitted: list[Held] = []
+        # A message that goes back must not be overtaken by a later one of its key that finds room.
+        gone_back: set[str] = set()
         for held, size in zip(group, sizes, strict=True):
-            fits = self._flow.admits(size)
+            key = held.message.ordering_key
+            fits = self._flow.admits(size) and key not in gone_back
             self._flow.add((size,))
             onward = exceptions.get(held)
-            if onward is not None and not self._inbox.stopping:
+            if onward is not None and not self._inbox.closed:
                 settles.send_on(held, onward)
             elif held in exceptions and onward is None:
                 settles.record(held, Action.ACK)
-            elif self._inbox.stopping or not fits:
+            elif self._inbox.closed or not fits:
                 settles.record(held, Action.RELEASE, 0.0 if onward is None else onward.delay_s)
+                if key is not None:
+                    gone_back.add(key)
             else:
-                self._inbox.put([held])
+                admitted.append(held)
+        return admitted
+
+    def _in_lanes(self, lanes: KeyLanes, group: list[Held]) -> list[Held]:
+        takeable, refused = lanes.admit(group)
+        for held in refused:
+            self.control.settles.record(held, Action.RELEASE)
+        return takeable
 
     def _note_exceptions(self, exceptions: Sequence[Onward | None]) -> None:
         expired = exceptions.count(None)
@@ -269,46 +267,27 @@ class Receiver:
         if expired < len(exceptions):
             self._journal.note("delivery.hopped", count=len(exceptions) - expired)
 
-    def _after_failure(self, error: QueueKitError, failures: int) -> bool:
-        """Log an outage once, wait, and go on; False when no other try can mend it."""
-        inbox = self._inbox
-        with self._lock:
-            stopping = inbox.stopping
-            first, inbox.outage = inbox.outage is None, error
-            if stopping:
-                inbox.polling = False
-                inbox.arrived.notify_all()
-        if stopping:
-            return False
-        if first:
-            self._journal.note("receive.failed", str(error))
-        if not error.retryable:
-            self._end(error)
-            return False
-        wait_s = planned_wait_s(self._backoff, failures, error, fallback=self._backoff)
-        asked_s = error.retry_after_s if isinstance(error, ThrottledError) else None
-        until = self._clock.monotonic() + wait_s + (asked_s or 0.0)
-        with self._lock:
-            while not inbox.stopping and (left_s := until - self._clock.monotonic()) > 0:
-                self._clock.wait(self._poll_wanted, left_s)
-        return True
-
-    def _report_loss(self, backend: Recreating) -> None:
-        if (found := backend.recreated()) != self._recreated:
-            self._journal.note(
-                "queue.recreated", "it was gone; what it held may be lost", count=found - self._recreated
-            )
-            self._recreated = found
-
-    def _resumed(self) -> None:
-        with self._lock:
-            self._inbox.outage = None
-        self._journal.note("receive.resumed")
-
     def _gone(self) -> None:
         if not self._inbox.polling:
             self._poll_wanted.notify()
-        self._arrived_if_stopping()
+        if self._inbox.stopping:
+            self._inbox.arrived.notify_all()
+
+    def _ready(self, group: Sequence[Held]) -> Sequence[Callable[[], None]]:
+        self._inbox.put(group)
+        return self._inbox.wake()
+
+    def pause(self) -> None:
+        """Poll no more until `resume`, and give back what nobody has begun; what runs goes on."""
+        with self._lock:
+            self._inbox.paused = True
+        self._give_back()
+
+    def resume(self) -> None:
+        """Poll again after `pause`."""
+        with self._lock:
+            self._inbox.paused = False
+            self._poll_wanted.notify()
 
     def stop_polling(self) -> None:
         """Ask for no more messages; a poll in flight is interrupted where that can be. Idempotent."""
@@ -342,6 +321,9 @@ class Receiver:
             if self._inbox.stopping:
                 return
             self._flow.rest()
+        self._give_back()
+
+    def _give_back(self) -> None:
         self.release_waiting()
         # A poll that waits now would lease what comes next, for nobody.
         if isinstance(self._backend, Interruptible):
@@ -361,6 +343,16 @@ class Receiver:
                 running=self._flow.running,
                 unsent=int(self.control.settles.unsent()),
             )
+
+    @property
+    def running(self) -> int:
+        """How many deliveries are with a handler now."""
+        return self._flow.running
+
+    @property
+    def taken(self) -> int:
+        """How many deliveries were taken so far."""
+        return self._flow.taken_in_all
 
     def counts(self) -> dict[str, int]:
         """What was received so far and what became of it; see `queuekit._engine.tally.RECEIVED`."""

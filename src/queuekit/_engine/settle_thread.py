@@ -38,7 +38,9 @@ class SettleThread:
         parking: Keeps settlements that wait for their time.
         holdable_s: For how long the lease of a delivery could be kept.
         copies: Sends copies to the queue itself.
-        finished: Called with deliveries that have their final outcome, lock held.
+        finished: Called with deliveries that have their final outcome, lock held; what it returns is to be called,
+            lock not held.
+        troubled: Called with deliveries whose settlement waits for another try, lock held.
         lost: Called with each delivery that was settled too late, lock not held.
     """
 
@@ -50,7 +52,8 @@ class SettleThread:
         parking: Parking,
         holdable_s: Callable[[Held, float], float],
         copies: CopyRoute,
-        finished: Callable[[Sequence[Held]], None],
+        finished: Callable[[Sequence[Held]], Sequence[Callable[[], None]]],
+        troubled: Callable[[Sequence[Held]], None],
         lost: Callable[[Held], None] = lambda _: None,
     ) -> None:
         self._guard, self._can, self._clock = station.guard, station.can, station.clock
@@ -62,6 +65,9 @@ class SettleThread:
         self._settle_wanted = threading.Condition(station.lock)
         self._answered = threading.Condition(station.lock)
         self._waiting_for_answers = 0
+        self._pulse, self._troubled = station.pulses["settle"], troubled
+        self._late: list[Held] = []
+        self._sending_late = False
         self._stopping = self._stopped = False
 
     def start(self, threads: Threads) -> None:
@@ -76,6 +82,8 @@ class SettleThread:
     def stopped(self) -> None:
         """The thread has ended: nobody need wait for an answer any more. Lock held."""
         self._stopped = True
+        for held in self._late:
+            held.outcome = LEASE_LOST
         self._answered.notify_all()
 
     def answered(self) -> None:
@@ -107,7 +115,8 @@ class SettleThread:
             if state is RUNNING and not held.lease.abandoned:
                 self._flow.running -= 1
             if state is DONE:
-                return  # the lease was lost before: its outcome stands, and nothing may be sent
+                self._record_late(held, action)
+                return
             held.state = PARKED if park else RECORDED
             if not park and self._settler.add(held):
                 self._settle_wanted.notify()
@@ -170,6 +179,13 @@ class SettleThread:
         if parked:
             self._settle_wanted.notify()
 
+    def _record_late(self, held: Held, action: Action) -> None:
+        """The lease was lost before: its outcome stands. Only an ack is still sent, once, where it can do no harm."""
+        if action is Action.ACK and held.lease_lost and self._can.late_ack_safe:
+            held.outcome = None
+            self._late.append(held)
+            self._settle_wanted.notify()
+
     def flush(self) -> None:
         """Send what is recorded without waiting for more. Lock held."""
         if self._settler.flush():
@@ -177,7 +193,10 @@ class SettleThread:
 
     def unsent(self) -> bool:
         """Whether a settlement has no outcome yet. Lock held."""
-        return not self._settler.idle()
+        return not self._idle()
+
+    def _idle(self) -> bool:
+        return self._settler.idle() and not self._late and not self._sending_late
 
     def wait_for(self, held: Held, timeout_s: float | None) -> SettleOutcome | None:
         """Wait for the outcome of a recorded settlement; None when the time is over, or the threads have ended."""
@@ -187,7 +206,7 @@ class SettleThread:
 
     def wait_until_sent(self, until: float) -> bool:
         """Wait until every recorded settlement has an outcome; False when the time is over first."""
-        return self._wait(self._settler.idle, until)
+        return self._wait(self._idle, until)
 
     def _wait(self, answered: Callable[[], bool], until: float) -> bool:
         with self._lock:
@@ -208,6 +227,9 @@ class SettleThread:
             self._send(batch)
 
     def _send(self, batch: list[Held]) -> None:
+        if batch[0].state is DONE:
+            self._send_late(batch)
+            return
         late = set(self._settler.late(batch, self._clock.monotonic()))
         if late:
             self._answer(list(late), [LEASE_LOST] * len(late))
@@ -219,6 +241,8 @@ class SettleThread:
 
     def _due_at(self, now: float) -> float | None:
         """When there is a batch to send; None while there is nothing. Lock held."""
+        if self._late:
+            return now
         self._unpark(self._parking.take(now))
         return _earlier(self._settler.due_at(now), self._parking.due_at())
 
@@ -226,11 +250,34 @@ class SettleThread:
         with self._lock:
             while not self._stopping:
                 now = self._clock.monotonic()
+                self._pulse.beat(now)
                 due = self._due_at(now)
                 if due is not None and due <= now:
-                    return self._settler.take(now)
+                    return self._take_late() or self._settler.take(now)
+                self._pulse.beat(math.inf if due is None else due)
                 self._clock.wait(self._settle_wanted, None if due is None else due - now)
+            self._pulse.beat(math.inf)
         return []
+
+    def _take_late(self) -> list[Held]:
+        late, self._late = self._late, []
+        self._sending_late = bool(late)
+        return late
+
+    def _send_late(self, batch: list[Held]) -> None:
+        acked = 0
+        for start in range(0, len(batch), self._can.max_settle_batch):
+            part = batch[start : start + self._can.max_settle_batch]
+            outcomes = self._guard.settle(settlements(part), timeout_s=self._budget_s)
+            with self._lock:
+                for held, outcome in zip(part, outcomes, strict=True):
+                    held.outcome = outcome if isinstance(outcome, Settled) else LEASE_LOST
+                    acked += isinstance(outcome, Settled)
+        with self._lock:
+            self._sending_late = False
+            self.answered()
+        if acked:
+            self._journal.note("lease.acked_late", "the service took the ack after all", count=acked)
 
     def _calls(self, batch: list[Held]) -> list[list[Held]]:
         if not batch:
@@ -238,6 +285,7 @@ class SettleThread:
         return [batch] if self._can.mixed_settles else group_by_call(batch)
 
     def _settle(self, batch: list[Held]) -> None:
+        self._pulse.beat(self._clock.monotonic())
         outcomes = self._guard.settle(settlements(batch), timeout_s=self._budget_s)
         self._answer(batch, outcomes)
 
@@ -274,6 +322,8 @@ class SettleThread:
                     final.append(held)
                     answers.append(judged)
             self._settler.settled(len(batch) - len(final))
+            if len(final) < len(batch):
+                self._troubled([held for held in batch if held.trouble is not None and held.outcome is None])
             self._settle_wanted.notify()
         for outcome in answers:
             self._report(outcome)
@@ -294,8 +344,10 @@ class SettleThread:
                 self._tally.settled(len(batch))
             else:
                 self._tally.answered(outcomes)
-            self._finished(batch)
+            callbacks = self._finished(batch)
             self.answered()
+        for callback in callbacks:
+            callback()
 
     def _report(self, outcome: SettleOutcome) -> None:
         if isinstance(outcome, LeaseLost):

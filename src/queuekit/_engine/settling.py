@@ -36,15 +36,17 @@ class Settler:
         batch: Most settlements of one call.
         linger_s: How long a settlement may wait for others.
         late_ack: Whether an ACK is worth sending after its lease has ended.
+        kept: Whether the leases of entries that wait for another try are extended meanwhile.
 
     Concurrency:
         None of its own; the owner holds a lock.
     """
 
-    def __init__(self, *, batch: int, linger_s: float, late_ack: bool) -> None:
+    def __init__(self, *, batch: int, linger_s: float, late_ack: bool, kept: bool = False) -> None:
         self._batch = batch
         self._linger_s = linger_s
         self._late_ack = late_ack
+        self._kept = kept
         self._fresh: deque[Held] = deque()
         self._since: float | None = None
         self._first_end = math.inf
@@ -121,7 +123,8 @@ class Settler:
         wait_s = min(_FIRST_WAIT_S * 2.0 ** min(trouble.tries, _MOST_DOUBLINGS), _LONGEST_WAIT_S)
         due = now + max(wait_s, outcome.error.retry_after_s or 0.0)
         trouble.tries += 1
-        if due >= held.lease.until:
+        # A lease that is kept is longer by then; if it is not, `late` finds that out.
+        if now >= held.lease.until or (due >= held.lease.until and not self._kept):
             return outcome if trouble.unknown else LEASE_LOST
         heapq.heappush(self._again, (due, next(self._order), held))
         return None

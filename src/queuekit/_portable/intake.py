@@ -94,7 +94,7 @@ class Intake:
 
     def settle(self, held: Held, verdict: Verdict) -> None:
         """Record a handler's verdict; a delivery that was released or lost meanwhile stays so."""
-        if held.lease_lost:
+        if held.lease_lost and verdict.action is not _ACK:
             return
         try:
             if verdict.action is _ACK:
@@ -107,7 +107,7 @@ class Intake:
                 self.desk.dead(held, verdict.cause)
         except AlreadySettledError:
             return  # the drain released it between the handler's end and here
-        if self._listeners.names:
+        if self._listeners.names and not held.lease_lost:
             self._tell(held, verdict)
 
     def _tell(self, held: Held, verdict: Verdict) -> None:
@@ -129,6 +129,10 @@ class Intake:
     def _lost(self, held: Held) -> None:
         self.on_lost(held)
         self._listeners.tell("lease_lost", self.link.shown, self.link.journal, message=held.message)
+
+    def stalled(self, reason: str) -> None:
+        """The worker, or a part of it, makes no progress on this queue."""
+        self._listeners.tell("stalled", self.link.shown, self.link.journal, reason=reason)
 
     def extend(self, held: Held, by_s: float) -> None:
         """Extend one lease now; refuses a length that the service does not take."""

@@ -63,6 +63,8 @@ class Capabilities:
         min_retry_delay_s: Shortest delay of a RETRY other than 0.
         retry_delay_resolution_s: Smallest step of a RETRY's delay.
         ordering: ``per_key``, ``global`` or ``none``.
+        one_in_flight_per_key: Whether the service hands out no message of an ordering key while another of it is
+            leased. Where it does, the engine works on them one at a time.
         ordering_key_required: Whether a message without an ordering key is refused.
         delay_with_ordering: Whether a message may have both an ordering key and a delay.
         dedup_window_s: How long a dedup id is remembered.
@@ -113,6 +115,7 @@ class Capabilities:
     min_retry_delay_s: float = 0.0
     retry_delay_resolution_s: float = 0.001
     ordering: Literal["none", "per_key", "global"] = "none"
+    one_in_flight_per_key: bool = False
     ordering_key_required: bool = False
     delay_with_ordering: bool = False
     dedup_window_s: float = 0.0

@@ -232,7 +232,7 @@ class SimulatedWorker:
         demand = max(inbox.demand, inbox.asked)
         if receiver._flow.want(demand=demand, waiting=len(inbox.buffer)) <= 0:
             return
-        wanted, began = receiver._next_poll(), self._clock.monotonic()
+        wanted, began = receiver._poller._next_poll(), self._clock.monotonic()
         try:
             got = self._intake.link.guard.receive(max_messages=wanted, wait_s=0.0, lease_s=self._crew.lease_s)
         except QueueKitError:

@@ -14,11 +14,12 @@ import pytest
 import queuekit as qk
 from queuekit import Consumer, Delivery
 from queuekit._wiring.opening import Opener
-from queuekit.backend import Action, ErrorClass, ErrorCode, Failed, Unknown
+from queuekit.backend import Action, ErrorClass, ErrorCode, Failed, Settled, Unknown
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.faults import FaultyOpener, Script, fail_entries, hold, raise_after, raise_before, unavailable
 
 from .calls import Call
+from .conftest import let
 
 LIMIT_S = 20.0
 DENIED = ErrorClass(ErrorCode.ACCESS_DENIED, sent="no")
@@ -205,11 +206,13 @@ def test_dead_letters_that_fail_beside_others_are_sent_as_the_backend_wants_them
 # Leases
 
 
-def test_a_delivery_whose_lease_is_lost_says_so_and_is_not_settled(
-    consume: Open, clock: VirtualClock, script: Script
+@pytest.mark.parametrize("late_ack_safe", [True, False])
+def test_a_delivery_whose_lease_is_lost_says_so_and_only_an_ack_is_tried_where_it_is_safe(
+    consume: Open, clock: VirtualClock, script: Script, late_ack_safe: bool
 ) -> None:
     send(clock, b"1")
-    consumer = consume(keep_leases=False, lease=timedelta(seconds=10))
+    limits = {"late_ack_safe": late_ack_safe}
+    consumer = consume(limits=limits, keep_leases=False, lease=timedelta(seconds=10))
     delivery = receive(consumer, clock)
     assert not delivery.lease_lost
     clock.wait_for_waiters(2)
@@ -220,9 +223,48 @@ def test_a_delivery_whose_lease_is_lost_says_so_and_is_not_settled(
         delivery.settled()
     with pytest.raises(qk.LeaseLostError):
         delivery.extend(by=timedelta(seconds=5))
-    assert not settled(script, Action.ACK)
+    assert len(settled(script, Action.ACK)) == late_ack_safe
+    assert "lease.acked_late" not in consumer.counts()
     again = receive(consumer, clock)
     assert again.attempt == 2
+
+
+def test_a_late_ack_that_the_service_takes_is_an_ack(consume: Open, clock: VirtualClock, script: Script) -> None:
+    send(clock, b"1")
+    consumer = consume(limits={"late_ack_safe": True}, keep_leases=False, lease=timedelta(seconds=10))
+    delivery = receive(consumer, clock)
+    clock.wait_for_waiters(2)
+    clock.advance(10)
+    Call(lambda: spin(lambda: delivery.lease_lost), clock).result()
+    script.on("settle", lambda call, _: [Settled() for _ in call.batch])
+    delivery.ack()
+    Call(delivery.settled, clock).result()
+    assert len(settled(script, Action.ACK)) == 1
+    assert consumer.counts()["lease.acked_late"] == 1
+    assert consumer.counts()["received"] == consumer.counts()["lost"] == 1
+
+
+def test_a_settlement_that_waits_for_another_try_keeps_its_lease(
+    consume: Open, clock: VirtualClock, script: Script
+) -> None:
+    send(clock, b"1")
+    down = True
+
+    def refuse_acks(call: Any, proceed: Any) -> Any:
+        if down and any(each.action is Action.ACK for each in call.batch):
+            return [Failed(unavailable(sent="no")) for _ in call.batch]
+        return proceed(call.batch)
+
+    script.always("settle", refuse_acks)
+    consumer = consume(lease=timedelta(seconds=10))
+    delivery = receive(consumer, clock)
+    began = clock.monotonic()
+    delivery.ack()
+    let(clock, lambda: clock.monotonic() > began + 35, step_s=0.1)
+    down = False
+    Call(delivery.settled, clock).result(step_s=0.1)
+    assert len(settled(script, Action.EXTEND)) >= 3
+    assert consumer.counts()["settled"] == 1
 
 
 def spin(done: Callable[[], bool]) -> None:

@@ -226,7 +226,7 @@ def test_an_unknown_type_is_retried_and_then_dead_as_no_handler(
 
     handle.send("x", type="other")
     worker = work()
-    worker.let(lambda: bool(dead("q")), step_s=60)
+    worker.let(lambda: bool(dead("q")), step_s=20)
     worker.stop()
     (letter,) = dead("q")
     assert letter.reason == "no_handler"

@@ -422,6 +422,7 @@ def _capabilities(dedup_window_s: float, *, subscribed: bool) -> Capabilities:
         max_delay_s=_YEAR_S,
         max_retry_delay_s=_YEAR_S,
         ordering="per_key",
+        one_in_flight_per_key=True,
         delay_with_ordering=True,
         dedup_window_s=dedup_window_s,
         dead_letters=Support.NATIVE,

@@ -13,7 +13,7 @@ from queuekit._engine.metadata import Overrides
 from queuekit._engine.waits import FullJitter, Wait, planned_wait_s, possible_retry_s
 from queuekit._portable.letters import Cause
 from queuekit._portable.link import seconds
-from queuekit._values.capability import Capabilities
+from queuekit._values.capability import Capabilities, Support
 from queuekit._values.clock import Clock
 from queuekit._values.errors import UsageError
 from queuekit.backend import Action
@@ -155,7 +155,9 @@ class Judge:
         self._default = FullJitter(clock.random)
         self._wait: Wait = policy.wait if policy.wait is not None else self._default
         self._can = can
-        self._longest_s = can.max_retry_delay_s
+        # Where a retry is a copy, it waits as a send does.
+        by_copy = can.counted_attempts is Support.BRIDGED and can.max_delay_s > 0
+        self._longest_s = can.max_delay_s if by_copy else can.max_retry_delay_s
         self._slack = attempt_slack(can)
 
     def of(self, overrides: Overrides | None, ordering_key: str | None) -> Judge:

@@ -7,12 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tenacity import wait_none
+from tenacity import wait_fixed, wait_none
 
 import queuekit as qk
 from queuekit._engine import metadata as meta
+from queuekit._portable.retry import Judge
 from queuekit._wiring.opening import Opener
-from queuekit.backend import Action, ErrorClass, ErrorCode
+from queuekit.backend import Action, ErrorClass, ErrorCode, QueueURL
 from queuekit.testing import VirtualClock
 from queuekit.testing.faults import FaultyOpener, Script, raise_before, unavailable
 
@@ -67,6 +68,14 @@ def test_retries_are_counted_by_copies_where_the_service_does_not_count(
     assert letter.attempts == 3
     assert letter.first < letter.last
     app.close()
+
+
+def test_a_policy_waits_as_long_as_a_copy_can_where_retries_are_copies(clock: VirtualClock) -> None:
+    can = _opener(clock, attempts="none", ordering="none", max_retry_delay_s=0.0, max_delay_s=30.0).open(
+        QueueURL.parse("memory://q")
+    ).capabilities  # fmt: skip
+    verdict = Judge(qk.RetryPolicy(wait=wait_fixed(100)), can, clock).on_error(ValueError(), 1)
+    assert verdict.delay_s == 30.0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from queuekit._engine.lanes_order import STARVED_AFTER
-from queuekit._portable.app import App
 from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.worker import ExitCode
 from queuekit._values.capability import Support
@@ -97,20 +96,13 @@ class Bridged(Group):
     def test_DLQ_11_native_and_core_do_not_fight(self, harness: Harness, face: Face) -> None:
         """A worker refuses a queue whose service gives a message up before max_attempts, and names both numbers;
         it works one whose service has more patience."""
-        queue, policy = Queue(harness), RetryPolicy(max_attempts=7)
+        queue, policy, done = Queue(harness), RetryPolicy(max_attempts=7), list[bytes]()
         queue.put(b"x")
-
-        def handle(body: bytes) -> None:
-            done.append(body)
-
-        done: list[bytes] = []
-        app = App(clock=harness.clock)
-        app._opener = harness.limits(native_max_attempts=7)  # type: ignore[assignment]  # an App has no argument for it
-        app.handler(harness.url(queue.name), retry=policy)(handle)
-        with pytest.raises(UnsupportedError, match=r"after 7 deliveries.*max_attempts is 7"):
-            face.run(app.arun(signals=False)) if face.awaits else app.run(signals=False)
-        app.close()
+        refused = Work(face, queue, done.append, retry=policy, opener=harness.limits(native_max_attempts=7))
+        refused.await_true(lambda: refused.ended() or bool(done), "the worker refuses the queue")
         assert done == []
+        with pytest.raises(UnsupportedError, match=r"after 7 deliveries.*max_attempts is 7"):
+            refused.stop()
         work = Work(face, queue, done.append, retry=policy, opener=harness.limits(native_max_attempts=18))
         work.await_true(lambda: done == [b"x"], "it is worked")
         assert work.stop() is ExitCode.DRAINED

@@ -62,6 +62,7 @@ class _Here:
         self.idle: list[_Connection] = []
         self.file: tuple[int, int] | None = None
         self.generation = 0
+        self.disk_full = False
         self.boot: str | None = None
         self.lease_ids: Iterator[int] = iter(())
         self.signals: dict[str, Signal] = {}
@@ -136,9 +137,16 @@ class Database:
                 if self._options.max_size is not None:
                     pages = self._options.max_size // _PAGE if growing else _NO_LIMIT
                     connection.execute(f"PRAGMA max_page_count = {pages}")
+                if here.disk_full:
+                    here.disk_full = not _begin_log_anew(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            if full and not (growing and self._options.max_size):
+                here.disk_full = True
+            raise
         finally:
             here.writing.release()
 
@@ -307,6 +315,18 @@ class Database:
         if not boot and connection.execute(f"SELECT 1 FROM lease WHERE {foreign} LIMIT 1").fetchone():  # noqa: S608 - a number
             return foreign
         return ""
+
+
+def _begin_log_anew(connection: sqlite3.Connection) -> bool:
+    """After a full disk, have the log used from its start, so that draining needs no more room; whether it was.
+
+    By itself SQLite does so at a thousand pages, and until then would fill what has just become free.
+    """
+    try:
+        busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.OperationalError:
+        return False  # still no room; what is to be written now may need less
+    return not busy and bool(frames == moved)
 
 
 def _forget(here: _Here) -> None:

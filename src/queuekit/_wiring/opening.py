@@ -19,7 +19,7 @@ from queuekit.stores import IdempotencyStore
 
 DEAD_SUFFIX = ".dead"
 _LANED = "queuekit._engine.laned"
-_QUEUE_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\s]{1,255}")
+_QUEUE_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\s\ud800-\udfff]{1,255}")
 
 
 class Opener:
@@ -93,7 +93,8 @@ def queue_name(url: QueueURL, spec: BackendSpec) -> str:
         msg = f"the {url.scheme} URL names no queue; the form is {' or '.join(spec.forms)}"
         raise InvalidURLError(msg)
     if not _QUEUE_NAME.fullmatch(name):
-        msg = f"the {url.scheme} URL names a queue with a space or control character, or over 255 characters"
+        what = "a space, control character or lone surrogate, or over 255 characters"
+        msg = f"the {url.scheme} URL names a queue with {what}"
         raise InvalidURLError(msg)
     return name
 

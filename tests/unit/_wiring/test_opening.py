@@ -82,8 +82,16 @@ def test_a_url_without_a_queue_is_refused_with_the_form(url: str) -> None:
 
 @pytest.mark.parametrize("name", ["a%20b", "a%E2%80%A8b", "q" * 256])
 def test_a_name_that_cannot_be_one_is_refused(name: str) -> None:
-    with pytest.raises(InvalidURLError, match="with a space or control character, or over 255 characters"):
+    with pytest.raises(
+        InvalidURLError, match="with a space, control character or lone surrogate, or over 255 characters"
+    ):
         Opener(SystemClock()).open(QueueURL.parse(f"hosted://{name}"))
+
+
+@pytest.mark.parametrize("url", ["hosted://", "pathed://r", "optioned:///f"])
+def test_half_a_character_is_refused_too(url: str) -> None:
+    with pytest.raises(InvalidURLError, match="lone surrogate"):
+        Opener(SystemClock()).open(fill_queue(QueueURL.parse(url), "a\ud800b"))
 
 
 @pytest.mark.parametrize("url", ["hosted://a,b", "hosted://a:1"])

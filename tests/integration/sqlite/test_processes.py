@@ -113,6 +113,7 @@ def test_a_path_too_long_for_a_socket(actors: Any, start: Any, tmp_path: Path) -
     queue.close()
 
 
+@pytest.mark.row("S28", backend="sqlite", case="sockets")
 def test_a_dead_socket_is_removed(actors: Any, start: Any, path: Path, queue: SQLiteBackend) -> None:
     process, pipe = start(actors.receive_and_tell, path)
     assert pipe.recv() == "here"
@@ -158,6 +159,7 @@ def test_an_ended_lease_wakes_a_consumer_that_waits_already(queue: SQLiteBackend
     assert time.monotonic() >= first.lease_until
 
 
+@pytest.mark.row("R49", backend="sqlite", case="fork with an open file")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_a_forked_child_has_connections_of_its_own(path: Path, queue: SQLiteBackend) -> None:
     queue.send([OutgoingMessage("parent", b"")], timeout_s=10)

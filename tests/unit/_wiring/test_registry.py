@@ -71,6 +71,7 @@ def test_a_plugin_opens_from_its_url(run: Run) -> None:
     assert run(code, one=("x", "one:SPEC", plugin())) == "orders\n"
 
 
+@pytest.mark.row("S32")
 def test_entry_points_are_not_read_for_a_built_in_scheme(run: Run) -> None:
     code = """
         import importlib.metadata
@@ -81,6 +82,7 @@ def test_entry_points_are_not_read_for_a_built_in_scheme(run: Run) -> None:
     assert run(code) == "memory://QUEUE\n"
 
 
+@pytest.mark.row("S32")
 def test_only_the_plugin_that_is_asked_for_is_imported(run: Run) -> None:
     code = """
         from queuekit._wiring.registry import find_spec, known_schemes

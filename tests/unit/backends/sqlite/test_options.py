@@ -46,6 +46,7 @@ def test_relative_and_absolute_files(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert str(file_of(QueueURL.parse("sqlite:///../jobs.db"))) == f"{tmp_path}/../jobs.db"
 
 
+@pytest.mark.row("S24", backend="sqlite", case="names of files")
 @pytest.mark.parametrize(
     "file", ["a'b\".db", "what?mode=memory", "50%41.db", "#.db", "file:x.db", "x;DROP TABLE y", "ü ☃.db"]
 )
@@ -59,6 +60,7 @@ def test_odd_names_stay_where_they_point(open_queue: Any, tmp_path: Path, file: 
     }
 
 
+@pytest.mark.row("S28", backend="sqlite")
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
 def test_files_are_their_owners_whatever_the_umask(open_queue: Any, tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)

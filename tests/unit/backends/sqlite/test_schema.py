@@ -48,6 +48,7 @@ def test_an_empty_file_becomes_a_database(open_queue: Any, tmp_path: Path) -> No
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.row("R30", backend="sqlite", case="a migration fails midway")
 @pytest.mark.parametrize("stop", range(20))
 def test_an_interrupted_migration_leaves_the_old_state(made: Path, stop: int) -> None:
     statements = [f"CREATE TABLE later{index} (x)" for index in range(20)]

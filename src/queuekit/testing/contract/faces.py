@@ -78,7 +78,9 @@ class Face:
     def send_soon(self, producer: Producer[Any], payload: Any, **options: Any) -> Future[Any]:
         """Hand one message over; its future tells when it is answered, and by what."""
         if self.awaits:
-            return asyncio.run_coroutine_threadsafe(producer.asend(payload, **options), self._loop)
+            future = asyncio.run_coroutine_threadsafe(producer.asend(payload, **options), self._loop)
+            self.run(_one_turn())  # the loop takes turns in order: the message is with the producer now
+            return future
         return producer.send_soon(payload, **options)
 
     def next(self, consumer: Consumer[Any], *, within_s: float = 60.0) -> Delivery[Any]:
@@ -212,3 +214,7 @@ def _noted(delivery: Delivery[Any], log: Log) -> None:
 def _acked(delivery: Delivery[Any]) -> bytes:
     delivery.ack()
     return delivery.body
+
+
+async def _one_turn() -> None:
+    """Does nothing on the loop, after whatever was given to it before."""

@@ -63,7 +63,7 @@ class World:
 
     def hire(self) -> SimulatedWorker:
         name = f"w{next(self.numbers)}"
-        history = self.recorders[name] = History(self.history._sink, worker=name, clock=self.clock)
+        history = self.recorders[name] = self.history.beside(name)
         recorder = Recorder(history, URL)
         recorder.always("settle", self.answer).always("receive", self.answer)
         worker = SimulatedWorker(self.simulation, name, FaultyOpener(Opener(self.clock), recorder), self.crew)

@@ -268,6 +268,10 @@ class History:
         """A SQLite file, made where there is none; other processes may append to it."""
         return cls(_Table(Path(path)), worker=worker, clock=clock)
 
+    def beside(self, worker: str) -> History:
+        """The same history, written by another worker of this process."""
+        return History(self._sink, worker=worker, clock=self._clock)
+
     def now(self) -> float:
         """The time of a record that is made now."""
         return self._clock.monotonic()

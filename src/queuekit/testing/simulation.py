@@ -123,6 +123,7 @@ class SimulatedWorker:
         name: Its name.
         running: What its handlers have now.
         stopped: Whether it has drained and closed.
+        dead: Whether it was killed.
     """
 
     def __init__(self, simulation: Simulation, name: str, opener: BackendOpener, crew: Crew) -> None:
@@ -138,7 +139,7 @@ class SimulatedWorker:
         self._receiver._threads = _NoThreads()
         # A set iterates by address; here the same seed must give the same order.
         self._receiver.control._keeper.in_flight = _InOrder()
-        self._dead = False
+        self.dead: bool = False
         self._paused: dict[str, float] = {}
         self._armed: dict[str, float] = {}
         self._plan: ShutdownPlan | None = None
@@ -149,7 +150,7 @@ class SimulatedWorker:
 
     def kill(self) -> None:
         """End it as ``kill -9`` does: nothing of it happens any more."""
-        self._dead = True
+        self.dead = True
         self._simulation.note(f"{self.name} killed")
 
     def pause(self, part: str, for_s: float) -> None:
@@ -185,7 +186,7 @@ class SimulatedWorker:
         self._later(part, 0.0, again)
 
     def _act(self, part: str, action: Callable[[], None]) -> None:
-        if self._dead or self.stopped:
+        if self.dead or self.stopped:
             return
         left_s = self._paused.get(part, 0.0) - self._clock.monotonic()
         if left_s > 0:

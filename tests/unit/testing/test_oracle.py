@@ -21,7 +21,7 @@ class Run:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self.history = History.in_memory(worker="sender", clock=self.clock)
-        self.workers = {name: History(self.history._sink, worker=name, clock=self.clock) for name in ("ann", "bob")}
+        self.workers = {name: self.history.beside(name) for name in ("ann", "bob")}
 
     def send(self, message: str = "m", outcome: str = "ok", **options: object) -> None:
         self.history.send(message, **options).end(outcome)  # type: ignore[arg-type]

@@ -148,6 +148,8 @@ class Worker:
         # A pipe, because a signal handler may take no lock: it writes one byte.
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
+        self._pipe_lock = threading.Lock()
+        self._pipe_open = True
         self._ended: list[Future[None]] = []
         self._plan: ShutdownPlan | None = None
         self._failure: BaseException | None = None
@@ -167,13 +169,28 @@ class Worker:
         """Ask the worker to drain and end. A second request gives running handlers no more time."""
         self._requests += 1
         self._wake()
+        self._hurry()
+
+    def _stop_by_signal(self) -> None:
+        """As `stop`, in a signal handler, which may take no lock; while there is one, the pipe is open."""
+        self._requests += 1
+        self._wake_unlocked()
+        self._hurry()
+
+    def _hurry(self) -> None:
         if self._requests > 1 and self._plan is not None:
             self._plan.hurry(self._clock.monotonic())
 
     def _wake(self) -> None:
+        # The worker may see the request and end before the byte is written, to what is another file by then.
+        with self._pipe_lock:
+            self._wake_unlocked()
+
+    def _wake_unlocked(self) -> None:
         if not self._stopping:
             self._stopping = True
-            os.write(self._wake_write, b"s")
+            if self._pipe_open:
+                os.write(self._wake_write, b"s")
 
     def run(self, *, signals: bool = True) -> ExitCode:
         """Work until `stop`, a signal, or a failure that no other try can mend.
@@ -252,8 +269,10 @@ class Worker:
         try:
             yield
         finally:
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            with self._pipe_lock:
+                self._pipe_open = False
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def _shut_down(self) -> None:
         self._plan = ShutdownPlan(now=self._clock.monotonic(), drain_s=self._drain_s, flush_s=_FLUSH_S)
@@ -311,7 +330,7 @@ class Worker:
             return
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
-            self.stop()
+            self._stop_by_signal()
 
         before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
         others = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import Any, Self
@@ -14,6 +15,7 @@ from typing import Any, Self
 from queuekit._portable.app import App
 from queuekit._portable.dead_letters import DeadLetters, DeadMessage
 from queuekit._portable.events import Event, Listeners
+from queuekit._portable.handler import BatchHandler, BatchOptions
 from queuekit._portable.link import seconds
 from queuekit._portable.worker import ExitCode
 from queuekit._values.errors import UsageError
@@ -103,6 +105,7 @@ class Rig:
         self._opener = _RigOpener(self.clock, self._script)
         self._before: dict[str, Any] = {}
         self._stores: list[tuple[Any, IdempotencyStore]] = []
+        self._batches: list[tuple[BatchHandler[Any, Any], BatchOptions]] = []
         self._down = False
 
     def __enter__(self) -> Self:
@@ -119,6 +122,11 @@ class Rig:
         self._before = {name: getattr(app, name) for name in changes}
         for name, value in changes.items():
             setattr(app, name, value)
+        for handler in app.handlers:
+            if isinstance(handler, BatchHandler):
+                # A batch goes with what is due: to wait for more would take longer than a lease in one step.
+                self._batches.append((handler, handler.batch))
+                handler.batch = replace(handler.batch, max_wait=timedelta(0))
         for once in app._onces:
             self._stores.append((once, once.use(self._opener.new_store(), self.clock)))
         return self
@@ -126,6 +134,8 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         for producer in self._app._producers.values():
             producer.close()
+        for handler, batch in self._batches:
+            handler.batch = batch
         for once, store in self._stores:
             once.use(store, self._before["_clock"])
         for name, value in self._before.items():

@@ -13,8 +13,9 @@ import pytest
 
 import queuekit as qk
 from queuekit import App, DeadMessage, ExitCode
+from queuekit.testing import Rig
 from queuekit.testing.clock import VirtualClock
-from queuekit.testing.faults import FaultyOpener
+from queuekit.testing.faults import Answers, Call, FaultyOpener, Proceed
 
 LIMIT_S = 20.0
 ONCE = qk.RetryPolicy(max_attempts=1)
@@ -577,3 +578,121 @@ def test_gathering_for_longer_than_a_lease_that_cannot_be_extended_is_refused(ap
     app.batch_handler("q", max_wait=timedelta(seconds=30), lease=timedelta(seconds=60))(nothing)
     with pytest.raises(qk.UsageError, match="max_wait"):
         app.run(signals=False)
+
+
+@pytest.fixture
+def unkept(app: App) -> App:
+    """A service that hands out several messages of one key at once, as FIFO queues elsewhere do."""
+    opener = FaultyOpener(app._opener)
+    keys: dict[str, str | None] = {}
+
+    def forget(call: Call, proceed: Proceed) -> Answers:
+        keys.update((each.message_id, each.ordering_key) for each in call.batch)
+        return proceed([each._replace(ordering_key=None) for each in call.batch])
+
+    def remember(call: Call, proceed: Proceed) -> Answers:
+        return [each._replace(ordering_key=keys[each.message_id]) for each in proceed(())]
+
+    opener.script.always("send", forget).always("receive", remember)
+    app._opener = opener  # type: ignore[assignment]
+    return app
+
+
+def fail_a1(batch: Texts) -> qk.BatchResult:
+    return qk.BatchResult(retry=[each for each in batch if each.payload == "a1" and each.attempt == 1])
+
+
+def raise_for_a1(batch: Texts) -> None:
+    if any(each.payload == "a1" and each.attempt == 1 for each in batch):
+        raise ValueError
+
+
+def settle_a1(batch: Texts) -> None:
+    for each in batch:
+        if each.payload == "a1" and each.attempt == 1:
+            each.retry(delay=timedelta(0))
+
+
+@pytest.mark.parametrize(
+    ("answer", "on_error", "others"),
+    [
+        (fail_a1, "retry", ["completed", "completed"]),
+        (settle_a1, "retry", ["completed", "completed"]),
+        (raise_for_a1, "retry", ["retried"]),  # b2 is released: b1 comes again
+        (raise_for_a1, "one_by_one", ["completed", "completed"]),
+        (raise_for_a1, "bisect", ["completed", "completed"]),
+    ],
+    ids=["named", "settled", "raised", "one by one", "bisected"],
+)
+def test_what_follows_a_failure_of_its_key_is_released_and_other_keys_go_on(
+    unkept: App, work: Any, left: Left, answer: Any, on_error: Any, others: list[str]
+) -> None:
+    loads = Loads(unkept, answer, on_error=on_error, max_size=5)
+    sent = ["a1", "b1", "a2", "b2", "a3"]
+    for text in sent:
+        loads.handler.send(text, message_id=text, ordering_key=text[0])
+    worker = work(unkept)
+    worker.let(lambda: len(loads.heard) >= 1 + len(others), step_s=0)
+    first = loads.heard[: 1 + len(others)]
+    assert loads.batches[0] == sent
+    assert {(each.name, each.message_id) for each in first if (each.message_id or "")[0] == "a"} == {
+        ("retried", "a1")
+    }
+    assert [each.name for each in first if (each.message_id or "")[0] == "b"] == others
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    done = [each for each in loads.heard if each.name == "completed"]
+    assert {(each.message_id, each.attempt) for each in done if each.message_id in {"a2", "a3"}} == {
+        ("a2", 1),
+        ("a3", 1),
+    }
+
+
+def test_a_dead_letter_lets_its_key_go_on(unkept: App, work: Any, left: Left, dead: Dead) -> None:
+    loads = Loads(unkept, lambda batch: qk.BatchResult(dead_letter=[e for e in batch if e.payload == "a1"]))
+    for text in ("a1", "a2"):
+        loads.handler.send(text, ordering_key="a")
+    worker = work(unkept)
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert loads.batches == [["a1", "a2"]]
+    assert [each.body for each in dead("q")] == [b"a1"]
+
+
+def test_a_body_that_fails_to_decode_for_now_holds_its_key_up(unkept: App, work: Any, left: Left) -> None:
+    """A validator with a bug fails the attempt; what follows of the key must not be done before it."""
+    loads = Loads(unkept, nothing)
+    loads.handler.send("a1", type="of another deploy", ordering_key="a", max_attempts=2, retry_delay=timedelta(0))
+    loads.handler.send("a2", ordering_key="a")
+    loads.handler.send("b1", ordering_key="b")
+    worker = work(unkept)
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert sorted(loads.handled) == ["a2", "b1"]
+
+
+def test_lambda_is_told_what_follows_a_failure_of_its_key_too(unkept: App, work: Any, left: Left) -> None:
+    answers: list[Any] = []
+
+    def answer(batch: Texts) -> None:
+        result = qk.BatchResult(retry=["a1"] if len(batch) == 3 else [])
+        answers.append(result.to_lambda_response(batch))
+
+    loads = Loads(unkept, answer, max_size=3)
+    for text in ("a1", "b1", "a2"):
+        loads.handler.send(text, message_id=text, ordering_key=text[0])
+    worker = work(unkept)
+    worker.let(lambda: left("q") == 0, step_s=0.1)
+    worker.stop()
+    assert answers == [{"batchItemFailures": [{"itemIdentifier": "a1"}, {"itemIdentifier": "a2"}]}]
+
+
+def test_a_rig_runs_batches_of_what_is_due() -> None:
+    app = qk.App("memory://")
+    loads = Loads(app, nothing, max_wait=timedelta(minutes=10))
+    with Rig(app) as rig:
+        loads.handler.send_many(["a", "b"])
+        loads.handler.send("c", delay=timedelta(minutes=5))
+        rig.run(timedelta(minutes=30))
+        assert loads.batches == [["a", "b"], ["c"]]
+    assert loads.handler.batch.max_wait == timedelta(minutes=10)

@@ -30,6 +30,7 @@ from queuekit.testing.contract.delay import Delay
 from queuekit.testing.contract.encoding import Encoding
 from queuekit.testing.contract.expiry import Expiry
 from queuekit.testing.contract.faulting import Faults
+from queuekit.testing.contract.handle_batch import HandleBatch
 from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.idempotent import Idempotent
 from queuekit.testing.contract.lease import Lease
@@ -58,6 +59,7 @@ class BackendContract(
     DeadLetter,
     Redrive,
     BatchFailure,
+    HandleBatch,
     Concurrency,
     Lifecycle,
     Faults,

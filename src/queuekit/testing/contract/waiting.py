@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-_BATCH = "batch handlers"
 _PROXY = "a backend whose service is on a network, behind a TCP proxy"
 _PUSH = "a backend that pushes"
 
@@ -16,8 +15,6 @@ def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]
 
 WAITING: Mapping[str, str] = {
     "RED-04": "a redrive with a rate",
-    **_numbered("BPF", range(11, 18), _BATCH),
-    "BPF-20": "the AWS Lambda door",
     "CCY-10": "limited rates",
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from queuekit._portable.app import App
+from queuekit._portable.batches import Batch
 from queuekit._portable.events import Listener
 from queuekit._portable.link import BackendOpener
 from queuekit._portable.worker import ExitCode
@@ -61,9 +62,12 @@ class Work:
             self.app.listen(listener)
         for each in (queue, *also):
             handler = self._handler(payload, awaits=face.awaits)
-            self.app.handler(face.harness.url(each.name), **options)(handler)
+            self._register(face.harness.url(each.name), handler, options)
         self._ended = face.harness.start(self._run)
         face.defer(self.abandon)
+
+    def _register(self, url: str, handler: Callable[[Any], Any], options: Mapping[str, Any]) -> None:
+        self.app.handler(url, **options)(handler)
 
     def _run(self) -> ExitCode:
         if self.face.awaits:
@@ -133,3 +137,28 @@ class Work:
             self.app.stop()
             self.await_true(lambda: self._ended.done, "the worker ends", within_s=60.0)
         self.app.close()
+
+
+class BatchWork(Work):
+    """As `Work`, with a batch handler: ``handle`` takes a `Batch` of bytes.
+
+    Attributes:
+        seen: Every body that the handler was given, with its attempt, in order.
+    """
+
+    def __init__(self, face: Face, queue: Queue, handle: Callable[[Any], Any], **options: Any) -> None:
+        self.seen: list[tuple[bytes, int | None]] = []
+
+        def note_and_handle(batch: Batch[bytes]) -> Any:
+            self.seen.extend((each.payload, each.attempt) for each in batch)
+            return handle(batch)
+
+        super().__init__(face, queue, note_and_handle, payload=Batch[bytes], **options)
+
+    def _register(self, url: str, handler: Callable[[Any], Any], options: Mapping[str, Any]) -> None:
+        self.app.batch_handler(url, **options)(handler)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """Every body that the handler was given, in order."""
+        return [body for body, _ in self.seen]

@@ -34,13 +34,13 @@ def main() -> None:
     if sys.argv[1:2] == [_CHILD]:
         work(sys.argv[2])
         return
-    options = arguments("an idle worker; --messages is seconds to watch it", messages=20, rounds=1).parse_args()
+    options = arguments("an idle worker; --rounds is seconds to watch it", messages=1, rounds=20).parse_args()
     bare_mb = _rss_of_parts()
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name, url in (("memory", "memory://"), ("sqlite", f"sqlite:///{folder}/jobs.db")):
             if options.only in name:
-                results.append(watch(name, url, min(options.messages, 60), bare_mb))
+                results.append(watch(name, url, options.rounds, bare_mb))
                 each = results[-1]
                 if not options.json:
                     cpu, memory = f"{each.cpu_percent:.2f} % of a core", f"{each.rss_mb:.1f} MB"

@@ -28,6 +28,7 @@ from queuekit.testing.contract.dead_letter import DeadLetter
 from queuekit.testing.contract.dedup import Dedup
 from queuekit.testing.contract.delay import Delay
 from queuekit.testing.contract.encoding import Encoding
+from queuekit.testing.contract.events import Events
 from queuekit.testing.contract.expiry import Expiry
 from queuekit.testing.contract.faulting import Faults
 from queuekit.testing.contract.handle_batch import HandleBatch
@@ -65,6 +66,7 @@ class BackendContract(
     Faults,
     Reconnect,
     Encoding,
+    Events,
     Urls,
     Administration,
     Expiry,

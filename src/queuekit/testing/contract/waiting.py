@@ -18,7 +18,6 @@ WAITING: Mapping[str, str] = {
     "CCY-10": "limited rates",
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,
-    "ENC-21": "the CloudEvents codec",
     **_numbered("PSH", range(1, 10), _PUSH),
     **_numbered("MOD", range(8, 10), "long runs judged by their history"),
 }

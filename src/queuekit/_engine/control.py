@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from queuekit._engine.copies import CopyRoute
+from queuekit._engine.copies import Copying, CopyRoute
 from queuekit._engine.held import RUNNING, WAITING, Held
 from queuekit._engine.lease_thread import LeaseThread
 from queuekit._engine.leases import LeaseKeeper
@@ -161,6 +161,15 @@ class Control:
         with self._lock:
             self.settles.record(held, action, delay_s, dead)
             if self._lanes is not None and action in {Action.RETRY, Action.RELEASE}:
+                self._give_back(self._lanes.failed(held))
+
+    def hold(
+        self, held: Held, for_s: float, action: Action, delay_s: float, copying: Copying | None, *, short: bool
+    ) -> None:
+        """As `SettleThread.hold`; what waits takes those of its key along that nobody has begun."""
+        with self._lock:
+            self.settles.hold(held, for_s, action, delay_s, copying, short=short)
+            if self._lanes is not None:
                 self._give_back(self._lanes.failed(held))
 
     def _give_back(self, group: Sequence[Held]) -> None:

@@ -75,7 +75,7 @@ class Desk:
         copying = None if plan.copy is None else Copying(plan.copy, self.copies, "copy.failed")
         if plan.hold_s > 0:
             short = not plan.shortened
-            settles.hold(held, plan.hold_s, Action.RETRY, plan.delay_s, copying, short=short)
+            self.control.hold(held, plan.hold_s, Action.RETRY, plan.delay_s, copying, short=short)
         elif copying is not None:
             settles.record_copy(held, copying, Action.RETRY, plan.delay_s)
         else:

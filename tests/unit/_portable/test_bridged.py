@@ -15,11 +15,13 @@ from queuekit._portable.retry import Judge
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Action, ErrorClass, ErrorCode, QueueURL
 from queuekit.testing import VirtualClock
-from queuekit.testing.faults import FaultyOpener, Script, raise_before, unavailable
+from queuekit.testing.faults import FaultyOpener, Script, edit_answer, raise_before, unavailable
 
 from .calls import Call
+from .conftest import let
 
 Work = Callable[..., Any]
+_LEASE = timedelta(hours=10)  # time moves in steps here, and a busy host must not lose a lease for it
 
 
 def _opener(clock: VirtualClock, script: Script | None = None, **limits: Any) -> FaultyOpener:
@@ -128,7 +130,7 @@ def test_what_is_held_is_sent_at_a_stop_as_far_as_the_service_can_and_that_is_to
     opener = _opener(clock, script, max_retry_delay_s=10.0, copies="fanout")
     with qk.Producer("memory://q", _opener=opener) as producer:
         producer.send(b"x")
-    consumer = qk.Consumer("memory://q", _opener=opener)
+    consumer = qk.Consumer("memory://q", lease=_LEASE, _opener=opener)
     _received(consumer, clock).retry(delay=timedelta(hours=1))
     _closed(consumer, clock)
     (entry,) = [entry for call in script.calls("settle") for entry in call.batch if entry.action is Action.RETRY]
@@ -142,10 +144,27 @@ def test_messages_that_wait_by_their_lease_never_fill_more_than_half_of_what_may
     opener = _opener(clock, max_retry_delay_s=10.0, copies="fanout")
     with qk.Producer("memory://q", _opener=opener) as producer:
         producer.send_many([b"1", b"2", b"3", b"4"])
-    consumer = qk.Consumer("memory://q", _opener=opener, max_in_flight=4)
+    consumer = qk.Consumer("memory://q", lease=_LEASE, _opener=opener, max_in_flight=4)
     for _ in range(4):
         _received(consumer, clock).retry(delay=timedelta(hours=1))
     assert consumer.counts()["retry.shortened"] == 2
+    _closed(consumer, clock)
+
+
+def test_a_keyed_message_that_waits_by_its_lease_gives_those_behind_it_back(clock: VirtualClock) -> None:
+    script = Script().always("receive", edit_answer(lambda got: [each._replace(ordering_key="k") for each in got]))
+    opener = _opener(clock, script, max_retry_delay_s=10.0, one_in_flight_per_key=False)
+    with qk.Producer("memory://q", _opener=opener) as producer:
+        producer.send_many([b"1", b"2", b"3"])
+    consumer = qk.Consumer("memory://q", lease=_LEASE, _opener=opener, prefetch=10)
+    _received(consumer, clock).retry(delay=timedelta(hours=1))
+
+    def released() -> list[Action]:
+        entries = [entry for call in script.answered("settle") for entry in call.batch]
+        return [entry.action for entry in entries if entry.action is not Action.EXTEND]
+
+    let(clock, lambda: Action.RELEASE in released())
+    assert set(released()) == {Action.RELEASE}
     _closed(consumer, clock)
 
 
@@ -155,7 +174,7 @@ def test_a_copy_that_fails_leaves_the_message_itself_to_be_retried(clock: Virtua
     with qk.Producer("memory://q", _opener=opener) as producer:
         producer.send(b"x")
     script.on("send", raise_before(unavailable()))
-    consumer = qk.Consumer("memory://q", _opener=opener)
+    consumer = qk.Consumer("memory://q", lease=_LEASE, _opener=opener)
     _received(consumer, clock).retry(delay=timedelta(hours=1))
     again = _received(consumer, clock)
     assert again.attempt == 2
@@ -184,7 +203,9 @@ def test_a_consumer_that_may_make_no_copies_gives_a_long_delay_back_until_it_is_
     with qk.Producer("memory://q", _opener=_opener(clock, max_delay_s=900.0)) as producer:
         producer.send(b"x", delay=timedelta(hours=2))
     script, began = Script(), clock.monotonic()
-    consumer = qk.Consumer("memory://q", _opener=_opener(clock, script, max_delay_s=900.0, copies="fanout"))
+    consumer = qk.Consumer(
+        "memory://q", lease=_LEASE, _opener=_opener(clock, script, max_delay_s=900.0, copies="fanout")
+    )
     delivery = _received(consumer, clock, step_s=20.0)
     assert clock.monotonic() - began >= 7200.0
     assert delivery.attempt == 1
@@ -207,14 +228,14 @@ def test_a_dead_letter_and_what_is_redriven_from_it_have_no_delay_left(clock: Vi
     opener = _opener(clock, max_delay_s=60.0)
     with qk.Producer("memory://q", _opener=opener) as producer:
         producer.send(b"x", delay=timedelta(minutes=2))
-    consumer = qk.Consumer("memory://q", _opener=opener)
+    consumer = qk.Consumer("memory://q", lease=_LEASE, _opener=opener)
     _received(consumer, clock).dead_letter("broken")
     _closed(consumer, clock)
     with qk.DeadLetters("memory://q", clock=clock) as letters:
         stored: Any = next(letters._stored())
         assert not meta.OF_A_HOP & stored.metadata.keys()
         assert letters.redrive().moved
-    consumer = qk.Consumer("memory://q", _opener=opener)
+    consumer = qk.Consumer("memory://q", lease=_LEASE, _opener=opener)
     assert _received(consumer, clock).attempt == 1
     _closed(consumer, clock)
 

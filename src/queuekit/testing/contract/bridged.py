@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,16 +51,16 @@ class Bridged(Group):
             face.send(
                 face.producer(queue, opener=harness.limits(max_delay_s=native)), b"x", delay=_length(2 * native)
             )
-            lease = timedelta(seconds=harness.min_lease_s)
-            consumer = face.consumer(queue, opener=opener, lease=lease)
             if flaw is not None:
                 flaw(script)
+                consumer = face.consumer(queue, opener=opener)
             else:
                 script.always("settle", raise_before(unavailable()))
-                harness.start(lambda consumer=consumer: consumer.receive(timeout=60))  # type: ignore[misc]
-                harness.until(lambda script=script: script.calls("settle"), within_s=4 * native, what="it hops")  # type: ignore[misc]
-                face.close(consumer)
-                consumer = face.consumer(queue, opener=harness.limits(max_delay_s=native), lease=lease)
+                first = face.consumer(queue, opener=opener, lease=_length(harness.min_lease_s))
+                harness.start(partial(first.receive, timeout=60))
+                harness.until(partial(script.calls, "settle"), within_s=4 * native, what="it hops")
+                face.close(first)
+                consumer = face.consumer(queue, opener=harness.limits(max_delay_s=native))
             delivery = face.next(consumer, within_s=8 * native + 4 * harness.min_lease_s)
             assert delivery.body == b"x"
             assert harness.clock.monotonic() - sent_at >= 2 * native - 0.005

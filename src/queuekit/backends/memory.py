@@ -248,7 +248,7 @@ class MemoryBackend:
                 new = [each for each, outcome in zip(batch, outcomes, strict=True) if type(outcome) is Accepted]
             else:
                 outcomes, new = [], list(batch)
-            if self._max_messages is not None:
+            if new and self._max_messages is not None:
                 room = self._max_messages - len(new)
                 if any(len(each.entries) > room for each in audience):
                     return [Rejected(_FULL, message.message_id) for message in batch]

@@ -8,14 +8,15 @@ import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from queuekit.backend import Action, Opening, OutgoingMessage, QueueURL, Settlement
 from queuekit.backends.sqlite import SPEC, SQLiteBackend, SQLiteOptions, _turns, _wakeup
 
 
-def open_file(path: Path) -> SQLiteBackend:
+def open_file(path: Path, **options: Any) -> SQLiteBackend:
     url = QueueURL(scheme="sqlite", path=f"/{path}", options={"queue": "orders"})
-    backend = SPEC.open(Opening(url=url, queue="orders", options=SQLiteOptions()))
+    backend = SPEC.open(Opening(url=url, queue="orders", options=SQLiteOptions(**options)))
     assert isinstance(backend, SQLiteBackend)
     return backend
 
@@ -83,3 +84,25 @@ def hold_a_turn_and_fork(pipe: Connection, path: Path) -> None:
             os._exit(0)
         pipe.send("forked")
         signal.pause()
+
+
+def collect(pipe: Connection, path: Path, subscription: str, count: int) -> None:
+    """Receive and acknowledge as a subscription until so many messages came; tell which."""
+    queue = open_file(path, subscription=subscription)
+    queue.probe()
+    pipe.send("here")
+    got: list[str] = []
+    while len(got) < count:
+        messages = queue.receive(max_messages=7, wait_s=20, lease_s=60)
+        if messages:
+            queue.settle([Settlement(each.handle, Action.ACK) for each in messages], timeout_s=30)
+        got += [each.message_id for each in messages]
+    pipe.send(got)
+
+
+def send_and_be_killed(pipe: Connection, path: Path) -> None:
+    """Send batches of three, and tell of each that was accepted."""
+    queue = open_file(path)
+    for index in range(1_000_000):
+        queue.send([OutgoingMessage(f"{index}-{part}", b"x" * 500) for part in range(3)], timeout_s=30)
+        pipe.send(index)

@@ -261,3 +261,16 @@ def test_a_deleted_queue_that_a_send_made_again_has_its_consumer(store: Store) -
     one.create()
     send(queue, "c")
     assert ids(take(queue)) == ["c"]
+
+
+@pytest.mark.parametrize("name", ["", "one"])
+def test_a_consumer_whose_subscription_is_deleted_goes_on_with_a_new_one_at_once(store: Store, name: str) -> None:
+    queue = store.open(subscription=name)
+    take(queue)
+    send(queue, "before")
+    assert ids(take(queue)) == ["before"]
+    queue.delete()
+    assert take(queue) == []
+    store.open(subscription="another").create()
+    send(store.open(), "after")
+    assert ids(take(queue)) == ["after"]

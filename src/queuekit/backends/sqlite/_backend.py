@@ -127,7 +127,9 @@ class SQLiteBackend:
         """Lease messages, waiting for the first. See `Backend.receive`."""
         interrupts = self._interrupts
         # Where there was something just now, the look before the claim is saved.
-        if (self._flowing or self._look_first().ready) and (messages := self._claim(max_messages, lease_s)):
+        if self._flowing and (messages := self._claim(max_messages, lease_s)):
+            return messages
+        if self._look_as_consumer().ready and (messages := self._claim(max_messages, lease_s)):
             return messages
         self._tidy_when_idle()
         if wait_s <= 0:
@@ -284,7 +286,8 @@ class SQLiteBackend:
         if used is not None and (found is None or found[0] != used[0] or found[1] < used[1]):
             self._recreated += 1
 
-    def _look_first(self) -> Outlook:
+    def _look_as_consumer(self) -> Outlook:
+        """Look, and see to it that the place gets what is sent: from the first look on, and if it was deleted."""
         outlook = self._look()
         if not outlook.known and not self._is_dead:
             self._subscribe()
@@ -339,7 +342,7 @@ class SQLiteBackend:
         with self._database.listening():
             while not self._closed and interrupts == self._interrupts:
                 seen = signal.count
-                outlook = self._look()
+                outlook = self._look_as_consumer()
                 if outlook.ready:
                     return True
                 if self._clock.monotonic() >= until:

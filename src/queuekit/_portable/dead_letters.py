@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,9 +12,10 @@ from functools import partial
 from typing import Any, Self
 
 from queuekit._engine import metadata as meta
+from queuekit._engine.rate import Rate, TokenBucket
 from queuekit._portable.link import BackendOpener, open_link
 from queuekit._values.clock import Clock, SystemClock
-from queuekit._values.errors import UnsupportedError
+from queuekit._values.errors import ClosedError, UnsupportedError
 from queuekit._values.outcome import LeaseLost, Settled, Unsupported
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, dead_letter_url, queue_name
@@ -123,6 +125,8 @@ class DeadLetters:
             msg = f"dead letters of {self._link.shown} cannot be looked at; receive them with a Consumer"
             raise UnsupportedError(msg, queue=self._link.shown, operation="open")
         self._peekable: Peekable = self._link.backend
+        self._closing = threading.Condition()
+        self._closed = False
 
     @property
     def queue(self) -> str:
@@ -153,6 +157,7 @@ class DeadLetters:
         message_ids: Sequence[str] | None = None,
         where: Callable[[DeadMessage], bool] | None = None,
         limit: int | None = None,
+        rate: Rate | None = None,
         dry_run: bool = False,
     ) -> RedriveReport:
         """Send dead letters back to their source queue, with fresh attempts and a note of their lineage.
@@ -163,10 +168,12 @@ class DeadLetters:
             message_ids: Only these; None for all.
             where: Only those for which this is true.
             limit: Move at most so many.
+            rate: Move no faster than this, so that the handlers are not flooded; None is as fast as it goes.
             dry_run: Only say what would be moved.
 
         Raises:
             UnsupportedError: This backend cannot move dead letters back.
+            ClosedError: `close` was called while the rate held this call up. What was moved stays moved.
             QueueKitError: The service could not be asked.
         """
         if not isinstance(self._link.backend, Redrivable):
@@ -176,9 +183,8 @@ class DeadLetters:
         if dry_run:
             return RedriveReport(moved=tuple(each.message_id for each in chosen))
         report = RedriveReport()
-        step = min(_PAGE, self._link.capabilities.max_settle_batch)
-        for start in range(0, len(chosen), step):
-            report = self._redrive_page(self._link.backend, chosen[start : start + step], report)
+        for page in self._pages(chosen, rate):
+            report = self._redrive_page(self._link.backend, page, report)
         return report
 
     async def aletters(self, *, limit: int | None = None) -> AsyncIterator[DeadMessage]:
@@ -198,15 +204,20 @@ class DeadLetters:
         message_ids: Sequence[str] | None = None,
         where: Callable[[DeadMessage], bool] | None = None,
         limit: int | None = None,
+        rate: Rate | None = None,
         dry_run: bool = False,
     ) -> RedriveReport:
         """As `redrive`, suspending."""
         return await asyncio.get_running_loop().run_in_executor(
-            None, lambda: self.redrive(message_ids=message_ids, where=where, limit=limit, dry_run=dry_run)
+            None,
+            lambda: self.redrive(message_ids=message_ids, where=where, limit=limit, rate=rate, dry_run=dry_run),
         )
 
     def close(self) -> None:
-        """Give everything back. Idempotent."""
+        """Give everything back, and end a redrive that waits for its rate. Idempotent."""
+        with self._closing:
+            self._closed = True
+            self._closing.notify_all()
         self._link.backend.close()
         if self._owns_opener:
             self._opener.close()
@@ -295,6 +306,30 @@ class DeadLetters:
             if (ids is None or stored.message_id in ids) and (where is None or where(_dead_message(stored))):
                 chosen.append(stored)
         return chosen
+
+    def _pages(self, chosen: Sequence[StoredMessage], rate: Rate | None) -> Iterator[Sequence[StoredMessage]]:
+        """As many at a time as one call takes, and no more than the rate allows by now."""
+        most = min(_PAGE, self._link.capabilities.max_settle_batch)
+        bucket = None if rate is None else TokenBucket(rate, self._link.clock.monotonic())
+        start = 0
+        while start < len(chosen):
+            count = min(most, len(chosen) - start)
+            if bucket is not None:
+                count = self._await_tokens(bucket, count)
+            yield chosen[start : start + count]
+            start += count
+
+    def _await_tokens(self, bucket: TokenBucket, most: int) -> int:
+        clock = self._link.clock
+        with self._closing:
+            while not self._closed:
+                taken = bucket.take(most, clock.monotonic())
+                bucket.settle(taken, clock.monotonic())
+                if taken:
+                    return taken
+                clock.wait(self._closing, bucket.wait_s(clock.monotonic()))
+        msg = "the dead letters were closed during a redrive; what was moved stays moved, and another run goes on"
+        raise ClosedError(msg, queue=self._link.shown, operation="redrive")
 
     def _redrive_page(
         self, backend: Redrivable, page: Sequence[StoredMessage], so_far: RedriveReport

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
 from queuekit._engine import metadata as meta
+from queuekit._engine.rate import Rate
 from queuekit._values.errors import UnavailableError, UnsupportedError
 from queuekit.backend import IncomingMessage, OutgoingMessage, Redrivable, Settled, Support, Unsupported
 from queuekit.testing.contract.faces import Face
@@ -19,7 +21,16 @@ from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 from queuekit.testing.contract.spi import CALL_S, Queue, message
-from queuekit.testing.faults import FaultyOpener, as_is, raise_after, raise_before, unavailable
+from queuekit.testing.faults import (
+    Answers,
+    Call,
+    FaultyOpener,
+    Proceed,
+    as_is,
+    raise_after,
+    raise_before,
+    unavailable,
+)
 
 _CRASHES_MIDWAY = """
 import os, signal, sys
@@ -94,6 +105,26 @@ class Redrive(Group):
         assert face.redrive(letters, limit=0).moved == ()
         queue.expect_nothing("nothing else was asked for")
         assert sorted(each.body for each in letters.letters()) == [b"2", b"4", b"6", b"8", b"9"]
+
+    @requires("native_redrive")
+    def test_RED_04_redrive_rate_limited(self, harness: Harness, face: Face) -> None:
+        """A redrive with a rate stays under it in any stretch of time, and moves all the same."""
+        queue, opener, per = Queue(harness), FaultyOpener(harness.opener), harness.min_delay_s
+        bodies = _bury(queue, *(b"%d" % index for index in range(7)))
+        moved_at = list[float]()
+
+        def note(call: Call, proceed: Proceed) -> Answers:
+            moved_at.extend([harness.clock.monotonic()] * len(call.batch))
+            return proceed(call.batch)
+
+        opener.script.always("redrive", note)
+        letters, rate = face.dead_letters(queue, opener=opener), Rate(2, per=timedelta(seconds=per), burst=1)
+        assert len(face.redrive(letters, rate=rate, dry_run=True).moved) == 7
+        assert len(face.redrive(letters, rate=rate).moved) == 7
+        assert sorted(each.body for each in queue.take(7)) == sorted(bodies)
+        assert len(moved_at) == 7
+        assert moved_at[-1] - moved_at[0] >= 3 * per - 0.005, "one at once, then two in each stretch"
+        assert all(b - a >= per - 0.005 for a, b in zip(moved_at, moved_at[3:], strict=False))
 
     @requires("native_redrive")
     def test_RED_05_redrive_crash_midway(self, harness: Harness, face: Face) -> None:

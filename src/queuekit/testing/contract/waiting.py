@@ -14,7 +14,6 @@ def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]
 
 
 WAITING: Mapping[str, str] = {
-    "RED-04": "a redrive with a rate",
     "CCY-10": "limited rates",
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from queuekit._engine import metadata as meta
 from queuekit._engine.codec import Codec, codec_for
@@ -19,6 +19,10 @@ from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.errors import CodecError
 from queuekit.backend import Action, IncomingMessage
+
+# A global is found faster than a module's attribute, and these are looked up per message.
+_MAX_ATTEMPTS: Final = meta.MAX_ATTEMPTS
+_RETRY_DELAY: Final = meta.RETRY_DELAY
 
 
 class Job(Protocol):
@@ -50,7 +54,7 @@ class Job(Protocol):
 class Bound:
     """A handler with what running it needs: ``call`` is its function inside everything that wraps it."""
 
-    __slots__ = ("batch", "call", "codec", "handlings", "judge", "timeout_s")
+    __slots__ = ("batch", "call", "codec", "handlings", "holds", "judge", "timeout_s")
 
     def __init__(
         self, handler: AnyHandler, can: Capabilities, clock: Clock, wait_for: Callable[[Awaitable[Any]], Any]
@@ -61,7 +65,8 @@ class Bound:
         self.batch = handler.batch if isinstance(handler, BatchHandler) else BatchOptions()
         self.handlings = [each for each in handler.wrappers if isinstance(each, Handling)]
         self.codec: Codec[Any] = codec_for(handler.payload)
-        self.judge = Judge(handler.retry, can, clock, holds=handler.on_dead == "hold")
+        self.holds = handler.on_dead == "hold"
+        self.judge = Judge(handler.retry, can, clock, holds=self.holds)
         self.timeout_s = handler.timeout_s
 
 
@@ -109,7 +114,10 @@ class Triage:
         bound = self._untyped if known is None or known.type is None else self._by_type.get(known.type)
         if bound is None:
             return self._no_handler(known.type if known else None, message, attempt)
-        judge = bound.judge.of(meta.read_overrides(message.metadata), message.ordering_key)
+        judge, metadata = bound.judge, message.metadata
+        # Nearly no message has options of its own, and two calls for each would be felt.
+        if bound.holds or _MAX_ATTEMPTS in metadata or _RETRY_DELAY in metadata:
+            judge = judge.of(meta.read_overrides(metadata), message.ordering_key)
         too_often = judge.on_receipt(attempt)
         if too_often is not None:
             return too_often

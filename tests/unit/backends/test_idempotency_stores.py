@@ -139,6 +139,22 @@ def test_of_many_that_ask_at_once_one_gets_it(store: IdempotencyStore) -> None:
         assert sorted(states, key=lambda each: each.value) == [BUSY] * 7 + [CLAIMED]
 
 
+def test_many_that_find_no_file_make_it_together(tmp_path: Path) -> None:
+    """Switching a new file to its log does not wait for the others by itself; see the busy timeout of SQLite."""
+    start = threading.Barrier(8)
+
+    def first_use(path: Path) -> ClaimState:
+        opened = SQLiteIdempotency(path, SystemClock())
+        start.wait()
+        state = claim(opened, path.name).state
+        opened.close()
+        return state
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            assert set(pool.map(first_use, [tmp_path / f"{number}.db"] * 8)) == {CLAIMED}
+
+
 def test_what_is_over_leaves_no_trace(url: QueueURL, store: IdempotencyStore, clock: VirtualClock) -> None:
     for number in range(20):
         claim(store, "a", key=f"k{number}")

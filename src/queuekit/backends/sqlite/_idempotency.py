@@ -11,10 +11,11 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from queuekit.backends.sqlite._options import file_of
+from queuekit.backends.sqlite._schema import SchemaError, use_wal
 from queuekit.stores import Claim, ClaimState, Clock, InvalidURLError, QueueURL, StoreSpec
 
 _BUSY_S = 5.0
@@ -166,10 +167,14 @@ class SQLiteIdempotency:
             connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 if created:  # the mode of a file that is there already is its owner's choice
-                    connection.execute("PRAGMA journal_mode = WAL")
+                    until = self._clock.monotonic() + _BUSY_S
+                    with suppress(SchemaError):  # a file system without it: slower, and as good
+                        use_wal(connection, lambda: self._clock.monotonic() >= until)
                 connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("BEGIN IMMEDIATE")  # others may be making the same tables
                 for statement in _CREATE:
                     connection.execute(statement)
+                connection.execute("COMMIT")
             except BaseException:
                 connection.close()
                 raise

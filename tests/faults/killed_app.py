@@ -5,8 +5,10 @@ import asyncio
 import ctypes
 import os
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,6 +84,24 @@ def work_until_lost(task: Task) -> None:
         while not running.lease_lost:
             time.sleep(0.005)
     append(task, done=True)
+
+
+@app.handler(
+    "once",
+    concurrency=4,
+    prefetch=0,
+    lease=timedelta(seconds=STOPPED_LEASE_S),
+    idempotent="sqlite:///effects.db",
+)
+def take_effect_once(task: Task) -> None:
+    """The first attempt goes on until its lease is lost, and then tries to take effect all the same."""
+    running = qk.current()
+    append(task, done=False)
+    while running.attempt == 1 and not running.lease_lost:
+        time.sleep(0.005)
+    with closing(sqlite3.connect("effects.db", timeout=30)) as connection, connection:
+        connection.execute("INSERT INTO effects VALUES (?)", (task.number,))
+        running.complete_in(connection)
 
 
 @app.handler("delayed", concurrency=4)

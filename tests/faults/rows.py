@@ -119,10 +119,7 @@ ROWS: Mapping[str, Scenario] = {
 """In the order of the table."""
 
 WAITING: Mapping[str, str] = {
-    "R14, effects": "the idempotency store",
-    "R40": "the idempotency store",
-    "R41": "the idempotency store",
-    "R42": "the idempotency store",
+    "R11, alarm": "the log line that tells of a blocked event loop",
 }
 """Rows, or parts of them, that are promised and have no test yet, each with what it waits for."""
 

@@ -74,7 +74,7 @@ def test_R1_kills_of_random_workers(workers: Workers, row: Result, backend: str)
     assert handled(lines) == sent
     assert dead(workers, "busy") == []
     assert not {code for pid, code in codes.items() if pid in {each.pid for each in lines}} - {0}
-    assert last_one_back(kills, lines) <= LEASE_S + GRACE_S
+    assert last_one_back(kills, lines) <= 5 * (LEASE_S + GRACE_S)
     assert_explained(kills, lines)
     assert len(duplicates(lines)) <= held
     assert held >= times, "every victim was at work, else nothing was shown"

@@ -36,6 +36,7 @@ from queuekit.testing.contract.harness import HOOKS, Harness
 from queuekit.testing.contract.idempotent import Idempotent
 from queuekit.testing.contract.lease import Lease
 from queuekit.testing.contract.lifecycle import Lifecycle
+from queuekit.testing.contract.long_runs import LongRuns
 from queuekit.testing.contract.metrics import Metrics
 from queuekit.testing.contract.models import Models
 from queuekit.testing.contract.order import Order
@@ -72,6 +73,7 @@ class BackendContract(
     Expiry,
     Idempotent,
     Models,
+    LongRuns,
     Metrics,
 ):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

@@ -18,6 +18,5 @@ WAITING: Mapping[str, str] = {
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,
     **_numbered("PSH", range(1, 10), _PUSH),
-    **_numbered("MOD", range(8, 10), "long runs judged by their history"),
 }
 """A case leaves this table in the change that brings its test; a test compares both with the promised IDs."""

@@ -141,6 +141,10 @@ MIGRATIONS: Sequence[Migration] = (
 )
 
 
+_FOREIGN = "SELECT 1 FROM sqlite_master WHERE substr(tbl_name, 1, 9) <> 'queuekit_' LIMIT 1"
+"""Anything of another application. An idempotency store may have been the first to use a file of the queues."""
+
+
 class SchemaError(Exception):
     """The file is not one that this version of queuekit can use. The message is safe to show."""
 
@@ -241,7 +245,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
 def _version(connection: sqlite3.Connection, newest: int) -> int:
     owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if owner != APPLICATION_ID and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+    if owner != APPLICATION_ID and connection.execute(_FOREIGN).fetchone():
         msg = "the file is another application's database; give the queues a file of their own"
         raise SchemaError(msg)
     if version > newest:

@@ -13,7 +13,9 @@ import pytest
 
 from queuekit.backend import ErrorCode, OutgoingMessage
 from queuekit.backends.sqlite import SchemaError
+from queuekit.backends.sqlite._idempotency import SQLiteIdempotency
 from queuekit.backends.sqlite._schema import MIGRATIONS, create_file, migrate
+from queuekit.testing.clock import VirtualClock
 
 
 @pytest.fixture
@@ -39,6 +41,17 @@ def test_another_applications_file_is_left_alone(open_queue: Any, tmp_path: Path
     with pytest.raises(SchemaError, match="another application"):
         open_queue().probe()
     assert (tmp_path / "jobs.db").read_bytes() == before
+
+
+def test_a_file_that_an_idempotency_store_used_first_is_no_other_applications(
+    open_queue: Any, clock: VirtualClock, tmp_path: Path
+) -> None:
+    store = SQLiteIdempotency(tmp_path / "jobs.db", clock)
+    store.claim("key", owner="me", lease_s=5, fingerprint="f")
+    open_queue().send([OutgoingMessage("m", b"")], timeout_s=1)
+    assert store.complete("key", owner="me", keep_s=60)
+    assert open_queue().stats().ready == 1
+    store.close()
 
 
 def test_an_empty_file_becomes_a_database(open_queue: Any, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from queuekit.testing.contract import BackendContract
 from queuekit.testing.contract.ids import GROUPS
 from queuekit.testing.contract.waiting import WAITING
 from queuekit.testing.faults import Answers, Call, Proceed, do_nothing
+from queuekit.testing.machine import BackendMachine, run_machine
 
 from .test_suite_catches_broken_backends import (
     Flaw,
@@ -35,6 +36,7 @@ from .test_suite_catches_broken_backends import (
     FlawedOpener,
     _case,
     _expect_caught,
+    _on_receive,
     _on_send,
     _on_settle,
 )
@@ -275,6 +277,15 @@ def test_an_entry_that_is_refused_with_its_neighbour_is_caught(tmp_path: Path) -
         return [Accepted(each.message_id) for each in call.batch]
 
     _expect_caught(tmp_path, _on("send", first), "BPF-01", "BPF-02", "BPF-03")
+
+
+def test_an_attempt_that_is_not_counted_is_caught_by_the_model(tmp_path: Path) -> None:
+    harness = FlawedHarness(tmp_path)
+    harness.flaw = _on_receive(lambda got: got._replace(attempt=1))
+    # As "MOD-01" does, but without the search for the shortest schedule that fails.
+    with pytest.raises(AssertionError):
+        run_machine(lambda: BackendMachine(harness), examples=20, shrink=False)
+    harness.cleanup()
 
 
 def test_options_that_are_ignored_are_caught(tmp_path: Path) -> None:

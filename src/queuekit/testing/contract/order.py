@@ -316,8 +316,8 @@ def _failing_once(body: bytes) -> Any:
 def _drain(queue: Queue, count: int) -> list[IncomingMessage]:
     got = list[IncomingMessage]()
     while len(got) < count:
-        batch = queue.take_up_to(min(10, count - len(got)))
-        assert batch, f"{count} messages should come, and {len(got)} came"
+        # One is waited for; what else is ready comes with it, as the others wait behind their keys.
+        batch = queue.receive(min(10, queue.capabilities.max_receive)) or queue.take()
         queue.ack(*batch)
         got += batch
     return got

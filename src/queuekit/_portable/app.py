@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.tally import Timing
@@ -229,6 +229,10 @@ class App(Registering):
 
     def __repr__(self) -> str:
         return f"App({str(self._url) if self._url else 'by QUEUEKIT_URL'}, {len(self.handlers)} handlers)"
+
+    def __reduce__(self) -> NoReturn:
+        msg = "an App cannot be pickled; import it from its module in the other process"
+        raise TypeError(msg)
 
     def _place(self, queue: str) -> tuple[QueueURL | None, str | None, dict[str, Any]]:
         """The URL, the name and the options that a handler's queue is opened with."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from queuekit._portable.link import CheckReport, Link
 
@@ -67,6 +67,10 @@ class Opened(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._link.shown!r})"
+
+    def __reduce__(self) -> NoReturn:
+        msg = f"a {type(self).__name__} cannot be pickled; open one by its URL in the other process"
+        raise TypeError(msg)
 
     @abstractmethod
     def _ready(self, blocking: str = "", twin: str = "") -> None:

@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import pytest
 
 from .rows import ROWS, WAITING, Result, merge, read, row_of, table, write
 
 ROOT = Path(__file__).parents[2]
+TESTS = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 PAGE = (ROOT / "docs" / "reference" / "reliability.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("row_id", ROWS)
+def test_a_row_has_a_test_or_waits_for_something(row_id: str) -> None:
+    tested = re.search(rf"def test_{row_id}_|mark\.row\(\"{row_id}\"", TESTS)
+    assert tested or row_id in WAITING
 
 
 def test_the_page_says_what_each_row_is_and_what_waits() -> None:

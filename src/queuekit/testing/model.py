@@ -157,7 +157,7 @@ class Model:
     @property
     def exclusive_keys(self) -> bool:
         """Whether only the first message of a key can be with anybody."""
-        return self.can.ordering == "per_key" and self.can.fencing == "strict"
+        return self.can.one_in_flight_per_key
 
     def _before(self, tracked: Tracked) -> Iterable[Tracked]:
         key = tracked.message.ordering_key

@@ -109,7 +109,7 @@ class Expectations:
             overlap=can.fencing == "none",
             stale=can.fencing != "strict",
             order=can.ordering != "none",
-            one_per_key=can.ordering == "per_key" and can.fencing == "strict",
+            one_per_key=can.one_in_flight_per_key,
             kill_ends_lease=can.lease == "connection",
         )
 

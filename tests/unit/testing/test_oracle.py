@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The oracle judged: each verdict can be produced, and what a crash or a lost answer explains is no problem."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from queuekit.backend import Capabilities
 from queuekit.testing import VirtualClock
 from queuekit.testing.oracle import Expectations, History, Problem, Report, check, kept_history
 
@@ -326,3 +328,14 @@ def test_a_failing_run_keeps_its_history_with_the_seed(tmp_path: Path, monkeypat
 def test_the_command_needs_one_file() -> None:
     judged = subprocess.run([sys.executable, "-m", "queuekit.testing.oracle"], capture_output=True, check=False)
     assert (judged.returncode, judged.stdout) == (2, b"")
+
+
+def test_what_a_queue_does_not_promise_is_no_problem() -> None:
+    weak = Capabilities(queues="declared", durability="replicated", max_message_bytes=1, lease="connection")
+    assert Expectations.of(weak) == Expectations(
+        overlap=True, stale=True, order=False, one_per_key=False, kill_ends_lease=True
+    )
+    strong = dataclasses.replace(
+        weak, fencing="strict", ordering="per_key", one_in_flight_per_key=True, lease="timed"
+    )
+    assert Expectations.of(strong, tolerance_s=1.0) == Expectations(tolerance_s=1.0)

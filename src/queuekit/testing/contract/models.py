@@ -204,7 +204,7 @@ def _expect_order(harness: Harness, keys: Sequence[str], results: Sequence[str])
     shift.run(lambda: set(begun) == set(names) and not any(each.running for each in shift.workers))
     left = _finish(shift)
     assert shift.judge(left).delivered == len(names)
-    if harness.capabilities.fencing == "strict":
+    if harness.capabilities.one_in_flight_per_key:
         for key in set(keys):
             of_key = [name for name in begun if keys[int(name[1:])] == key]
             assert of_key == sorted(of_key), f"of key {key!r} these began, in this order: {of_key}"

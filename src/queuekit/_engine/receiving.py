@@ -224,6 +224,9 @@ class Receiver:
                 admitted = self._admit_singly(group, sizes, exceptions)
             self._inbox.put(admitted if self._lanes is None else self._in_lanes(self._lanes, admitted))
             self.control.leases.track(group, leases.values())
+            if len(admitted) < len(group) and not self._flow.running:
+                # Nobody runs who could record more, so what goes back at once need not wait for company.
+                self.control.settles.flush()
             callbacks = self._inbox.wake()
         if exceptions:
             self._note_exceptions(list(exceptions.values()))

@@ -93,6 +93,16 @@ def possible_delay_s(delay_s: float, can: Capabilities) -> float:
     return math.ceil(steps) * can.delay_resolution_s
 
 
+def wish_s(wait: Wait, attempt: int) -> float:
+    """What a strategy answers for an attempt that failed somehow; 0 where it answers nothing of use."""
+    try:
+        answer = wait(_call_state(wait, attempt, RuntimeError("an attempt failed")))
+        seconds = answer.total_seconds() if isinstance(answer, timedelta) else float(answer)
+    except Exception:  # noqa: BLE001 - the wait is the user's code; asking it must not stop a worker
+        return 0.0
+    return seconds if math.isfinite(seconds) else 0.0
+
+
 def possible_retry_s(delay_s: float, can: Capabilities) -> float:
     """The shortest delay of a RETRY that a queue can do and that is no shorter than asked for.
 

@@ -27,6 +27,7 @@ from queuekit._portable.link import Link, Require, open_link, resolve_url, secon
 from queuekit._portable.middleware import Middleware, checked, handlings
 from queuekit._portable.producer import Producer
 from queuekit._portable.registering import Registering
+from queuekit._portable.watching import Patience
 from queuekit._portable.worker import ExitCode, QueuePlan, Worker
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import UsageError
@@ -42,6 +43,9 @@ class App(Registering):
             the current folder. It is read when something is first sent or worked.
         drain: How long running handlers may go on when the worker is asked to stop. 30 s is what most
             platforms give.
+        watchdog: How long a queue's engine, or all of its handlers while every slot is busy, may make no
+            progress before the worker drains and ends with exit code 3. By default the engine alone is
+            watched, for 5 minutes, as nobody knows how long your handlers take.
         require: Features that every queue must have.
         middleware: What every message that is sent through handlers, and every handling, passes through; the
             outermost first.
@@ -68,6 +72,7 @@ class App(Registering):
         url: str | QueueURL | None = None,
         *,
         drain: timedelta = timedelta(seconds=30),
+        watchdog: timedelta | None = None,
         require: Require = (),
         middleware: Sequence[Middleware] = (),
         clock: Clock | None = None,
@@ -78,6 +83,7 @@ class App(Registering):
         super().__init__(wrappers=handlings(self._middleware), opener=Opener(clock), clock=clock)
         self._url = QueueURL.parse(url) if isinstance(url, str) else url
         self._drain_s = seconds("drain", drain)
+        self._patience = Patience(watchdog)
         self._require = require
         self._options = options
         self._listeners = Listeners(self._clock)
@@ -85,6 +91,9 @@ class App(Registering):
         self._figures = Figures()
         self._lock = threading.Lock()
         self._stop_worker: Callable[[], None] | None = None
+        self._stop_early = False
+        self._worker: Worker | None = None
+        self._paused: set[str] = set()
 
     def listen(self, listener: Listener, *names: EventName) -> None:
         """Have a function called with what this app's workers do to messages.
@@ -138,7 +147,7 @@ class App(Registering):
             signals: Whether SIGTERM and SIGINT are taken; only on the main thread.
 
         Returns:
-            How it ended, also the exit code: 0 drained, 1 failure, 3 hung handlers, 4 queue gone.
+            How it ended, also the exit code: 0 drained, 1 failure, 3 hung handlers or no progress, 4 queue gone.
 
         Raises:
             SetupError: A URL or backend is wrong.
@@ -175,19 +184,70 @@ class App(Registering):
             from queuekit._portable.processes import ProcessWorker, target_of
 
             target = target_of(self)
-            worker = ProcessWorker(plan, self._clock, drain_s=drain_s, processes=processes, target=target)
+            worker = ProcessWorker(
+                plan, self._clock, drain_s=drain_s, processes=processes, target=target, patience=self._patience
+            )
         else:
-            worker = Worker(plan, self._clock, drain_s=drain_s)
+            worker = Worker(plan, self._clock, drain_s=drain_s, patience=self._patience)
+        with self._lock:
+            self._worker = worker
+            for name in self._paused:
+                worker.pause(name)
         self.when_stopped(worker.stop)
+        if self._stop_early:
+            worker.stop()
         return worker
 
     def stop(self) -> None:
         """Ask a running worker to drain and end. Safe from any thread, and from a handler.
 
-        Without a running worker it does nothing.
+        Before the first `run` it is remembered, and that run ends at once. After a run it does nothing.
         """
+        if self._stop_worker is None:
+            self._stop_early = True
+        # Asked again, because a worker may have come meanwhile that did not see it.
         if self._stop_worker is not None:
             self._stop_worker()
+
+    def pause(self, queue: str) -> None:
+        """Receive nothing more from a queue, until `resume`.
+
+        What waits for a handler is given back at once, what runs goes on. It holds for workers that begin later,
+        too. Pausing a paused queue does nothing.
+
+        Args:
+            queue: As the handlers name it.
+
+        Raises:
+            UsageError: No handler works this queue.
+
+        Concurrency:
+            Safe from any thread, and from a handler.
+        """
+        self._check_named(queue)
+        with self._lock:
+            if queue not in self._paused:
+                self._paused.add(queue)
+                if self._worker is not None:
+                    self._worker.pause(queue)
+
+    def resume(self, queue: str) -> None:
+        """Receive from a queue again, after `pause`. Resuming one that is not paused does nothing.
+
+        Raises:
+            UsageError: No handler works this queue.
+        """
+        self._check_named(queue)
+        with self._lock:
+            if queue in self._paused:
+                self._paused.discard(queue)
+                if self._worker is not None:
+                    self._worker.resume(queue)
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The queues that are paused, as the handlers name them."""
+        return frozenset(self._paused)
 
     def when_stopped(self, stop: Callable[[], None]) -> None:
         """Say what `stop` does from now on; a child process passes it on to its worker."""
@@ -240,12 +300,15 @@ class App(Registering):
             return QueueURL.parse(queue), None, {}
         return self._url, queue, self._options
 
+    def _check_named(self, queue: str) -> None:
+        if queue not in self._handlers:
+            msg = f"no handler works the queue {queue!r}; known are {', '.join(sorted(self._handlers)) or 'none'}"
+            raise UsageError(msg)
+
     def _plan(self, queues: Sequence[str] | None) -> list[QueuePlan]:
         chosen = list(self._handlers) if queues is None else list(queues)
         for name in chosen:
-            if name not in self._handlers:
-                msg = f"no handler works the queue {name!r}; known are {', '.join(sorted(self._handlers)) or 'none'}"
-                raise UsageError(msg)
+            self._check_named(name)
         if not chosen:
             msg = "this app has no handlers; register one with @app.handler(QUEUE)"
             raise UsageError(msg)
@@ -263,14 +326,15 @@ class App(Registering):
         can, wanted = link.capabilities, handlers[0].options
         batch = max((each.batch.max_size for each in handlers if isinstance(each, BatchHandler)), default=0)
         slots = wanted.concurrency or _default_slots(handlers[0])
-        prefetch = (
-            wanted.prefetch if wanted.prefetch is not None else 0 if can.release_counts else 2 * can.max_receive
-        )
+        # What was fetched ahead would begin in a burst when slots are free, whatever the rate says.
+        unasked = 0 if can.release_counts or wanted.rate is not None else 2 * can.max_receive
+        prefetch = wanted.prefetch if wanted.prefetch is not None else unasked
         settings = ReceiverSettings(
             lease_s=wanted.lease.total_seconds(),
             prefetch=prefetch,
             prefetch_by_pace=wanted.prefetch is None,
             max_in_flight=max(1000, 2 * (slots * max(1, batch) + prefetch)),
+            rate=wanted.rate,
         )
         intake = Intake(
             link, settings, dead_letter=wanted.dead_letter, opener=self._opener, listeners=self._listeners

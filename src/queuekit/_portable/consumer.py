@@ -36,6 +36,7 @@ T = TypeVar("T", default=bytes)
 
 _FLUSH_S = 10.0
 _EXIT_FLUSH_S = 2.0
+_LOOK_AGAIN_S = 0.01
 
 
 class Consumer(Opened, Generic[T]):
@@ -151,13 +152,15 @@ class Consumer(Opened, Generic[T]):
         self._ready()
         limit_s = timeout_seconds(timeout)
         loop = asyncio.get_running_loop()
-        deadline = None if limit_s is None else loop.time() + limit_s
+        clock = self._link.clock
+        deadline = None if limit_s is None else clock.monotonic() + limit_s
         while (held := self._receiver.take_now()) is None:
-            left_s = None if deadline is None else deadline - loop.time()
+            left_s = None if deadline is None else deadline - clock.monotonic()
             if left_s is not None and left_s <= 0:
                 self._receiver.give_up()
                 return None
-            await self._await_arrival(loop, left_s)
+            # Any other clock moves without telling the event loop, so it is looked at now and then.
+            await self._await_arrival(loop, left_s if isinstance(clock, SystemClock) else _LOOK_AGAIN_S)
         return self._hand_out(held)
 
     def __iter__(self) -> Iterator[Delivery[T]]:

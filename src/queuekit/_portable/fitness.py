@@ -6,10 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from queuekit._portable.handler import AnyHandler, BatchHandler
+from queuekit._portable.intake import Intake
 from queuekit._portable.link import Link
-from queuekit._portable.retry import attempt_slack
+from queuekit._portable.retry import attempt_slack, longest_wait_s
 from queuekit._values.capability import Capabilities, Support
+from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
+from queuekit.backend import Interruptible
+
+_AFTER_POLL_S = 5.0
+# Where the service can wait for that long, nobody's policy waits for longer.
+_LONG_S = 30 * 86_400.0
 
 
 def check_fitness(link: Link, handlers: Sequence[AnyHandler]) -> None:
@@ -35,6 +42,22 @@ def check_fitness(link: Link, handlers: Sequence[AnyHandler]) -> None:
             return
     _check_counted(link, link.capabilities, None)
     _check_native_limit(link, link.capabilities, max(each.retry.max_attempts for each in handlers))
+
+
+def tell_limits(intake: Intake, handlers: Sequence[AnyHandler], clock: Clock, *, drain_s: float) -> None:
+    """Say once, at the start of a worker, what will not be as it was asked for."""
+    link = intake.link
+    if drain_s < intake.poll_s + _AFTER_POLL_S and not isinstance(link.backend, Interruptible):
+        detail = f"{drain_s:g} s, and a poll of {intake.poll_s:g} s cannot be interrupted; give the drain 5 s more"
+        link.journal.note("worker.drain_short", detail)
+    most_s = link.capabilities.max_retry_delay_s
+    for each in handlers:
+        longest_s = longest_wait_s(each.retry, clock) if most_s < _LONG_S else 0.0
+        if longest_s > most_s:
+            detail = (
+                f"{each.message_type} waits up to {longest_s:g} s between attempts, and {most_s:g} s is the longest"
+            )
+            link.journal.note("retry.cut", detail)
 
 
 def _check_max_wait(link: Link, handlers: Sequence[AnyHandler]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast, get_args, get
 from typing_extensions import Unpack
 
 from queuekit._engine.metadata import TYPE
+from queuekit._engine.rate import Rate
 from queuekit._portable.batches import Batch, OnError
 from queuekit._portable.link import seconds
 from queuekit._portable.producer import Producer
@@ -45,12 +46,14 @@ class QueueOptions:
             batch for batch handlers.
         lease: How long a message is ours alone; it is extended while its handler runs.
         prefetch: How many messages may wait here for a free slot; None follows the pace of the handlers.
+        rate: How many messages may begin in a stretch of time; None is without limit.
         dead_letter: A queue's URL, or ``discard``; None is the store's own dead-letter queue.
     """
 
     concurrency: int | None = None
     lease: timedelta = timedelta(seconds=60)
     prefetch: int | None = None
+    rate: Rate | None = None
     dead_letter: str | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +63,9 @@ class QueueOptions:
             UsageError: A value is out of range.
         """
         seconds("lease", self.lease, least=0.001)
+        if self.rate is not None and not isinstance(self.rate, Rate):
+            msg = f"rate must be a Rate and is {type(self.rate).__name__}; write Rate({self.rate!r})"
+            raise UsageError(msg)
         for name, least in (("concurrency", 1), ("prefetch", 0)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
@@ -287,7 +293,7 @@ def check_agreement(new: AnyHandler, old: AnyHandler) -> None:
         msg = f"two handlers take messages of type {new.message_type!r} on {queue!r}; give one another message_type="
         raise UsageError(msg)
     if new.options != old.options:
-        msg = f"the handlers of {queue!r} disagree on concurrency, lease, prefetch or dead_letter; give all the same"
+        msg = f"the handlers of {queue!r} disagree on concurrency, lease, prefetch, rate or dead_letter; agree"
         raise UsageError(msg)
     if isinstance(new, BatchHandler) != isinstance(old, BatchHandler):
         msg = f"{queue!r} has handlers of single messages and of batches; make them all one, or use two queues"

@@ -44,6 +44,7 @@ class Intake:
         link: The open queue.
         receiver: The engine behind it.
         desk: Where its settlements go.
+        poll_s: Longest wait of one poll.
         on_lost: Called with each running delivery whose lease was lost; assign before the first take.
     """
 
@@ -59,6 +60,7 @@ class Intake:
         _check_lease(link, settings)
         self.link = link
         self._listeners = Listeners(link.clock) if listeners is None else listeners
+        self.poll_s: float = settings.poll_s
         self.on_lost: Callable[[Held], None] = _ignore
         self._handling, self._handling_lock = Stopwatch(), threading.Lock()
         mode, self._route = _dead_letter_mode(link, dead_letter, opener)

@@ -19,9 +19,11 @@ from queuekit._portable.batch_feed import BatchFeed
 from queuekit._portable.child_process import ChildProcess
 from queuekit._portable.handler import AnyHandler, BatchHandler, handler_for
 from queuekit._portable.intake import Intake
+from queuekit._portable.intake_feed import HeldJob, IntakeFeed
 from queuekit._portable.letters import Cause
 from queuekit._portable.retry import RELEASE, Judge, Verdict
-from queuekit._portable.worker import HeldJob, IntakeFeed, QueuePlan, Worker
+from queuekit._portable.watching import Patience
+from queuekit._portable.worker import QueuePlan, Worker
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError, QueueKitError, UsageError
 from queuekit.backend import Action
@@ -98,12 +100,20 @@ class ProcessWorker(Worker):
         drain_s: How long running handlers may go on after a request to stop.
         processes: How many children.
         target: Where they find the app.
+        patience: As for `Worker`.
     """
 
     def __init__(
-        self, queues: Sequence[QueuePlan], clock: Clock, *, drain_s: float, processes: int, target: str
+        self,
+        queues: Sequence[QueuePlan],
+        clock: Clock,
+        *,
+        drain_s: float,
+        processes: int,
+        target: str,
+        patience: Patience | None = None,
     ) -> None:
-        super().__init__(queues, clock, drain_s=drain_s)
+        super().__init__(queues, clock, drain_s=drain_s, patience=patience)
         if type(processes) is not int or processes < 1:
             msg = f"processes must be a whole number of at least 1 and is {processes!r}"
             raise UsageError(msg)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from queuekit._engine.rate import Rate
 from queuekit._portable.batches import Batch, OnError
 from queuekit._portable.handler import (
     AnyHandler,
@@ -58,6 +59,7 @@ class Registering(ABC):
         concurrency: int | None = None,
         lease: timedelta = timedelta(seconds=60),
         prefetch: int | None = None,
+        rate: Rate | None = None,
         timeout: timedelta | None = None,
         retry: RetryPolicy | None = None,
         dead_letter: str | None = None,
@@ -78,6 +80,8 @@ class Registering(ABC):
                 the handler runs, so this bounds the wait after a crash.
             prefetch: How many messages may wait for a free slot; by default as many as start in a fifth of
                 a second, and none where giving them back would cost them an attempt.
+            rate: How many messages may begin in a stretch of time, in one worker; nothing is fetched ahead
+                then, unless ``prefetch`` says so. None is without limit.
             timeout: How long one attempt may take; None is without limit.
             retry: When a failed attempt is followed by another; by default 5 attempts.
             dead_letter: A queue's URL for dead letters, or ``"discard"``; by default the store's own.
@@ -93,7 +97,9 @@ class Registering(ABC):
             UsageError: The function cannot be a handler, or handlers on this queue disagree.
             InvalidURLError: The queue's name ends in ``.dead``.
         """
-        options = QueueOptions(concurrency=concurrency, lease=lease, prefetch=prefetch, dead_letter=dead_letter)
+        options = QueueOptions(
+            concurrency=concurrency, lease=lease, prefetch=prefetch, rate=rate, dead_letter=dead_letter
+        )
         timeout_s = _checked(queue, timeout)
 
         def register(function: Callable[[T], R]) -> Handler[T, R]:
@@ -128,6 +134,7 @@ class Registering(ABC):
         on_error: OnError = "retry",
         lease: timedelta = timedelta(seconds=60),
         prefetch: int | None = None,
+        rate: Rate | None = None,
         timeout: timedelta | None = None,
         retry: RetryPolicy | None = None,
         dead_letter: str | None = None,
@@ -155,6 +162,7 @@ class Registering(ABC):
                 alone. Both call it again for messages that it may have handled already.
             lease: As for `handler`.
             prefetch: As for `handler`; it counts messages.
+            rate: As for `handler`; it counts messages.
             timeout: How long one batch may take, calls after an exception included; None is without limit.
             retry: As for `handler`; it counts for each message.
             dead_letter: As for `handler`.
@@ -167,7 +175,9 @@ class Registering(ABC):
                 queue disagree.
             InvalidURLError: The queue's name ends in ``.dead``.
         """
-        options = QueueOptions(concurrency=concurrency, lease=lease, prefetch=prefetch, dead_letter=dead_letter)
+        options = QueueOptions(
+            concurrency=concurrency, lease=lease, prefetch=prefetch, rate=rate, dead_letter=dead_letter
+        )
         batch = BatchOptions(max_size=max_size, max_wait=max_wait, strict=strict, on_error=on_error)
         timeout_s = _checked(queue, timeout)
 

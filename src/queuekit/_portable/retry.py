@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from queuekit._engine.metadata import Overrides
-from queuekit._engine.waits import FullJitter, Wait, planned_wait_s, possible_retry_s
+from queuekit._engine.waits import FullJitter, Wait, planned_wait_s, possible_retry_s, wish_s
 from queuekit._portable.letters import Cause
 from queuekit._portable.link import seconds
 from queuekit._values.capability import Capabilities, Support
@@ -20,6 +20,9 @@ from queuekit.backend import Action
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+
+# Waits grow early or not at all.
+_ASKED_FOR = 30
 
 
 class Retry(BaseException):
@@ -278,3 +281,12 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]
             yield from _leaves(each)
         else:
             yield each
+
+
+def longest_wait_s(policy: RetryPolicy, clock: Clock) -> float:
+    """The longest wait between two attempts that a policy asks for, as far as asking it tells."""
+    attempts = range(1, min(policy.max_attempts, _ASKED_FOR))
+    if policy.wait is None:
+        default = FullJitter(clock.random)
+        return max((default.bound_s(attempt) for attempt in attempts), default=0.0)
+    return max((wish_s(policy.wait, attempt) for attempt in attempts), default=0.0)

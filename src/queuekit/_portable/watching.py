@@ -98,6 +98,48 @@ class ProgressWatch:
             return not self._stopping
 
 
+class Oversight:
+    """Everything that looks after one worker.
+
+    Args:
+        queues: Each open queue with how many of its messages can be worked on at once.
+        patience: How long nothing may happen.
+        clock: Time.
+        stalled: Called once, with the reason, when a queue makes no progress; it was logged and told by then.
+    """
+
+    def __init__(
+        self, queues: Sequence[tuple[Intake, int]], patience: Patience, clock: Clock, stalled: Callable[[], None]
+    ) -> None:
+        self._stalled = stalled
+        self._watches: list[ProgressWatch | LoopWatch] = [ProgressWatch(queues, patience, clock, self._report)]
+
+    def watch_loop(self, loop: asyncio.AbstractEventLoop, intakes: Sequence[Intake]) -> None:
+        """Watch the event loop that the handlers of these queues run on, too."""
+
+        def blocked(where: str) -> None:
+            for intake in intakes:
+                intake.link.journal.note("worker.loop_blocked", where)
+                intake.stalled(f"the event loop does not answer: {where}")
+
+        self._watches.append(LoopWatch(loop, blocked))
+
+    def start(self) -> None:
+        """Start looking."""
+        for each in self._watches:
+            each.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Look no more."""
+        for each in self._watches:
+            each.stop(timeout_s)
+
+    def _report(self, intake: Intake, reason: str) -> None:
+        intake.link.journal.note("worker.stalled", reason)
+        intake.stalled(reason)
+        self._stalled()
+
+
 class LoopWatch:
     """A thread that asks an event loop, again and again, whether it is there.
 
@@ -129,7 +171,8 @@ class LoopWatch:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def _watch(self) -> None:
         # A loop that was closed meanwhile has nobody left who waits.

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
 
-from queuekit._engine.held import Held
 from queuekit._engine.shutdown import ShutdownPlan
 from queuekit._portable.batch_feed import BatchFeed
+from queuekit._portable.fitness import tell_limits
 from queuekit._portable.handler import AnyHandler, BatchHandler
 from queuekit._portable.intake import Intake, drain
-from queuekit._portable.retry import Verdict
+from queuekit._portable.intake_feed import IntakeFeed
 from queuekit._portable.runners import Runner, RunnerMaker
 from queuekit._portable.running import TaskRunner, WorkerThreads, end_loop, own_loop
-from queuekit._portable.triage import Job, Triage
+from queuekit._portable.triage import Triage
+from queuekit._portable.watching import Oversight, Patience
 from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import Clock
 from queuekit._values.errors import QueueNotFoundError
-from queuekit.backend import IncomingMessage
 
 logger = logging.getLogger("queuekit")
 
@@ -42,62 +42,6 @@ class ExitCode(IntEnum):
     USAGE = 2
     STUCK = 3
     QUEUE_GONE = 4
-
-
-class HeldJob:
-    """A delivery of this process's own receiver, as the runners see it."""
-
-    __slots__ = ("_began", "_intake", "held")
-
-    def __init__(self, held: Held, intake: Intake) -> None:
-        self.held = held
-        self._intake = intake
-        self._began = intake.link.clock.monotonic()
-
-    @property
-    def message(self) -> IncomingMessage:
-        """The delivery as the service made it."""
-        return self.held.message
-
-    @property
-    def lease_lost(self) -> bool:
-        """Whether it is not ours any more."""
-        return self.held.lease_lost
-
-    def settle(self, verdict: Verdict) -> None:
-        """Record the verdict; a delivery that was released or lost meanwhile stays so."""
-        self._intake.handled(self._intake.link.clock.monotonic() - self._began)
-        self._intake.settle(self.held, verdict)
-
-    def abandon(self) -> None:
-        """Keep its lease no longer."""
-        self._intake.receiver.control.leases.abandon(self.held)
-
-    def extend(self, by_s: float) -> None:
-        """Extend its lease now."""
-        self._intake.extend(self.held, by_s)
-
-
-class IntakeFeed:
-    """The jobs of one queue, from this process's own receiver."""
-
-    __slots__ = ("_intake", "_receiver", "forget", "when_ready")
-
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._receiver = intake.receiver
-        self.when_ready = self._receiver.when_ready
-        self.forget = self._receiver.forget
-
-    def take(self) -> Job | None:
-        """The next job, waiting for it."""
-        held = self._receiver.take(None)
-        return None if held is None else HeldJob(held, self._intake)
-
-    def take_now(self) -> Job | None:
-        """The next job that is here, or None."""
-        held = self._receiver.take_now()
-        return None if held is None else HeldJob(held, self._intake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +66,11 @@ class QueuePlan:
         return self.handlers[0].is_async
 
     @property
+    def largest(self) -> int:
+        """How many messages a slot takes at most."""
+        return max(each.batch.max_size if isinstance(each, BatchHandler) else 1 for each in self.handlers)
+
+    @property
     def is_batch(self) -> bool:
         """Whether the handlers take batches; ``slots`` counts those then."""
         return isinstance(self.handlers[0], BatchHandler)
@@ -134,13 +83,22 @@ class Worker:
         queues: What to work.
         clock: Time.
         drain_s: How long running handlers may go on after a request to stop.
+        patience: How long nothing may happen before it is taken for stuck.
 
     Concurrency:
         `run` or `arun` once; `stop` from any thread, or from a signal handler.
     """
 
-    def __init__(self, queues: Sequence[QueuePlan], clock: Clock, *, drain_s: float) -> None:
+    def __init__(
+        self, queues: Sequence[QueuePlan], clock: Clock, *, drain_s: float, patience: Patience | None = None
+    ) -> None:
         self._queues = queues
+        self._oversight = Oversight(
+            [(queue.intake, queue.slots * queue.largest) for queue in queues],
+            patience or Patience(None),
+            clock,
+            self._stalled,
+        )
         self._clock = clock
         self._drain_s = drain_s
         self._stopping = False
@@ -200,14 +158,21 @@ class Worker:
 
         Raises:
             UnsupportedError: A queue lacks what is required of it.
+            KeyboardInterrupt: Where signals are not taken; the worker has drained by then.
             QueueKitError: Something is required, and the service could not be asked.
         """
         with self._wake_pipe(), self._signals(signals):
             self._ensure()
-            self._start(self._own_loop)
-            while not self._stopping:
-                self._await_wake()
-            self._shut_down()
+            try:
+                self._start(self._own_loop)
+                self._oversee(self._own_loop)
+                while not self._stopping:
+                    self._await_wake()
+            except KeyboardInterrupt:  # signals=False: it drains all the same, and is the caller's then
+                self.stop()
+                self._end()
+                raise
+            self._end()
         return self._exit_code()
 
     async def arun(self, *, signals: bool = True) -> ExitCode:
@@ -221,6 +186,7 @@ class Worker:
         with self._wake_pipe(), self._signals(signals):
             await loop.run_in_executor(None, self._ensure)
             self._start(lambda: loop)
+            self._oversee(lambda: loop)
             try:
                 while not self._stopping:
                     await loop.run_in_executor(None, self._await_wake)
@@ -246,6 +212,29 @@ class Worker:
                 runner.start()
             self._runners.append(runner)
             link.journal.note("worker.started", f"{len(queue.handlers)} handlers, {queue.slots} at once")
+
+    def pause(self, name: str) -> None:
+        """Receive nothing more from a queue until `resume`; what runs goes on. A queue of no concern is let be."""
+        for queue in self._named(name):
+            queue.intake.receiver.pause()
+            queue.intake.link.journal.note("worker.paused")
+
+    def resume(self, name: str) -> None:
+        """Receive from a queue again."""
+        for queue in self._named(name):
+            queue.intake.receiver.resume()
+            queue.intake.link.journal.note("worker.resumed")
+
+    def _named(self, name: str) -> list[QueuePlan]:
+        return [queue for queue in self._queues if queue.name == name]
+
+    def _oversee(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        for queue in self._queues:
+            tell_limits(queue.intake, queue.handlers, self._clock, drain_s=self._drain_s)
+        on_loop = [queue.intake for queue in self._queues if queue.is_async]
+        if on_loop and self._runners:
+            self._oversight.watch_loop(loop(), on_loop)
+        self._oversight.start()
 
     def _runner(self, queue: QueuePlan, feed: IntakeFeed, triage: Triage) -> Runner:
         make = RunnerMaker(
@@ -274,7 +263,18 @@ class Worker:
                 os.close(self._wake_read)
                 os.close(self._wake_write)
 
+    def _end(self) -> None:
+        """Drain, whatever interrupts; each interruption is another request to stop."""
+        while True:
+            try:
+                self._shut_down()
+            except KeyboardInterrupt:
+                self.stop()
+            else:
+                return
+
     def _shut_down(self) -> None:
+        self._oversight.stop(1.0)
         self._plan = ShutdownPlan(now=self._clock.monotonic(), drain_s=self._drain_s, flush_s=_FLUSH_S)
         if self._requests > 1:
             self._plan.hurry(self._clock.monotonic())
@@ -315,6 +315,10 @@ class Worker:
         if hung * 2 >= slots:
             self._stuck = True
             self._wake()
+
+    def _stalled(self) -> None:
+        self._stuck = True
+        self._wake()
 
     def _exit_code(self) -> ExitCode:
         if self._stuck:

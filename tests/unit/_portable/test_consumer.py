@@ -279,7 +279,7 @@ def test_an_extension_that_finds_the_lease_gone_marks_the_delivery(consume: Open
     handle = delivery._held.message.handle
     with Consumer("memory://q", clock=clock) as other:
         backend: Any = other._link.backend
-        backend._queue().leases.pop(handle)
+        backend._place().leases.pop(handle)
         with pytest.raises(qk.LeaseLostError):
             delivery.extend(by=timedelta(seconds=5))
     assert delivery.lease_lost
@@ -346,7 +346,7 @@ def test_an_outage_during_the_whole_wait_is_an_error_for_areceive_too(
     script.always("receive", raise_before(unavailable()))
     consumer = consume()
     with pytest.raises(qk.UnavailableError):
-        asyncio.run(consumer.areceive(timeout=0.2))
+        Call(lambda: asyncio.run(consumer.areceive(timeout=0.2)), clock).result()
 
 
 def test_a_fatal_error_reaches_every_taker(consume: Open, clock: VirtualClock, script: Script) -> None:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone, tzinfo
+from typing import Any
 
 import pytest
 
@@ -38,10 +40,10 @@ class Leases(Script):
         self.lock = threading.Lock()
         self.always("receive", self._received).always("settle", self._settled)
 
-    def shortest(self, now: float) -> float:
-        """How long the lease that ends first still runs."""
+    def safe(self, now: float, leased: int, at_least: float) -> bool:
+        """Whether every lease of the store is known here, and runs at least that much longer."""
         with self.lock:
-            return min(self.until.values(), default=now + 1e9) - now
+            return len(self.until) == leased and min(self.until.values(), default=math.inf) - now > at_least
 
     def _received(self, call: Call, proceed: Proceed) -> object:
         messages = proceed(call.batch)
@@ -80,13 +82,18 @@ def test_R13_handlers_of_ten_leases_with_messages_waiting(row: Result, place: Pl
                 clock.wait(changed, end - clock.monotonic())
         done.append(number)
 
-    with app:
+    with app, qk.Consumer(place.url("jobs"), clock=clock) as asking:
+        backend_: Any = asking._link.backend
         take_long.send_many(range(jobs)).raise_for_failures()
         with working(app, clock=clock) as stop:
             until(lambda: leases.came > slots)  # ten run, and others wait
             while len(done) < jobs:
                 # Renewed while half is left, so that a tenth more ends none. What is given back lingers a moment.
-                until(lambda: leases.shortest(clock.monotonic()) > 0.15 * lease_s, clock=clock, step_s=0.001)
+                until(
+                    lambda: leases.safe(clock.monotonic(), backend_.stats().leased, 0.15 * lease_s),
+                    clock=clock,
+                    step_s=0.001,
+                )
                 most_waiting = max(most_waiting, len(leases.until) - slots)
                 clock.advance(0.1 * lease_s)
             stop()

@@ -120,16 +120,17 @@ def test_R3_on_an_idle_queue_another_worker_gets_what_a_killed_one_held(
 def test_R4_all_workers_are_killed_and_one_starts_later(workers: Workers, row: Result, backend: str) -> None:
     messages = figure(20_000)
     row.ran(messages=messages, workers=WORKERS)
-    sent = send(workers, "busy", [Task(number=number) for number in range(messages)])
     for _ in range(WORKERS):
-        workers.start("busy")
+        workers.start("steady")
+    workers.until_started(WORKERS)
+    sent = send(workers, "steady", [Task(number=number) for number in range(messages)])
     workers.until(lambda lines: len(lines) >= messages // 4 and len(workers.at_work()) == WORKERS)
     kills = [workers.kill(pid) for pid in list(workers.running)]
     before = len(workers.lines())
     assert before < messages
     threading.Event().wait(LEASE_S)  # longer makes no difference: by then no lease is left
     started = time.monotonic()
-    workers.start("busy")
+    workers.start("steady")
     workers.until(lambda lines: len(lines) > before)
     row.took(first_back=workers.lines()[before].at - started)
     workers.until_empty()

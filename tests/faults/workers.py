@@ -97,12 +97,14 @@ class Workers:
             self._lines += new
         return self._lines
 
-    def until(self, reached: Callable[[list[Line]], bool]) -> None:
-        """Until the ledger shows it; no worker may end meanwhile."""
+    def until(self, reached: Callable[[list[Line]], bool], shown: Callable[[], object] = lambda: "") -> None:
+        """Until the ledger shows it; no worker may end meanwhile. ``shown`` tells more of a failure."""
         wait, limit = threading.Event().wait, time.monotonic() + LIMIT_S
         while not reached(self.lines()):
             assert all(worker.poll() is None for worker in self.running.values()), self.log()[-4000:]
-            assert time.monotonic() < limit, f"{len(self.lines())} lines, and no more in time; {self.log()[-4000:]}"
+            assert time.monotonic() < limit, (
+                f"{len(self.lines())} lines, {shown()}, and no more in time; {self.log()[-4000:]}"
+            )
             wait(0.005)
 
     def until_lines(self, count: int) -> None:
@@ -127,7 +129,10 @@ class Workers:
         """Until the database holds nothing but so many dead letters."""
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
             count = "SELECT count(*), total(findable) FROM message"
-            self.until(lambda _: connection.execute(count).fetchone() == (dead, dead))
+            wanted = (dead, dead)
+            self.until(
+                lambda _: connection.execute(count).fetchone() == wanted, lambda: connection.execute(count).fetchone()
+            )
 
     def at_work(self) -> set[int]:
         """The workers that are up: those that handled something lately."""

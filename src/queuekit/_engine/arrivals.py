@@ -28,24 +28,26 @@ class Arrivals:
         """The messages with an attempt each, where copies count them: each copy is delivered for its first time."""
         return [each._replace(attempt=1) for each in batch] if self._bridge.counts else batch
 
-    def exceptions(self, group: Sequence[Held], now: float) -> Mapping[Held, Onward | None]:
-        """Those that no handler may have now: None for one that has expired, else where it goes.
+    def look(self, group: Sequence[Held], now: float) -> tuple[Mapping[Held, Onward | None], Mapping[Held, float]]:
+        """Those that no handler may have now, and when others end that nobody has begun.
 
         Args:
             group: What just arrived.
             now: Seconds since the epoch.
+
+        Returns:
+            For each that is for nobody: None where it has expired, else where it goes. For each other one
+            that will expire: when, in seconds since the epoch.
         """
         special = [held for held in group if _EXPIRES in (known := held.message.metadata) or _HOP in known]
         found: dict[Held, Onward | None] = {}
+        ends: dict[Held, float] = {}
         for held in special:
-            known = held.message.metadata
-            if meta.EXPIRES in known and _is_past(known[meta.EXPIRES], now):
+            end = meta.read_instant(held.message.metadata.get(meta.EXPIRES))
+            if end is not None and end <= now:
                 found[held] = None
             elif (onward := self._bridge.onward(held.message, now)) is not None:
                 found[held] = onward
-        return found
-
-
-def _is_past(text: str, now: float) -> bool:
-    expires_at = meta.read_instant(text)
-    return expires_at is not None and expires_at <= now
+            elif end is not None:
+                ends[held] = end
+        return found, ends

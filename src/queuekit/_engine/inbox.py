@@ -26,8 +26,10 @@ class Inbox:
         wanted: Called when half of what was fetched ahead is taken, lock held.
         somebody_waits: Called when a taker finds nothing, lock held.
         lanes: Keeps the messages of a key apart, where the service does not.
+        expired: Called with a delivery whose time was over before anybody took it, lock held.
 
     Attributes:
+        ends: When deliveries that wait expire, in seconds since the epoch, for those that do.
         demand: How many takers wait.
         polling: Whether a poll is in flight.
         asked: Whether somebody asked without waiting, so that one poll is due.
@@ -50,11 +52,14 @@ class Inbox:
         wanted: Callable[[], None],
         somebody_waits: Callable[[], None],
         lanes: KeyLanes | None = None,
+        expired: Callable[[Held], None],
     ) -> None:
         self._lock, self._clock, self._flow, self._queue = lock, clock, flow, queue
         self._wanted, self._somebody_waits, self._lanes = wanted, somebody_waits, lanes
         self.arrived = threading.Condition(lock)
         self.buffer: deque[Held] = deque()
+        self.ends: dict[Held, float] = {}
+        self._expired = expired
         self.demand = 0
         self.polling = False
         self.asked = False
@@ -141,6 +146,8 @@ class Inbox:
         # Once stopping, what waits is given back: nobody begins it.
         while buffer and not self.stopping:
             held = buffer.popleft()
+            if self.ends and self._is_over(held):
+                continue
             # After a pause of the whole process, what waits may be somebody else's; the keeper gives it up.
             if held.state is not WAITING or held.lease.until <= self._now():
                 continue
@@ -152,6 +159,14 @@ class Inbox:
                 self._wanted()
             return held
         return None
+
+    def _is_over(self, held: Held) -> bool:
+        """Whether a delivery expired while it waited; it is then handed to `expired`."""
+        end = self.ends.pop(held, None)
+        if end is None or end > self._clock.time() or held.state is not WAITING:
+            return False
+        self._expired(held)
+        return True
 
     def _wait_for_one(self, timeout_s: float | None, *, demand: int = 1) -> Held | None:
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
@@ -229,6 +244,7 @@ class Inbox:
         """Take out everything that waits, to be given back. Lock held."""
         waiting = [held for held in self.buffer if held.state is WAITING]
         self.buffer.clear()
+        self.ends.clear()
         if self._lanes is not None:
             for head in tuple(waiting):
                 waiting += self._lanes.failed(head)

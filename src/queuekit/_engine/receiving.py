@@ -13,7 +13,7 @@ from queuekit._engine.control import Control
 from queuekit._engine.copies import CopySender
 from queuekit._engine.flow import Flow
 from queuekit._engine.guard import Guard
-from queuekit._engine.held import Held, weights
+from queuekit._engine.held import WAITING, Held, weights
 from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
 from queuekit._engine.lanes import KeyLanes
@@ -114,6 +114,7 @@ class Receiver:
             wanted=self._poll_wanted.notify,
             somebody_waits=self._somebody_waits,
             lanes=self._lanes,
+            expired=self._expired,
         )
         self.pulses: Mapping[str, Pulse] = {name: Pulse() for name in ("poll", "settle", "leases")}
         self._tally = ReceiveTally()
@@ -210,7 +211,7 @@ class Receiver:
             for until in {message.lease_until for message in batch}
         }
         group = [Held(message, leases[message.lease_until]) for message in self._arrivals.counted(batch)]
-        exceptions = self._arrivals.exceptions(group, self._clock.time())
+        exceptions, ends = self._arrivals.look(group, self._clock.time())
         sizes = weights(group)
         first_sent = batch[0].enqueued_at
         with self._lock:
@@ -222,6 +223,8 @@ class Receiver:
                 self._flow.add(sizes)
             else:
                 admitted = self._admit_singly(group, sizes, exceptions)
+            if ends:
+                self._inbox.ends.update({held: end for held, end in ends.items() if held.state is WAITING})
             self._inbox.put(admitted if self._lanes is None else self._in_lanes(self._lanes, admitted))
             self.control.leases.track(group, leases.values())
             if len(admitted) < len(group) and not self._flow.running:
@@ -269,6 +272,13 @@ class Receiver:
             self._journal.note("delivery.expired", count=expired)
         if expired < len(exceptions):
             self._journal.note("delivery.hopped", count=len(exceptions) - expired)
+
+    def _expired(self, held: Held) -> None:
+        """Its time was over while it waited. Counted only: the lock is held, and a log line takes its time."""
+        self._journal.count("delivery.expired")
+        self.control.settles.record(held, Action.ACK)
+        if not self._flow.running:
+            self.control.settles.flush()
 
     def _gone(self) -> None:
         if not self._inbox.polling:

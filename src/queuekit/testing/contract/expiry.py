@@ -49,6 +49,7 @@ class Expiry(Group):
         assert work.stop() is ExitCode.DRAINED
         assert sorted(seen) == [b"for ever", b"fresh"]
         queue.expect_nothing("what has expired is gone for good")
+        _expect_none_that_expires_here(harness, face)
 
     def test_EXP_02_ttl_not_declared_checked_by_core(self, harness: Harness, face: Face) -> None:
         """A service that knows no expiry delivers it all the same: the engine drops it when it is received, acks
@@ -88,3 +89,22 @@ class Expiry(Group):
         face.send(producer, b"kept", expires_in=100 * delay, **({"delay": delay} if can.max_delay_s else {}))
         harness.pass_time(harness.min_delay_s)
         assert face.next(face.consumer(queue), within_s=max(harness.tolerance_s, 1.0)).body == b"kept"
+
+
+def _expect_none_that_expires_here(harness: Harness, face: Face) -> None:
+    """Nor is a message handed out that expired while it waited, fetched ahead, for somebody to take it."""
+    queue, length = Queue(harness), timedelta(seconds=4 * harness.min_delay_s)
+    producer, consumer = face.producer(queue), face.consumer(queue, prefetch=5)
+    face.send(producer, b"first")
+    face.send(producer, b"too late", expires_in=length)
+    delivery = face.next(consumer)
+    harness.until(lambda: consumer.counts()["received"] == 2, within_s=5.0, what="the second is fetched ahead")
+    harness.pass_time(length.total_seconds() + 0.01)
+    face.send(producer, b"last")
+    delivery.ack()
+    last = face.next(consumer)
+    assert last.body == b"last"
+    last.ack()
+    face.close(consumer)
+    assert consumer.counts()["delivery.expired"] == 1
+    queue.expect_nothing("what has expired is gone for good")

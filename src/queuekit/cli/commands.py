@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # typer has its own copy of click's errors in some releases, and no name for their root.
 _CommandError: type[Exception] = typer.BadParameter.__mro__[2]
+
+_RATE = re.compile(r"([0-9]{1,9})(?:/([smh]))?")
+_PER = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
 
 app: typer.Typer = typer.Typer(
     name="queuekit",
@@ -61,6 +65,14 @@ def _duration(text: str) -> timedelta:
         return parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _rate(text: str) -> tuple[int, timedelta]:
+    match = _RATE.fullmatch(text)
+    if match is None or int(match[1]) < 1:
+        msg = "expected a whole number a second, minute or hour, as in 500/s, 30/m or 10/h"
+        raise typer.BadParameter(msg)
+    return int(match[1]), _PER[match[2] or "s"]
 
 
 def _attribute(text: str) -> tuple[str, str]:
@@ -184,6 +196,14 @@ def purge(url: URL, yes: Yes = False, dry_run: DryRun = False, as_json: JSON = F
     return empty(url, yes=yes, dry_run=dry_run, as_json=as_json)
 
 
+@app.command()
+def delete(url: URL, yes: Yes = False, as_json: JSON = False) -> int:
+    """Remove a queue with its messages and dead letters; with ?subscription=, that subscription alone."""
+    from queuekit.cli.queues import delete as remove
+
+    return remove(url, yes=yes, as_json=as_json)
+
+
 @dead.command("ls")
 def dead_ls(
     url: URL,
@@ -220,6 +240,9 @@ def dead_redrive(
     reason: Reason = None,
     error: Error = None,
     older_than: OlderThan = None,
+    rate: Annotated[
+        Any, typer.Option(parser=_rate, metavar="RATE", help="At most so many, as in 500/s or 30/m.")
+    ] = None,
     dry_run: DryRun = False,
     as_json: JSON = False,
 ) -> int:
@@ -227,7 +250,7 @@ def dead_redrive(
     from queuekit.cli.dead import redrive
 
     chosen = _choice(message_type, reason, error, older_than)
-    return redrive(url, message_ids or (), chosen=chosen, limit=limit, dry_run=dry_run, as_json=as_json)
+    return redrive(url, message_ids or (), chosen=chosen, limit=limit, rate=rate, dry_run=dry_run, as_json=as_json)
 
 
 @dead.command("purge")

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from queuekit import DeadLetters, DeadMessage, PurgeReport, RedriveReport
+from queuekit import DeadLetters, DeadMessage, PurgeReport, Rate, RedriveReport
 from queuekit.cli.choosing import Chosen
 from queuekit.cli.queues import body_of
 from queuekit.cli.showing import confirmed, put, put_block, put_json, put_table, redact, say
@@ -66,7 +66,14 @@ def show_dead(url: str, message_id: str, *, as_json: bool) -> int:
 
 
 def redrive(
-    url: str, message_ids: Sequence[str], *, chosen: Chosen, limit: int | None, dry_run: bool, as_json: bool
+    url: str,
+    message_ids: Sequence[str],
+    *,
+    chosen: Chosen,
+    limit: int | None,
+    rate: tuple[int, timedelta] | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Send dead letters back to their queue; all of them where no id is named. Returns the exit code.
 
@@ -75,7 +82,11 @@ def redrive(
     """
     with DeadLetters(url) as dead:
         report = dead.redrive(
-            message_ids=list(message_ids) or None, where=chosen.test(), limit=limit, dry_run=dry_run
+            message_ids=list(message_ids) or None,
+            where=chosen.test(),
+            limit=limit,
+            rate=None if rate is None else Rate(rate[0], per=rate[1]),
+            dry_run=dry_run,
         )
     missing = sorted(set(message_ids) - _seen(report)) if limit is None and chosen.all else []
     if as_json:

@@ -75,6 +75,31 @@ def purge(url: str, *, yes: bool, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
+def delete(url: str, *, yes: bool, as_json: bool) -> int:
+    """Remove a queue, or a subscription of it, with all that it holds. Returns the exit code.
+
+    Raises:
+        UnsupportedError: The backend cannot remove queues.
+        QueueKitError: The URL is wrong, or the service could not be asked.
+    """
+    with _opened(url) as link:
+        backend = link.backend
+        if not isinstance(backend, Admin):
+            msg = f"{link.shown} cannot be removed by queuekit; remove it where it was made"
+            raise UnsupportedError(msg, queue=link.shown, operation="delete")
+        if not link.guard.call("exists", backend.exists):
+            say(f"queuekit: there is no {link.shown}")
+            return 1
+        if not yes and not confirmed(f"remove {link.shown} with its messages and dead letters?"):
+            return 1
+        link.guard.call("delete", backend.delete)
+        if as_json:
+            put_json({"deleted": link.shown})
+        else:
+            say(f"{link.shown} is gone")
+    return 0
+
+
 def describe(stored: StoredMessage) -> dict[str, Any]:
     """A message as JSON has it, without its body."""
     return {

@@ -127,6 +127,30 @@ def send_text(url: str, text: str) -> None:
         producer.send(text)
 
 
+def test_a_queue_and_a_subscription_are_deleted_when_asked_for(run_here: Run, url: str) -> None:
+    audit = f"{url}&subscription=audit"
+    with qk.Consumer(audit) as consumer:
+        consumer.check()
+    send(url, b"a")
+    assert run_here("delete", audit).code == 1
+    assert [each["body"] for each in run_here("peek", audit, "--json").json] == ["a"]
+    gone = run_here("delete", audit, "--yes", "--json")
+    assert (gone.code, gone.json) == (0, [{"deleted": audit}])
+    assert run_here("delete", audit, "--yes").code == 1
+    assert run_here("delete", url, "--yes").code == 0
+    assert run_here("peek", url, "--json").json == []
+
+
+@pytest.mark.parametrize(
+    ("rate", "code"), [("1000/s", 0), ("1000", 0), ("5/m", 0), ("0", 2), ("1.5/s", 2), ("fast", 2)]
+)
+def test_a_redrive_keeps_to_a_rate(run_here: Run, url: str, rate: str, code: int) -> None:
+    kill_message(url)
+    result = run_here("dead", "redrive", url, "--rate", rate)
+    assert result.code == code
+    assert ("expected a whole number a second" in result.err) == bool(code)
+
+
 APP = """
 import queuekit as qk
 app = qk.App("sqlite:///jobs.db")

@@ -69,6 +69,7 @@ class SettleThread:
         self._late: list[Held] = []
         self._sending_late = False
         self._stopping = self._stopped = False
+        self._holding = True
 
     def start(self, threads: Threads) -> None:
         """Start the thread."""
@@ -136,19 +137,21 @@ class SettleThread:
     ) -> None:
         """Keep the lease of a delivery for so long, and then do as `record` or `record_copy` does.
 
-        At a stop it is done at once; ``short`` says whether that comes to less than was asked for. Raises as
-        `record` does.
+        At a stop, and after one, it is done at once; ``short`` says whether that comes to less than was asked
+        for. Raises as `record` does.
         """
         with self._lock:
             self.record(held, action, delay_s, park=True)
             if held.state is PARKED:
                 self._parking.add(Parked(held, copying, short), self._clock.monotonic() + for_s)
                 self._settle_wanted.notify()
+                if not self._holding:  # it was stopped since `holdable_s` was asked
+                    self.unpark()
 
     def holdable_s(self, held: Held) -> float:
         """For how long `hold` may be asked to keep a delivery."""
         with self._lock:
-            if self._stopping or not self._parking.has_room(held):
+            if not self._holding or not self._parking.has_room(held):
                 return 0.0
             return self._holdable_s(held, self._clock.monotonic())
 
@@ -163,7 +166,8 @@ class SettleThread:
             self.hold(held, min(onward.left_s, self.holdable_s(held)), Action.RELEASE, 0.0, None, short=False)
 
     def unpark(self) -> None:
-        """Send every settlement that waits for its time, before it. Lock held."""
+        """Send every settlement that waits for its time, before it, and let none wait from now on. Lock held."""
+        self._holding = False
         left = self._parking.empty()
         self._unpark(left)
         short = sum(each.short for each in left)

@@ -2,6 +2,7 @@
 """What is bridged, as a user sees it: long delays and waits, counted attempts, lanes, and what is refused."""
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -136,6 +137,33 @@ def test_what_is_held_is_sent_at_a_stop_as_far_as_the_service_can_and_that_is_to
     (entry,) = [entry for call in script.calls("settle") for entry in call.batch if entry.action is Action.RETRY]
     assert entry.delay_s == 10.0
     assert consumer.counts()["retry.shortened"] == 1
+
+
+def test_a_wait_asked_for_during_a_drain_is_not_kept_by_a_lease_that_ends_with_the_worker(
+    clock: VirtualClock, work: Work
+) -> None:
+    script = Script()
+    app = _app(clock)
+    app._opener = _opener(clock, script, max_retry_delay_s=10.0, copies="fanout")  # type: ignore[assignment]
+    begun = threading.Event()
+
+    @app.handler("q", lease=_LEASE)
+    def handle(_body: bytes) -> qk.Retry:
+        begun.set()
+        while not qk.current().draining:
+            threading.Event().wait(0.001)
+        assert app._worker is not None
+        app._worker._queues[0].intake.receiver.stop_polling()  # the drain's first step
+        return qk.Retry(delay=timedelta(hours=1))
+
+    handle.send(b"x")
+    running = work(app)
+    running.let(begun.is_set)
+    running.stop()
+    entries = [entry for call in script.answered("settle") for entry in call.batch]
+    assert [(entry.action, entry.delay_s) for entry in entries] == [(Action.RETRY, 10.0)]
+    assert app.counts()["q"]["retry.shortened"] == 1
+    app.close()
 
 
 def test_messages_that_wait_by_their_lease_never_fill_more_than_half_of_what_may_be_in_flight(

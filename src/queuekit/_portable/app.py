@@ -195,6 +195,7 @@ class App(Registering):
                 worker.pause(name)
         self.when_stopped(worker.stop)
         if self._stop_early:
+            self._stop_early = False
             worker.stop()
         return worker
 
@@ -207,6 +208,7 @@ class App(Registering):
             self._stop_early = True
         # Asked again, because a worker may have come meanwhile that did not see it.
         if self._stop_worker is not None:
+            self._stop_early = False
             self._stop_worker()
 
     def pause(self, queue: str) -> None:

@@ -50,6 +50,7 @@ class BatchFeed:
         self._demand = 0
         self._callbacks: dict[Callable[[], None], int] = {}
         self._ended: BaseException | None = None
+        self._stopping = False
         self._thread: threading.Thread | None = None
 
     def take(self) -> BatchJob | None:
@@ -85,6 +86,12 @@ class BatchFeed:
         with self._lock:
             self._demand -= self._callbacks.pop(callback, 0)
 
+    def stop(self) -> None:
+        """Gather no more for slots that are busy now: they may never be free again."""
+        with self._lock:
+            self._stopping = True
+            self._changed.notify_all()
+
     def join(self, timeout_s: float) -> None:
         """Wait for the thread, which ends with the feed."""
         if self._thread is not None:
@@ -118,6 +125,9 @@ class BatchFeed:
     def _await_demand(self) -> None:
         with self._lock:
             while self._demand <= len(self._ready):
+                if self._stopping:
+                    msg = "the worker stops"
+                    raise ClosedError(msg, operation="receive")
                 self._clock.wait(self._changed, None)
 
     def _gather(self) -> Sequence[Job]:

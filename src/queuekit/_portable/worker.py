@@ -280,6 +280,8 @@ class Worker:
             self._plan.hurry(self._clock.monotonic())
         for queue in self._queues:
             queue.intake.link.journal.note("worker.draining", f"at most {self._drain_s:g} s")
+        for feed in self._batch_feeds:
+            feed.stop()
         drain([queue.intake for queue in self._queues], self._plan, self._clock, cancel=self._cancel)
         for runner in self._runners:
             if isinstance(runner, WorkerThreads):

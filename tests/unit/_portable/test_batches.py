@@ -144,6 +144,33 @@ def taken(app: App) -> int:
     return sum(intake.receiver.standing().running for _, intake in app._figures._intakes)
 
 
+def test_a_stop_waits_for_no_batch_that_nobody_can_take(app: App, clock: VirtualClock, work: Any, left: Left) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def hold(_batch: Texts) -> None:
+        begun.set()
+        end.wait(LIMIT_S)
+
+    loads = Loads(app, hold, max_size=1)
+
+    @app.batch_handler("q", max_size=10, max_wait=timedelta(hours=1), message_type="other", retry=AT_ONCE)
+    def other(_batch: Texts) -> None:
+        pytest.fail("nobody is free for it")
+
+    other.send("waits")
+    worker = work(drain=timedelta(seconds=30))
+    worker.let(lambda: taken(app) == 1)
+    loads.handler.send("runs")
+    worker.let(begun.is_set)
+    app.stop()
+    receiver = app._worker._queues[0].intake.receiver  # type: ignore[union-attr]
+    worker.let(lambda: receiver.standing().running == 1, step_s=0)
+    began = clock.monotonic()
+    worker.end(step_s=0.5)
+    assert clock.monotonic() - began < 35, "at the end of the drain nobody is waited for"
+    end.set()
+
+
 @BOTH
 def test_named_failures_are_retried_or_dead_and_the_rest_is_done(
     app: App, work: Any, left: Left, dead: Dead, is_async: bool

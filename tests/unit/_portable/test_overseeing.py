@@ -100,8 +100,12 @@ def test_a_stop_before_the_run_is_remembered_once(app: App, work: Any) -> None:
 
     app.stop()
     assert work().end() is ExitCode.DRAINED
-    handle.send(1)
+    before = app._worker
     again = work()
+    again.let(lambda: app._worker is not before)
+    assert app._worker is not None
+    assert not app._worker.draining
+    handle.send(1)
     assert seen.wait(LIMIT_S)
     assert again.stop() is ExitCode.DRAINED
 

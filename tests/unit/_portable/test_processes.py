@@ -83,6 +83,9 @@ def load(batch: qk.Batch[str]) -> qk.BatchResult:
             os._exit(7)
         elif entry.payload == "hang" and first:
             threading.Event().wait(60)
+        elif entry.payload == "wait":
+            while not batch.draining:
+                threading.Event().wait(0.01)
     return qk.BatchResult(
         retry=[entry for entry in batch if entry.payload == "again" and entry.attempt == 1],
         dead_letter=[entry for entry in batch if entry.payload == "poison"],
@@ -248,6 +251,14 @@ def test_a_batch_that_ends_its_child_is_tried_again(shop: Shop, text: str) -> No
     assert [each for each in again if each != "acked"] == sorted(["a", text, "b"])
     assert "acked" not in again or text == "crash"
     assert not shop.dead("rows")
+
+
+def test_a_stop_while_every_slot_has_a_batch_does_not_wait_for_the_end_of_the_drain(shop: Shop) -> None:
+    shop.module.load.send_many(["wait", "a", "b", "c"]).raise_for_failures()
+    shop.start(processes=1, drain=timedelta(seconds=LIMIT_S))
+    shop.wait(lambda: shop.log() == ["batch wait a b c"])
+    assert shop.stop() is ExitCode.DRAINED
+    assert shop.is_empty("rows")
 
 
 def test_leases_are_extended_from_several_threads_of_a_child(shop: Shop) -> None:

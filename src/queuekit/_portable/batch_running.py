@@ -165,8 +165,8 @@ def open_batch(triage: Triage, batch: BatchJob) -> BatchRun | None:
     for job in batch.jobs:
         key = job.message.ordering_key
         if job.lease_lost or key in broken:
-            if not job.lease_lost:
-                job.settle(RELEASE)
+            # What was lost stays so; but in a child process, the parent counts it as running until it is told.
+            job.settle(RELEASE)
             broken.update(() if key is None else (key,))
             continue
         opened = triage.open(job)

@@ -182,6 +182,9 @@ class ChildProcess:
         process, connection = self._start()
         with self._lock:
             self._process, self._connection = process, connection
+            late = self._stopping
+        if late:
+            process.kill()  # `close` may have been here already, and nobody else would end this one
 
     def _listen_forever(self) -> None:
         while True:

@@ -13,6 +13,10 @@ import pytest
 
 import queuekit as qk
 from queuekit import App, DeadMessage, ExitCode
+from queuekit._portable.batch_running import BatchJob, open_batch
+from queuekit._portable.retry import Verdict
+from queuekit._portable.triage import Triage
+from queuekit.backend import IncomingMessage
 from queuekit.testing import Rig
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.faults import Answers, Call, FaultyOpener, Proceed
@@ -381,6 +385,35 @@ def test_what_does_not_decode_is_dead_and_does_not_reach_the_handler(
     worker.stop()
     assert seen == [[1, 2]]
     assert [each.reason for each in dead("q")] == ["undecodable"]
+
+
+class Row:
+    """One message of a batch, as a child process has it."""
+
+    def __init__(self, number: int, *, lease_lost: bool) -> None:
+        self.message = IncomingMessage(None, str(number), b'"x"', {}, {"type": "t"}, 1, None, None, None)
+        self.lease_lost = lease_lost
+        self.verdicts: list[Verdict] = []
+
+    def settle(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+
+    def abandon(self) -> None:
+        """Its handler does not hang."""
+
+    def extend(self, by_s: float) -> None:
+        """Its lease is the parent's."""
+
+
+def test_a_message_that_is_lost_before_its_batch_begins_is_answered_for_all_the_same(app: App) -> None:
+    loads = Loads(app, nothing)
+    link, handlers = app.open_queue("q")
+    triage = Triage(handlers, link, app._clock, lambda: False, lambda _: None)
+    rows = [Row(1, lease_lost=True), Row(2, lease_lost=False)]
+    run = open_batch(triage, BatchJob(rows))
+    assert run is not None
+    assert [len(each.verdicts) for each in rows] == [1, 0], "a parent waits for every message that it handed over"
+    assert not loads.batches
 
 
 def test_two_types_of_one_queue_are_gathered_apart_and_an_unknown_one_is_retried(app: App, work: Any) -> None:

@@ -2,6 +2,7 @@
 """Workers whose handlers run in real child processes; few tests, as each child takes a moment to start."""
 
 import importlib
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import pytest
 
 import queuekit as qk
 from queuekit import App, DeadMessage, ExitCode
+from queuekit._portable.child_process import ChildProcess
+from queuekit.backend import SystemClock
 
 pytestmark = pytest.mark.slow
 LIMIT_S = 30.0
@@ -301,6 +304,39 @@ def test_children_that_cannot_import_the_app_end_the_worker(shop: Shop) -> None:
     (shop.folder / "broken").touch()
     shop.start(processes=1)
     assert shop.end() is ExitCode.FAILED
+
+
+class Ending:
+    """A process that ends as soon as it is asked to, at the far end of a real pipe."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = multiprocessing.Pipe()
+
+    def kill(self) -> None:
+        self.theirs.close()
+
+    def join(self, timeout: float | None = None) -> None:
+        """It is gone at once."""
+
+
+def test_a_child_that_takes_the_place_of_another_during_a_stop_is_ended_too() -> None:
+    started: list[Ending] = []
+
+    def start() -> tuple[Any, Any]:
+        started.append(Ending())
+        if len(started) == 1:
+            started[0].kill()
+        return started[-1], started[-1].ours
+
+    child = ChildProcess(
+        start, [1], settle=lambda *_: None, extend=lambda *_: None, lost=lambda *_: child.drain(),
+        failed=lambda _: None, timeout_s=lambda *_: None, clock=SystemClock(), stop=lambda: None,
+    )  # fmt: skip
+    child.start()
+    assert child._reader is not None
+    child._reader.join(LIMIT_S)
+    assert [each.theirs.closed for each in started] == [True, True]
+    child.close(1.0)
 
 
 def test_an_app_that_children_cannot_find_is_refused() -> None:

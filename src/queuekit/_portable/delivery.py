@@ -68,8 +68,12 @@ class Desk:
         """Done: the message is removed."""
         self.control.record(held, _ACK)
 
-    def retry(self, held: Held, delay_s: float) -> None:
-        """Failed: again after the delay, the attempt counted; what comes sooner than asked for is told."""
+    def retry(self, held: Held, delay_s: float) -> float:
+        """Failed: again after the delay, the attempt counted; what comes sooner than asked for is told.
+
+        Returns:
+            How long it will wait, as far as everything goes well.
+        """
         settles = self.control.settles
         plan = self.bridge.retry(held.message, delay_s, self.clock.time(), holdable_s=settles.holdable_s(held))
         copying = None if plan.copy is None else Copying(plan.copy, self.copies, "copy.failed")
@@ -80,9 +84,11 @@ class Desk:
             settles.record_copy(held, copying, Action.RETRY, plan.delay_s)
         else:
             self.control.record(held, Action.RETRY, plan.delay_s)
-        if plan.shortened:
-            shown_s = plan.hold_s + (plan.delay_s if copying is None else 0.0)
-            self.journal.note("retry.shortened", f"{delay_s:g} s to {shown_s:g} s, the longest here")
+        if not plan.shortened:
+            return plan.delay_s if copying is None and not plan.hold_s else delay_s
+        wait_s = plan.hold_s + (plan.delay_s if copying is None else 0.0)
+        self.journal.note("retry.shortened", f"{delay_s:g} s to {wait_s:g} s, the longest here")
+        return wait_s
 
     def release(self, held: Held, delay_s: float = 0.0) -> None:
         """Not tried: again after the delay, and the attempt not counted where that can be."""

@@ -98,34 +98,37 @@ class Intake:
         """Record a handler's verdict; a delivery that was released or lost meanwhile stays so."""
         if held.lease_lost and verdict.action is not _ACK:
             return
+        delay_s = None
         try:
             if verdict.action is _ACK:
                 self.desk.ack(held)
             elif verdict.action is Action.RELEASE:
                 self.desk.release(held, verdict.delay_s)
             elif verdict.action is Action.RETRY:
-                self._retry(held, verdict)
+                delay_s = self._retry(held, verdict)
             elif verdict.cause is not None:
                 self.desk.dead(held, verdict.cause)
         except AlreadySettledError:
             return  # the drain released it between the handler's end and here
         if self._listeners.names and not held.lease_lost:
-            self._tell(held, verdict)
+            self._tell(held, verdict, delay_s)
 
-    def _tell(self, held: Held, verdict: Verdict) -> None:
+    def _tell(self, held: Held, verdict: Verdict, delay_s: float | None) -> None:
         cause = verdict.cause
         if verdict.action is _ACK:
             self._listeners.tell("completed", self.link.shown, self.link.journal, message=held.message)
         elif held.settlement is not None and cause is not None:
             # What has no dead-letter queue is retried.
             retried = verdict.action is Action.RETRY or self.desk.dead_letters == "missing"
+            if retried and delay_s is None:
+                delay_s = self.receiver.control.settles.dead_retry_s()
             self._listeners.tell(
                 "retried" if retried else "dead",
                 self.link.shown,
                 self.link.journal,
                 message=held.message,
                 reason=_why(cause) if retried else cause.reason,
-                delay_s=held.settlement.delay_s if retried else None,
+                delay_s=delay_s,
             )
 
     def _lost(self, held: Held) -> None:
@@ -141,14 +144,15 @@ class Intake:
         check_extension(self.link.capabilities, by_s, self.link.shown)
         self.receiver.control.leases.extend(held, by_s)
 
-    def _retry(self, held: Held, verdict: Verdict) -> None:
-        self.desk.retry(held, verdict.delay_s)
+    def _retry(self, held: Held, verdict: Verdict) -> float:
+        delay_s = self.desk.retry(held, verdict.delay_s)
         cause = verdict.cause or Cause("failed")
-        what = f"again in {verdict.delay_s:.3g} s"
+        what = f"again in {delay_s:.3g} s"
         if verdict.held:
             self.link.journal.note("key.held", f"{cause.reason}; {what}")
         else:
             self.link.journal.note("delivery.retried", f"{_why(cause)}; {what}")
+        return delay_s
 
     def handled(self, took_s: float) -> None:
         """A handler took that long, from taking the message to its verdict."""

@@ -211,6 +211,23 @@ def test_a_copy_that_fails_leaves_the_message_itself_to_be_retried(clock: Virtua
     _closed(consumer, clock)
 
 
+@pytest.mark.parametrize("key", [None, "k"], ids=["by a copy", "by its lease"])
+def test_listeners_are_told_the_wait_that_was_arranged(clock: VirtualClock, work: Work, key: str | None) -> None:
+    app, heard = _app(clock, max_retry_delay_s=10.0), list[qk.Event]()
+    app.listen(heard.append)
+
+    @app.handler("q", lease=_LEASE)
+    def handle(_body: bytes) -> qk.Retry:
+        return qk.Retry(delay=timedelta(hours=1))
+
+    handle.send(b"x", ordering_key=key)
+    running = work(app)
+    running.let(lambda: bool(heard))
+    running.stop()
+    assert [(each.name, each.delay_s) for each in heard] == [("retried", 3600.0)]
+    app.close()
+
+
 # Delays that are longer than the service's
 
 

@@ -302,6 +302,10 @@ class App(Registering):
             return QueueURL.parse(queue), None, {}
         return self._url, queue, self._options
 
+    def _subscription(self) -> str | None:
+        given = self._options.get("subscription")
+        return None if given is None else str(given)
+
     def _check_named(self, queue: str) -> None:
         if queue not in self._handlers:
             msg = f"no handler works the queue {queue!r}; known are {', '.join(sorted(self._handlers)) or 'none'}"

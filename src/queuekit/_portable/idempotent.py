@@ -41,7 +41,7 @@ class Idempotency:
     Attributes:
         store: A store's URL, such as ``sqlite:///done.db`` or ``memory://``, or a store of your own.
         key: The key of a payload, 1 to 1,000 characters; by default the dedup id that the message was sent
-            with, else its id. Keys of different queues and message types are different.
+            with, else its id. Keys of different queues, subscriptions and message types are different.
         ttl: How long done work is remembered, at least; 24 h outlasts redeliveries and most resends.
         check_payload: Whether a key that comes with another body is a mistake of the sender, so that the
             message is dead-lettered and not taken for done.
@@ -83,14 +83,23 @@ class Once:
         choice: What the user wants.
         store: Where keys are claimed; closed by `close` where it was opened for this handler.
         scope: Goes before every key: the queue and the message type.
+        subscription: The queue's subscription, where its URL does not name it.
         lease_s: How long a claim holds when the worker dies.
         clock: Time and chance.
     """
 
     def __init__(
-        self, choice: Idempotency, store: IdempotencyStore, *, scope: str, lease_s: float, clock: Clock
+        self,
+        choice: Idempotency,
+        store: IdempotencyStore,
+        *,
+        scope: str,
+        subscription: str | None = None,
+        lease_s: float,
+        clock: Clock,
     ) -> None:
         self._choice, self._store, self._scope = choice, store, scope
+        self._subscription, self._scopes = subscription, dict[str, str]()
         self._lease_s, self._clock = lease_s, clock
         self._keep_s = choice.ttl.total_seconds()
         self._journal: Journal | None = None
@@ -229,7 +238,15 @@ class Once:
             if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
                 msg = f"an idempotency key must be a str of 1 to {_LONGEST_KEY} characters; see the handler's key="
                 raise UsageError(msg)
-        return f"{self._scope}:{key}"
+        return f"{self._scope_of(delivery.queue)}:{key}"
+
+    def _scope_of(self, queue: str) -> str:
+        """What goes before a key: each subscription has the same messages, and work of its own to do for them."""
+        known = self._scopes.get(queue)
+        if known is None:
+            name = self._subscription or QueueURL.parse(queue).options.get("subscription")
+            known = self._scopes[queue] = self._scope if name is None else f"{self._scope}?subscription={name}"
+        return known
 
     def _complete(self, run: Run) -> None:
         """Mark the work done. It is done, so whatever fails here must not make it be done again."""
@@ -260,6 +277,7 @@ def once(
     choice: Idempotency | str,
     *,
     queue: str,
+    subscription: str | None,
     message_type: str,
     lease_s: float,
     clock: Clock,
@@ -276,7 +294,8 @@ def once(
     store = open_store(QueueURL.parse(choice.store)) if isinstance(choice.store, str) else choice.store
     # A queue named by a whole URL may have a password in it, which is nothing for a store.
     shown = str(QueueURL.parse(queue)) if "://" in queue else queue
-    return Once(choice, store, scope=f"{shown}:{message_type}", lease_s=lease_s, clock=clock)
+    scope = f"{shown}:{message_type}"
+    return Once(choice, store, scope=scope, subscription=subscription, lease_s=lease_s, clock=clock)
 
 
 class ClaimKeeper:

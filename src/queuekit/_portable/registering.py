@@ -49,6 +49,10 @@ class Registering(ABC):
         self._onces: list[Once] = []
 
     @abstractmethod
+    def _subscription(self) -> str | None:
+        """The subscription that the app was given beside its URL, for queues named by their name alone."""
+
+    @abstractmethod
     def producer_for(self, handler: AnyHandler) -> Producer[Any]:
         """The app's own producer for a handler's queue."""
 
@@ -211,6 +215,7 @@ class Registering(ABC):
         made = once(
             idempotent,
             queue=queue,
+            subscription=None if "://" in queue else self._subscription(),
             message_type=message_type,
             lease_s=options.lease.total_seconds(),
             clock=self._clock,

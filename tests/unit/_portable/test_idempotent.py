@@ -60,6 +60,35 @@ def test_two_messages_with_one_dedup_id_are_one_work(app: App, work: Any, left: 
     assert seen == ["a"]
 
 
+@pytest.mark.parametrize("by_url", [False, True], ids=["keyword", "url"])
+def test_each_subscription_of_a_queue_has_work_of_its_own(clock: VirtualClock, work: Any, by_url: bool) -> None:
+    seen: list[str] = []
+
+    def subscriber(name: str) -> App:
+        app = App(f"memory://?subscription={name}", clock=clock) if by_url else App(
+            "memory://", subscription=name, clock=clock
+        )  # fmt: skip
+
+        @app.handler("q", message_type="order", idempotent="memory://")
+        def handle(text: str) -> None:
+            seen.append(f"{name} {text}")
+
+        return app
+
+    apps = [subscriber("bills"), subscriber("parcels")]
+    for name in ("bills", "parcels"):
+        with qk.Consumer(f"memory://q?subscription={name}", clock=clock) as consumer:
+            consumer.check().raise_for_problems()
+    with qk.Producer("memory://q", payload=str, message_type="order", clock=clock) as producer:
+        producer.send("tea", message_id="m")
+    for worker in [work(each) for each in apps]:
+        worker.let(lambda: len(seen) == 2 or sum(each.counts()["q"]["settled"] for each in apps) == 2)
+        assert worker.stop() is ExitCode.DRAINED
+    assert sorted(seen) == ["bills tea", "parcels tea"]
+    for each in apps:
+        each.close()
+
+
 @pytest.mark.parametrize("awaits", [False, True])
 def test_a_key_with_another_payload_is_dead_with_its_reason(app: App, work: Any, dead: Dead, awaits: bool) -> None:
     seen: list[str] = []

@@ -283,17 +283,20 @@ class Worker:
         for feed in self._batch_feeds:
             feed.stop()
         drain([queue.intake for queue in self._queues], self._plan, self._clock, cancel=self._cancel)
-        for runner in self._runners:
-            if isinstance(runner, WorkerThreads):
-                runner.join(self._plan.close_at)
-        for feed in self._batch_feeds:
-            feed.join(max(0.0, self._plan.close_at - self._clock.monotonic()))
+        self._join(self._plan.close_at)
         wait(self._ended, max(0.0, self._plan.close_at - self._clock.monotonic()))
         if self._loop is not None and self._loop_thread is not None:
             end_loop(self._loop, self._loop_thread, 1.0)
         for queue in self._queues:
             how, totals = self._exit_code().name.lower(), queue.intake.counts()
             queue.intake.link.journal.note("worker.stopped", how, totals=totals)
+
+    def _join(self, until: float) -> None:
+        for runner in self._runners:
+            if isinstance(runner, WorkerThreads):
+                runner.join(until)
+        for feed in self._batch_feeds:
+            feed.join(max(0.0, until - self._clock.monotonic()))
 
     def _cancel(self) -> None:
         for runner in self._runners:

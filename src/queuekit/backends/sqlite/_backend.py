@@ -225,7 +225,7 @@ class SQLiteBackend:
             return look(connection, queue, limit=limit, after=int(after or 0), now=self._now())
 
     def cancel(self, message_id: str) -> bool:
-        """Remove every copy that was never leased, from every subscription. See `Cancellable.cancel`."""
+        """Remove every copy of which no attempt counts, from every subscription. See `Cancellable.cancel`."""
         with self._database.reading(self._timeout_s) as connection:
             found = {
                 queue.id: _managing.find_candidates(connection, queue, message_id)

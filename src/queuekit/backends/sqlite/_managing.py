@@ -154,7 +154,7 @@ def find_candidates(connection: sqlite3.Connection, queue: Queue, message_id: st
 def cancel(
     connection: sqlite3.Connection, queue: Queue, candidates: Sequence[int], message_id: str, now: Moment
 ) -> bool:
-    """Remove those candidates that still have the id and were never leased."""
+    """Remove those candidates that still have the id, are not leased, and of which no attempt counts."""
     removed = [withdraw(connection, queue, seq, message_id, now, most_attempts=0) for seq in candidates]
     return any(removed)
 

@@ -247,9 +247,8 @@ def test_a_file_with_something_in_it_is_no_turn(path: Path, queue: SQLiteBackend
     other.chmod(0o644)
     queue.send(MESSAGE, timeout_s=5)
     assert stat.S_IMODE(other.stat().st_mode) == 0o644
-    with _turns.Turns(path).taken(0):
-        with other.open("rb") as file:
-            assert _turns._try(file.fileno())
+    with _turns.Turns(path).taken(0), other.open("rb") as file:
+        assert _turns._try(file.fileno())
 
 
 def test_a_folder_that_comes_later_has_turns(tmp_path: Path) -> None:

@@ -35,12 +35,17 @@ _OPEN: weakref.WeakSet[Turns] = weakref.WeakSet()
 class Turns:
     """The turns of one process at one file.
 
+    Args:
+        database: Beside which the two files are.
+        make: Whether they are made where there are none. Else there are turns from when others have made them.
+
     Concurrency:
         `taken` is entered by one thread at a time, and `close` by none meanwhile.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, *, make: bool = True) -> None:
         self._paths = [database.with_name(database.name + suffix) for suffix in ("-turn", "-next")]
+        self._create = os.O_CREAT if make else 0
         self._files: list[int] = []
         self._waiter: _Waiter | None = None
         self._possible = sys.platform != "win32"
@@ -112,7 +117,7 @@ class Turns:
 
     def _open(self) -> bool:
         # A link is not followed, and what somebody else has put there must not make us wait.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = os.O_RDWR | self._create | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         _OPEN.add(self)
         try:
             for path in self._paths:
@@ -125,7 +130,7 @@ class Turns:
                     os.fchmod(self._files[-1], 0o600)  # the umask took our own right to it
         except OSError as error:
             self.close()
-            self._possible = isinstance(error, FileNotFoundError)  # the folder may come yet
+            self._possible = isinstance(error, FileNotFoundError)  # the folder or the file may come yet
             return False
         return True
 

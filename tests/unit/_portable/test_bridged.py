@@ -73,6 +73,26 @@ def test_retries_are_counted_by_copies_where_the_service_does_not_count(
     app.close()
 
 
+def test_who_works_on_dead_letters_has_attempts_of_its_own(clock: VirtualClock, work: Work) -> None:
+    app = _app(clock, attempts="none", ordering="none")
+    attempts: list[int | None] = []
+
+    @app.handler("jobs", retry=qk.RetryPolicy(max_attempts=3, wait=wait_none()), dead_letter="memory://failed")
+    def fail(_body: bytes) -> None:
+        raise ValueError("broken")
+
+    @app.handler("failed", retry=qk.RetryPolicy(max_attempts=2, wait=wait_none()), default=True, message_type="fail")
+    def mend(_body: bytes) -> None:
+        attempts.append(qk.current().attempt)
+
+    fail.send(b"x")
+    running = work(app)
+    running.let(lambda: app.counts()["failed"]["settled"] == 1)
+    running.stop()
+    assert attempts == [1]
+    app.close()
+
+
 def test_a_policy_waits_as_long_as_a_copy_can_where_retries_are_copies(clock: VirtualClock) -> None:
     can = _opener(clock, attempts="none", ordering="none", max_retry_delay_s=0.0, max_delay_s=30.0).open(
         QueueURL.parse("memory://q")

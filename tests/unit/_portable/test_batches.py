@@ -541,6 +541,26 @@ def test_every_message_of_a_batch_has_a_handling_of_its_own(
     assert {each.body for each in dead("q")} == {b"refused", b"named", b"buried"}
 
 
+def test_the_handling_of_a_batch_past_its_timeout_ends_with_its_handler(clock: VirtualClock, work: Any) -> None:
+    witness, end, abandoned = Witness(), threading.Event(), threading.Event()
+
+    def hang(batch: Texts) -> None:
+        batch[0].ack()
+        end.wait(LIMIT_S)
+
+    with App("memory://", clock=clock, middleware=[witness]) as app:
+        app.listen(lambda _event: abandoned.set(), "lease_lost")
+        loads = Loads(app, hang, concurrency=5, max_size=2, timeout=timedelta(seconds=1), lease=timedelta(seconds=5))
+        loads.handler.send_many(["acked", "hung"])
+        worker = work(app)
+        worker.let(abandoned.is_set, step_s=0.2)
+        app.pause("q")
+        end.set()
+        worker.let(lambda: len(witness.log) >= 2)
+        worker.stop()
+    assert witness.log[:2] == [("acked", "done"), ("hung", "TimeoutError")]
+
+
 def test_there_is_no_current_delivery_in_a_batch_handler(app: App, work: Any, dead: Dead) -> None:
     def answer(batch: Texts) -> None:
         qk.current()

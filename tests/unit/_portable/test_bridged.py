@@ -12,7 +12,7 @@ from tenacity import wait_fixed, wait_none
 
 import queuekit as qk
 from queuekit._engine import metadata as meta
-from queuekit._portable.retry import Judge
+from queuekit._portable.retry import Judge, NotNow
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Action, ErrorClass, ErrorCode, QueueURL
 from queuekit.testing import VirtualClock
@@ -99,6 +99,14 @@ def test_a_policy_waits_as_long_as_a_copy_can_where_retries_are_copies(clock: Vi
     ).capabilities  # fmt: skip
     verdict = Judge(qk.RetryPolicy(wait=wait_fixed(100)), can, clock).on_error(ValueError(), 1)
     assert verdict.delay_s == 30.0
+
+
+def test_a_message_that_was_not_tried_waits_no_longer_than_the_service_can(clock: VirtualClock) -> None:
+    can = _opener(clock, attempts="none", ordering="none", max_retry_delay_s=5.0, max_delay_s=900.0).open(
+        QueueURL.parse("memory://q")
+    ).capabilities  # fmt: skip
+    verdict = Judge(qk.RetryPolicy(), can, clock).on_error(NotNow(60.0), 1)
+    assert (verdict.action, verdict.delay_s) == (Action.RELEASE, 5.0)
 
 
 @pytest.mark.parametrize(

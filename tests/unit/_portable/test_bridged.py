@@ -256,6 +256,49 @@ def test_listeners_are_told_the_wait_that_was_arranged(clock: VirtualClock, work
     app.close()
 
 
+def test_a_lease_that_ends_while_it_stands_for_a_wait_is_told(clock: VirtualClock, work: Work) -> None:
+    script, heard = Script().always("settle", raise_before(unavailable())), list[qk.Event]()
+    app = _app(clock)
+    app._opener = _opener(clock, script, max_retry_delay_s=10.0)  # type: ignore[assignment]
+    app.listen(heard.append, "lease_lost")
+
+    @app.handler("q", lease=timedelta(seconds=60))
+    def handle(_body: bytes) -> qk.Retry:
+        return qk.Retry(delay=timedelta(hours=1))
+
+    handle.send(b"x", ordering_key="k", message_id="m")
+    running = work(app)
+    running.let(lambda: app.counts()["q"]["lost"] == 1, step_s=0.5)
+    app.pause("q")
+    running.stop()
+    assert [each.message_id for each in heard][:1] == ["m"]
+    app.close()
+
+
+def test_a_queue_for_dead_letters_that_cannot_take_all_of_them_is_refused(clock: VirtualClock) -> None:
+    class Openers:
+        """The queue for dead letters alone needs ordering keys."""
+
+        def __init__(self) -> None:
+            self.clock = clock
+            self.open_store = Opener(clock).open_store
+            self.close = Opener(clock).close
+
+        def open(self, url: QueueURL, keywords: Any = None) -> Any:
+            required = "failed" in str(url)
+            return _opener(clock, ordering="per_key", ordering_key_required=required).open(url, keywords)
+
+    with pytest.raises(qk.UsageError, match="ordering key"):
+        qk.Consumer("memory://q", dead_letter="memory://failed", _opener=Openers())
+
+
+def test_more_attempts_than_the_service_makes_are_refused(clock: VirtualClock) -> None:
+    with qk.Producer("memory://q", _opener=_opener(clock, native_max_attempts=10)) as producer:
+        producer.send(b"x", max_attempts=9)
+        with pytest.raises(qk.UnsupportedError, match="10 deliveries"):
+            producer.send(b"x", max_attempts=10)
+
+
 # Delays that are longer than the service's
 
 

@@ -148,6 +148,22 @@ def taken(app: App) -> int:
     return sum(intake.receiver.standing().running for _, intake in app._figures._intakes)
 
 
+def test_a_pause_gives_an_open_batch_back(app: App, clock: VirtualClock, work: Any, left: Left) -> None:
+    loads = Loads(app, nothing, max_size=3, max_wait=timedelta(hours=1))
+    loads.handler.send_many(["a", "b"])
+    worker = work()
+    worker.let(lambda: taken(app) == 2, step_s=0)
+    app.pause("q")
+    worker.let(lambda: taken(app) == 0)
+    assert not loads.batches
+    app.resume("q")
+    loads.handler.send("c")
+    worker.let(lambda: bool(loads.batches))
+    worker.let(lambda: left("q") == 0)
+    assert sorted(loads.handled) == ["a", "b", "c"]
+    assert [each.attempt for each in loads.heard] == [1, 1, 1]
+
+
 def test_a_stop_waits_for_no_batch_that_nobody_can_take(app: App, clock: VirtualClock, work: Any, left: Left) -> None:
     begun, end = threading.Event(), threading.Event()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -100,3 +101,37 @@ def test_R11_a_blocking_call_on_a_thread(
     assert len(told) == 1
     assert back[0] - began[0] <= 5 * (LIMIT.total_seconds() + 1.0 + 1.0)
     assert letters(place, "jobs") == []
+
+
+@on_both
+def test_R11_a_blocking_call_in_async_code(
+    row: Result, place: Place, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds up every handler of the loop: it is told while it lasts, with the place, and the rest is done then."""
+    row.case = "a blocking call in async code"
+    row.ran(hanging=1, good=NEIGHBOURS)
+    app, done, began, events = qk.App(place.app_url), list[int](), list[float](), list[qk.Event]()
+    app.listen(events.append, "stalled")
+
+    def told() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if getattr(record, "action", "") == "worker.loop_blocked"]
+
+    @app.handler("jobs")
+    async def work(number: int) -> None:
+        if number < 0:
+            began.append(time.time())
+            until(lambda: bool(told()))  # blocks the loop, as a call without await does
+        done.append(number)
+
+    with app:
+        work.send_many([-1, *range(NEIGHBOURS)]).raise_for_failures()
+        with working(app) as stop:
+            until(lambda: len(done) == NEIGHBOURS + 1)
+            until(lambda: left(place, "jobs") == 0)
+            assert stop() is qk.ExitCode.DRAINED
+    row.found(lost=0, told=len(told()))
+    row.took(told_after=told()[0].created - began[0])
+    assert told()[0].created - began[0] <= 5 * 2.0
+    assert "test_hanging_handlers.py" in told()[0].getMessage()
+    assert events
+    assert "the event loop does not answer" in (events[0].reason or "")

@@ -18,7 +18,8 @@ from queuekit._values.clock import Clock, SystemClock
 
 PATIENCE_S = 300.0
 LOOP_LIMIT_S = 1.5
-_FRAMES = 3
+_PINGS_PER_LIMIT = 4
+_FRAMES = 5
 
 
 class Patience:
@@ -185,7 +186,7 @@ class LoopWatch:
                         return
                     self._blocked(self._where())
                     self._wait(lambda: self._answered, None)
-                self._wait(lambda: False, self._limit_s)
+                self._wait(lambda: False, self._limit_s / _PINGS_PER_LIMIT)
 
     def _answer(self) -> None:
         with self._changed:

@@ -25,8 +25,12 @@ from queuekit._wiring.registry import find_spec
 from queuekit.backend import Range, Size
 
 DOCS = Path(__file__).parent
-URLS = {"memory": "memory://queue", "sqlite": "sqlite:///file.db?queue=queue"}
-"""One URL per scheme."""
+URLS = {
+    "memory": "memory://queue",
+    "sqlite": "sqlite:///file.db?queue=queue",
+    "redis": "redis://host/0?queue=queue",
+}
+"""One URL per backend."""
 
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _ENTRY = re.compile(r"^    (?P<name>\w+): (?P<text>.*?)(?=^    \w+: |^\S|\Z)", re.MULTILINE | re.DOTALL)
@@ -242,6 +246,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "names": names,
     "memory limits": lambda: limits("memory"),
     "memory options": lambda: options("memory"),
+    "redis limits": lambda: limits("redis"),
+    "redis options": lambda: options("redis"),
     "sqlite limits": lambda: limits("sqlite"),
     "sqlite options": lambda: options("sqlite"),
     "waiting": waiting,

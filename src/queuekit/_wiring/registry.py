@@ -32,10 +32,13 @@ class BuiltIn:
     extra: str = ""
 
 
+_REDIS = BuiltIn("queuekit.backends.redis:SPEC", extra="redis")
+
 BUILT_INS: Mapping[str, BuiltIn] = MappingProxyType(
     {
         "memory": BuiltIn("queuekit.backends.memory:SPEC"),
         "sqlite": BuiltIn("queuekit.backends.sqlite:SPEC"),
+        **dict.fromkeys(("redis", "rediss", "redis+unix", "valkey", "valkeys"), _REDIS),
     }
 )
 

@@ -72,10 +72,10 @@ class Idempotent(Group):
         """While somebody holds the key the handler waits, without an attempt lost; a dead holder's claim runs out."""
         queue, store = Queue(harness), _open(harness, store_url)
         left_s = 2 * harness.min_lease_s
+        started = harness.clock.monotonic()
         claimed = store.claim(_scoped(harness, queue), owner="dead", lease_s=left_s, fingerprint="")
         assert claimed.state is ClaimState.CLAIMED
         queue.put(b"x")
-        started = harness.clock.monotonic()
         moments: list[float] = []
         work = _work(face, queue, lambda _: moments.append(harness.clock.monotonic()), store_url)
         work.await_begun(1, within_s=3 * left_s)

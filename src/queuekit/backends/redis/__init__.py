@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Redis backend: queues in a Redis or Valkey server, version 6.2 or later, for many hosts.
+
+What is accepted is as durable as the server's own persistence makes it: with the append-only file and its default
+of one `fsync` a second, up to a second of messages may be lost with the server's host.
+"""
+
+from queuekit.backends.redis._backend import SPEC, RedisBackend
+from queuekit.backends.redis._errors import NotConnectedError, ServerTooOldError
+from queuekit.backends.redis._options import RedisOptions
+
+__all__ = ["SPEC", "NotConnectedError", "RedisBackend", "RedisOptions", "ServerTooOldError"]

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch of settlements as `settle.lua` takes it, and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from queuekit.backend import (
+    LEASE_LOST,
+    SETTLED,
+    Action,
+    Settled,
+    Settlement,
+    SettleOutcome,
+    Unsupported,
+)
+from queuekit.backends.redis._messages import to_us, write_any
+
+_NO_LETTER = Unsupported("a DEAD settlement that holds no dead letter")
+_NO_DEAD_OF_DEAD = Unsupported("a dead-letter queue has no dead-letter queue of its own")
+_ACK, _EXTEND, _DEAD = Action.ACK, Action.EXTEND, Action.DEAD
+
+_Group = tuple[Action, str, float]
+
+
+class Plan:
+    """What of a batch goes to the server, in which order, and what is answered without it.
+
+    Args:
+        batch: The settlements.
+        is_dead: Whether the queue is a dead-letter queue.
+    """
+
+    def __init__(self, batch: Sequence[Settlement], *, is_dead: bool) -> None:
+        self._batch = batch
+        self._at_once: dict[int, SettleOutcome] = {}
+        groups: dict[_Group, list[int]] = {}
+        for index, (handle, action, delay_s, lease_s, dead) in enumerate(batch):
+            if type(handle) is not tuple or len(handle) != 2 or type(handle[0]) is not str:
+                self._at_once[index] = LEASE_LOST  # never one of ours
+            elif action is _DEAD and (is_dead or dead is None):
+                self._at_once[index] = _NO_DEAD_OF_DEAD if is_dead else _NO_LETTER
+            else:
+                length_s = lease_s if action is _EXTEND else 0.0 if action is _ACK or action is _DEAD else delay_s
+                group = (action, handle[0], length_s)
+                try:
+                    groups[group].append(index)
+                except KeyError:
+                    groups[group] = [index]
+        self._groups = groups
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left for the server to do."""
+        return not self._groups
+
+    @property
+    def buries(self) -> bool:
+        """Whether something goes to the dead-letter queue."""
+        return any(action is _DEAD for action, _, _ in self._groups)
+
+    def arguments(self) -> list[Any]:
+        """What the script is given."""
+        arguments: list[Any] = []
+        batch = self._batch
+        for (action, token, length_s), indexes in self._groups.items():
+            arguments += (action.value, token, str(to_us(length_s)), str(len(indexes)))
+            if action is _DEAD:
+                for index in indexes:
+                    arguments.append(_entry_of(batch[index]))
+                    letter = batch[index].dead
+                    arguments += () if letter is None else write_any(letter)
+            else:
+                arguments += [_entry_of(batch[index]) for index in indexes]
+        return arguments
+
+    def outcomes(self, answer: Any, now: float) -> Sequence[SettleOutcome]:
+        """One outcome per settlement, from the script's answer.
+
+        Args:
+            answer: The script's.
+            now: The monotonic time before it was asked.
+        """
+        batch = self._batch
+        if answer == 1 and not self._at_once and all(action is _ACK for action, _, _ in self._groups):
+            return [SETTLED] * len(batch)
+        outcomes: list[SettleOutcome] = [LEASE_LOST] * len(batch)
+        order = [index for indexes in self._groups.values() for index in indexes]
+        for position, index in enumerate(order):
+            if answer == 1 or answer[position] == 1:
+                outcomes[index] = _done(batch[index], now)
+        for index, outcome in self._at_once.items():
+            outcomes[index] = outcome
+        return outcomes
+
+
+def _entry_of(settlement: Settlement) -> Any:
+    handle: Any = settlement.handle
+    return handle[1]
+
+
+def _done(settlement: Settlement, now: float) -> Settled:
+    if settlement.action is _EXTEND:
+        return Settled(lease_until=now + settlement.lease_s)
+    if settlement.action in {Action.RETRY, Action.RELEASE}:
+        return Settled(applied_delay_s=settlement.delay_s)
+    return SETTLED

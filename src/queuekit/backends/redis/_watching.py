@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for a change of a queue, without taking anything from it, so that an interruption can lose nothing."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+
+from queuekit.backends.redis._connections import Connections, Line
+
+BLOCK_S = 1.0
+"""How long the server is asked to wait: a lease that another consumer made shorter is seen by then."""
+
+
+class Watch:
+    """One connection on which the server says that the queue has changed.
+
+    The server ends its own waits by a clock of ten ticks a second, which is too coarse for due times. So the time
+    is kept here, and a question that is still open when it is over is answered in the next wait.
+
+    Args:
+        line: The connection; nobody else uses it.
+        key: The stream in which changes are told.
+
+    Concurrency:
+        One thread waits at a time; `stop` may be called by any.
+    """
+
+    def __init__(self, line: Line, key: str) -> None:
+        self._line = line
+        self._key = key
+        self._asked_at: float | None = None
+        self._stopping, self._stop = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self._stopping, select.POLLIN)
+        self._poll.register(line.fileno(), select.POLLIN)
+
+    def wait(self, timeout_s: float, seen: bytes, now: float) -> None:
+        """Wait for a change behind the one that was seen, for `stop`, or until the time is over.
+
+        Raises:
+            RedisError: What became of the connection.
+        """
+        if self._asked_at is None:
+            self._asked_at = now
+            self._line.ask("XREAD", "BLOCK", str(int(BLOCK_S * 1000)), "STREAMS", self._key, seen)
+        happened = {each for each, _ in self._poll.poll(max(0.0, timeout_s) * 1000)}
+        if happened - {self._stopping}:
+            self._asked_at = None
+            self._line.answer()
+        if self._stopping in happened:
+            os.read(self._stopping, 64)
+
+    def is_overdue(self, now: float, answer_s: float) -> bool:
+        """Whether the server should have answered by now, so that the connection must be dead."""
+        return self._asked_at is not None and now > self._asked_at + BLOCK_S + answer_s
+
+    def stop(self) -> None:
+        """Let the wait end."""
+        os.write(self._stop, b"!")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._line.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Give up what this process has of it, and leave the connection itself alone."""
+        os.close(self._stopping)
+        os.close(self._stop)
+
+
+class Watches:
+    """The watches of one backend, as many as threads wait in it.
+
+    Args:
+        connections: Where connections come from.
+        key: The stream in which changes are told.
+        answer_s: The longest that the server may take to answer.
+
+    Concurrency:
+        Safe from any thread, and after a fork.
+    """
+
+    def __init__(self, connections: Connections, key: str, answer_s: float) -> None:
+        self._connections = connections
+        self._key = key
+        self._answer_s = answer_s
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._idle: list[Watch] = []
+        self._waiting: set[Watch] = set()
+        self._stops = 0
+        self._closed = False
+
+    @property
+    def stops(self) -> int:
+        """How often all waits were ended."""
+        return self._stops
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait now."""
+        return len(self._waiting)
+
+    def wait(self, timeout_s: float, seen: bytes, stops: int, now: float) -> bool:
+        """Wait for a change; False when waits were ended since ``stops`` was read.
+
+        Raises:
+            RedisError: What became of the connection.
+        """
+        if os.getpid() != self._pid:
+            self._after_fork()
+        watch = self._take(now)
+        with self._lock:
+            self._waiting.add(watch)
+            stopped = self._closed or stops != self._stops
+        usable = False
+        try:
+            if not stopped:
+                watch.wait(timeout_s, seen, now)
+            usable = True
+        finally:
+            with self._lock:
+                self._waiting.discard(watch)
+                usable = usable and not self._closed
+                if usable:
+                    self._idle.append(watch)
+            if not usable:
+                watch.close()
+        return not self._closed and stops == self._stops
+
+    def stop(self) -> None:
+        """Let every wait end now."""
+        with self._lock:
+            self._stops += 1
+            for watch in self._waiting:
+                watch.stop()
+
+    def close(self) -> None:
+        """End every wait, and close the connections."""
+        self.stop()
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for watch in idle:
+            watch.close()
+
+    def _take(self, now: float) -> Watch:
+        with self._lock:
+            watch = self._idle.pop() if self._idle else None
+        if watch is not None and watch.is_overdue(now, self._answer_s):
+            watch.close()
+            watch = None
+        return watch or Watch(self._connections.take(), self._key)
+
+    def _after_fork(self) -> None:
+        # The parent's connections are the parent's; it may also have held the lock.
+        self._lock = threading.Lock()
+        for watch in (*self._idle, *self._waiting):
+            watch.forget()
+        self._idle, self._waiting = [], set()
+        self._pid = os.getpid()

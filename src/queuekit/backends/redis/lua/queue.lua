@@ -1,0 +1,230 @@
+-- What every script of a queue shares: where things stand, and how a message goes from one place to another.
+--
+-- A message without delay, key and priority is an entry of the stream `plain` and nothing else. What takes it
+-- moves the cursor in `meta` on, and leases the whole stretch as one run: `runs` has the first and the last id
+-- under the run's token, and under the token with a '#' how many of them are left; `leases` has its end.
+-- Every other message, and a plain one once it is anything but new or in a run, has a record in `items`, and its
+-- body in `kept` or still in `plain`. It is in `ready`, in `due`, in `leases`, or behind the first of its line.
+-- Ids are those of `plain`, so that they tell the order of sending in all of them. Times are in microseconds.
+
+local call = redis.call
+
+local function keys_of(first)
+  return {
+    plain = KEYS[first],
+    kept = KEYS[first + 1],
+    meta = KEYS[first + 2],
+    ready = KEYS[first + 3],
+    due = KEYS[first + 4],
+    leases = KEYS[first + 5],
+    runs = KEYS[first + 6],
+    items = KEYS[first + 7],
+    lines = KEYS[first + 8],
+    wake = KEYS[first + 9],
+    dedup = KEYS[first + 10],
+    forget = KEYS[first + 11],
+  }
+end
+
+local function time_us()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- A server without memory refuses what may grow, unless the script has written before: with this, what is there can
+-- still be taken and settled.
+local function allow_without_memory(q)
+  call('XDEL', q.plain, '0-1')
+end
+
+local function begin(q, born)
+  local found = call('HGET', q.meta, 'born')
+  if found then
+    return found
+  end
+  call('HSET', q.meta, 'born', born)
+  return born
+end
+
+local function wake(q)
+  call('XADD', q.wake, 'MAXLEN', 1, '*', 'w', '')
+end
+
+-- As text, padded ids have the order of the ids.
+local function padded(id)
+  local ms, number = string.match(id, '^(%d+)%-(%d+)$')
+  return string.format('%014d-%010d', ms, number)
+end
+
+local function unpadded(text)
+  local ms, number = string.match(text, '^0*(%d+)%-0*(%d+)$')
+  return ms .. '-' .. number
+end
+
+local function read(text)
+  local attempt, priority, where, token, due, key = string.match(text, '^(%d+)|(%d)|(%a)|([^|]*)|(%d+)|(.*)$')
+  return {
+    attempt = tonumber(attempt),
+    priority = tonumber(priority),
+    where = where,
+    token = token,
+    due = tonumber(due),
+    key = key,
+  }
+end
+
+local function find(q, id)
+  local text = call('HGET', q.items, id)
+  return text and read(text)
+end
+
+local function write(q, id, item)
+  local numbers = string.format('%d|%d|%s|%s|%.0f|', item.attempt, item.priority, item.where, item.token, item.due)
+  call('HSET', q.items, id, numbers .. item.key)
+end
+
+local function stray(q, attempt)
+  call('HINCRBY', q.meta, 'strays', 1)
+  return { attempt = attempt, priority = 0, where = 'p', token = '', due = 0, key = '' }
+end
+
+-- The length before the key makes sure that no line begins with the name of another.
+local function line_of(key)
+  return #key .. ':' .. key
+end
+
+local function head_of(q, key)
+  local line = line_of(key)
+  local first = call('ZRANGEBYLEX', q.lines, '[' .. line, '[' .. line .. '\255', 'LIMIT', 0, 1)[1]
+  return first and unpadded(string.sub(first, #line + 1))
+end
+
+local function place(q, id, item, now)
+  item.token = ''
+  if item.due > now then
+    call('ZADD', q.due, item.due, id)
+  else
+    call('ZADD', q.ready, 9 - item.priority, padded(id))
+  end
+  write(q, id, item)
+end
+
+local function store(q, now, header, body, delay, priority, key)
+  if delay == 0 and priority == 0 and key == '' then
+    return call('XADD', q.plain, '*', header, body)
+  end
+  local id = call('XADD', q.plain, '*', 'id', '')
+  call('XDEL', q.plain, id)
+  call('XADD', q.kept, id, header, body)
+  local item = { attempt = 0, priority = priority, where = 'k', token = '', due = 0, key = key }
+  if delay > 0 then
+    item.due = now + delay
+  end
+  local behind = key ~= '' and head_of(q, key)
+  if key ~= '' then
+    call('ZADD', q.lines, 0, line_of(key) .. padded(id))
+  end
+  if behind then
+    write(q, id, item)
+  else
+    place(q, id, item, now)
+  end
+  return id
+end
+
+local function leave_run(q, token)
+  if call('HINCRBY', q.runs, token .. '#', -1) <= 0 then
+    call('ZREM', q.leases, token)
+    call('HDEL', q.runs, token, token .. '#')
+  end
+end
+
+-- Remove a message that has a record, wherever it is; the next of its line comes forward.
+local function remove(q, id, item, now)
+  if item.where == 'p' then
+    call('XDEL', q.plain, id)
+    call('HINCRBY', q.meta, 'strays', -1)
+  else
+    call('XDEL', q.kept, id)
+  end
+  call('HDEL', q.items, id)
+  if item.token ~= '' then
+    call('ZREM', q.leases, id)
+  else
+    call('ZREM', q.ready, padded(id))
+    call('ZREM', q.due, id)
+  end
+  if item.key == '' then
+    return
+  end
+  local first = head_of(q, item.key) == id
+  call('ZREM', q.lines, line_of(item.key) .. padded(id))
+  local after = first and head_of(q, item.key)
+  if after then
+    place(q, after, find(q, after), now)
+    wake(q)
+  end
+end
+
+local function end_run(q, token)
+  local first, last = string.match(call('HGET', q.runs, token) or '0-1 0-1', '^(%S+) (%S+)$')
+  call('ZREM', q.leases, token)
+  call('HDEL', q.runs, token, token .. '#')
+  local left = call('XRANGE', q.plain, first, last)
+  for _, entry in ipairs(left) do
+    if call('HEXISTS', q.items, entry[1]) == 0 then
+      place(q, entry[1], stray(q, 1), 0)
+    end
+  end
+  return #left
+end
+
+local AT_ONCE = 1000
+
+-- Make ready what is due, and what was leased for long enough. True: there is more of it.
+local function advance(q, now)
+  local work = 0
+  for _, id in ipairs(call('ZRANGEBYSCORE', q.due, '-inf', now, 'LIMIT', 0, AT_ONCE)) do
+    call('ZREM', q.due, id)
+    local item = find(q, id)
+    if item then
+      place(q, id, item, now)
+    end
+    work = work + 1
+  end
+  for _, id in ipairs(call('ZRANGEBYSCORE', q.leases, '-inf', now, 'LIMIT', 0, AT_ONCE)) do
+    if work >= AT_ONCE then
+      return true
+    end
+    if string.sub(id, 1, 1) == 't' then
+      work = work + end_run(q, id)
+    else
+      call('ZREM', q.leases, id)
+      local item = find(q, id)
+      if item then
+        item.due = 0
+        place(q, id, item, now)
+      end
+      work = work + 1
+    end
+  end
+  return work >= AT_ONCE
+end
+
+-- What stands in `plain` behind the cursor was never taken, unless it has a record.
+local function is_behind(q, id)
+  return padded(id) > padded(call('HGET', q.meta, 'cursor') or '0-0')
+end
+
+-- Remove a message that nobody has leased now, and was leased at most so often; false where it is not so.
+local function withdraw(q, id, now, most)
+  local item = find(q, id)
+  if item then
+    if item.token ~= '' or item.attempt > most then
+      return false
+    end
+    remove(q, id, item, now)
+    return true
+  end
+  return is_behind(q, id) and call('XDEL', q.plain, id) == 1
+end

@@ -1,0 +1,132 @@
+-- Carry out settlements. KEYS: of the queue, then of its dead-letter queue. ARGV: a name if a queue is made anew; then
+-- groups of one token: the action (ack, retry, release, extend, dead), the token, a length of time, how many, and their ids;
+-- a dead one has header, body, delay, priority and '=' and key of its letter behind each id.
+-- Answers 1 where all of it was done, or for each id 1, or 0 where the lease was lost.
+local q = keys_of(1)
+allow_without_memory(q)
+local now = time_us()
+local answers, lost, stirred = {}, false, false
+
+-- The record of a message that this token holds; true where it holds it in its run.
+local function holds(token, in_run, id)
+  local item = find(q, id)
+  if not item then
+    return in_run
+  end
+  if item.token ~= token then
+    return false
+  end
+  local ends = call('ZSCORE', q.leases, id)
+  return ends and tonumber(ends) > now and item
+end
+
+-- Make a message of a run stand on its own; nil where it is gone.
+local function out_of_run(token, id)
+  if not call('XRANGE', q.plain, id, id)[1] then
+    return nil
+  end
+  leave_run(q, token)
+  return stray(q, 1)
+end
+
+local function give_back(token, id, held, delay, counted)
+  local item = held == true and out_of_run(token, id) or held
+  if item == true then
+    return false
+  end
+  if held ~= true then
+    call('ZREM', q.leases, id)
+  end
+  if not counted then
+    item.attempt = item.attempt - 1
+  end
+  item.due = delay > 0 and now + delay or 0
+  place(q, id, item, now)
+  stirred = true
+  return true
+end
+
+local function acknowledge(token, id, held)
+  if held ~= true then
+    remove(q, id, held, now)
+    return true
+  end
+  if call('XDEL', q.plain, id) == 0 then
+    return false
+  end
+  leave_run(q, token)
+  return true
+end
+
+local function extend(token, id, held, length)
+  local item = held == true and out_of_run(token, id) or held
+  if item == true then
+    return false
+  end
+  item.token = token
+  write(q, id, item)
+  call('ZADD', q.leases, now + length, id)
+  return true
+end
+
+local function bury(token, id, held, at)
+  if not acknowledge(token, id, held) then
+    return false
+  end
+  local dead = keys_of(13)
+  store(dead, now, ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4])
+  begin(dead, ARGV[1])
+  wake(dead)
+  return true
+end
+
+local function settle(action, token, held, id, amount, at)
+  if action == 'ack' then
+    return acknowledge(token, id, held)
+  elseif action == 'retry' or action == 'release' then
+    return give_back(token, id, held, amount, action == 'retry')
+  elseif action == 'extend' then
+    return extend(token, id, held, amount)
+  end
+  return bury(token, id, held, at)
+end
+
+-- Most of a worker's acknowledgements: messages of one run, none of which stands on its own.
+local function acknowledge_run(token, from, to)
+  local done = 0
+  for i = from, to do
+    local gone = call('XDEL', q.plain, ARGV[i])
+    answers[#answers + 1] = gone
+    done = done + gone
+  end
+  lost = lost or done < to - from + 1
+  if done > 0 and call('HINCRBY', q.runs, token .. '#', -done) <= 0 then
+    call('ZREM', q.leases, token)
+    call('HDEL', q.runs, token, token .. '#')
+  end
+end
+
+local i = 2
+while i <= #ARGV do
+  local action, token, amount, count = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
+  local ends = call('ZSCORE', q.leases, token)
+  local in_run = ends and tonumber(ends) > now or false
+  local width = action == 'dead' and 6 or 1
+  i = i + 4
+  if action == 'ack' and in_run and call('EXISTS', q.items) == 0 then
+    acknowledge_run(token, i, i + count - 1)
+  else
+    for at = i, i + (count - 1) * width, width do
+      local id = ARGV[at]
+      local held = holds(token, in_run, id)
+      local done = held and settle(action, token, held, id, amount, at + 1)
+      answers[#answers + 1] = done and 1 or 0
+      lost = lost or not done
+    end
+  end
+  i = i + count * width
+end
+if stirred then
+  wake(q)
+end
+return lost and answers or 1

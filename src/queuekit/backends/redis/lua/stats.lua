@@ -1,0 +1,17 @@
+-- Count the messages. KEYS: of the queue, then of its dead-letter queue.
+-- Answers nil where there is more to make ready before; else ready, leased, all, and all dead letters.
+local q, dead = keys_of(1), keys_of(13)
+if advance(q, time_us()) then
+  return nil
+end
+local in_runs, runs = 0, call('HGETALL', q.runs)
+for i = 1, #runs, 2 do
+  if string.sub(runs[i], -1) == '#' then
+    in_runs = in_runs + runs[i + 1]
+  end
+end
+local plain, kept = call('XLEN', q.plain), call('XLEN', q.kept)
+local strays = tonumber(call('HGET', q.meta, 'strays') or 0)
+local ready = call('ZCARD', q.ready) + plain - in_runs - strays
+local leased = in_runs + call('ZCARD', q.leases) - #runs / 4
+return { ready, leased, plain + kept, call('XLEN', dead.plain) + call('XLEN', dead.kept) }

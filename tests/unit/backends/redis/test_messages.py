@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from queuekit.backend import Action, LeaseLost, OutgoingMessage, Settlement, Unsupported
+from queuekit.backends.redis._messages import read_run, read_taken, split_header, to_us, write_any, write_plain
+from queuekit.backends.redis._scripts import PLACES, keys_of, load
+from queuekit.backends.redis._settling import Plan
+
+TEXTS = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
+MESSAGES = st.builds(
+    OutgoingMessage,
+    message_id=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=8),
+    body=st.binary(max_size=20),
+    attributes=TEXTS,
+    metadata=TEXTS,
+)
+
+
+@given(st.lists(MESSAGES, max_size=6))
+def test_what_is_written_is_read(batch: list[OutgoingMessage]) -> None:
+    parts = write_plain(batch)
+    pairs = [(str(header).encode(), bytes(body)) for header, body in zip(parts[::2], parts[1::2], strict=True)]  # type: ignore[arg-type]
+    entries = [(b"1700000000123-%d" % index, pair) for index, pair in enumerate(pairs)]
+    got = read_run(entries, "t1", 60.0)
+    assert [each[1:5] for each in got] == [each[:4] for each in batch]
+    assert {(each.attempt, each.enqueued_at, each.lease_until) for each in got} <= {(1, 1_700_000_000.123, 60.0)}
+    assert [each.handle for each in got] == [("t1", entry_id) for entry_id, _ in entries]
+
+
+@given(MESSAGES, st.none() | st.text(max_size=5), st.integers(0, 9))
+def test_key_and_priority_are_read(message: OutgoingMessage, key: str | None, priority: int) -> None:
+    header, body, *_ = write_any(message._replace(ordering_key=key, priority=priority))
+    (got,) = read_taken([b"1-0", str(header).encode(), body, 3], "t1", 1.0)
+    assert (got.ordering_key, got.priority, got.attempt) == (key, priority, 3)
+
+
+@given(TEXTS, TEXTS)
+def test_metadata_is_never_taken_for_attributes(attributes: dict[str, str], metadata: dict[str, str]) -> None:
+    message = OutgoingMessage("id", b"", attributes, metadata)
+    header, *_ = write_any(message)
+    _, rest = split_header(b"1-0", str(header).encode())
+    assert (dict(rest.attributes), dict(rest.metadata)) == (attributes, metadata)
+
+
+def test_an_entry_of_another_program_has_its_own_id_as_the_message_id() -> None:
+    entries = [(b"1-0", [b"field", b"value"]), (b"2-0", [b"mine\n", b"ours"]), (b"3-0", [b"field", b"value"])]
+    assert [(each.message_id, each.body) for each in read_run(entries, "t", 1.0)] == [
+        ("1-0", b"value"),
+        ("mine", b"ours"),
+        ("3-0", b"value"),
+    ]
+
+
+@given(st.floats(0, 1e9))
+def test_a_length_is_never_made_shorter(seconds: float) -> None:
+    assert seconds * 1e6 <= to_us(seconds) <= seconds * 1e6 + 1
+
+
+@pytest.mark.parametrize("queue", ["orders", "a{b}c", "{", "}", "}{", "50%", "a.dead.b", "caf\u00e9"])
+def test_the_keys_of_a_queue_and_of_its_dead_letters_are_in_one_slot(queue: str) -> None:
+    own, dead = keys_of(queue), keys_of(queue + ".dead")
+    tags = {key[key.index("{") + 1 : key.index("}")] for key in own.all + dead.all}
+    assert len(tags) == 1
+    assert "" not in tags, "an empty one would not count"
+    assert len(set(own.all + dead.all)) == 2 * len(PLACES)
+
+
+def test_no_two_queues_share_a_key() -> None:
+    names = ["a", "a{", "a}", "a%7B", "a%", "a:plain", "b"]
+    assert len({key for name in names for key in keys_of(name).all}) == len(names) * len(PLACES)
+
+
+def test_the_scripts_know_as_many_places_as_there_are() -> None:
+    source = load("stats").source.decode()
+    for index, place in enumerate(PLACES):
+        assert f"{place} = KEYS[first{f' + {index}' if index else ''}]" in source
+    assert f"keys_of({len(PLACES) + 1})" in source, "the other queue's keys come right behind"
+
+
+def test_a_handle_that_is_not_ours_goes_nowhere() -> None:
+    plan = Plan([Settlement(each, Action.ACK) for each in ("x", 1, (1, 2), ("t", b"1-0", 3))], is_dead=False)
+    assert plan.is_empty
+    assert plan.outcomes([], 0.0) == [LeaseLost()] * 4
+
+
+def test_a_dead_letter_queue_has_none_of_its_own() -> None:
+    letter = OutgoingMessage("id", b"")
+    plan = Plan([Settlement(("t", b"1-0"), Action.DEAD, dead=letter)], is_dead=True)
+    assert plan.is_empty
+    assert isinstance(plan.outcomes([], 0.0)[0], Unsupported)

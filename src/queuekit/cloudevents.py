@@ -154,7 +154,16 @@ def _write_json(event: CloudEvent) -> bytes:
     document: dict[str, Any] = dict(_texts(event))
     if event.data is not None:
         document |= _data(event.data, event.datacontenttype)
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return _dump(document)
+
+
+def _dump(value: Any) -> bytes:
+    """A value as JSON.
+
+    Raises:
+        ValueError: It is a number that JSON has not, or half of a character.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _data(data: bytes, content_type: str | None) -> dict[str, Any]:
@@ -165,10 +174,12 @@ def _data(data: bytes, content_type: str | None) -> dict[str, Any]:
     """
     try:
         if content_type is None or _JSON.fullmatch(content_type):
-            return {"data": json.loads(data)}
+            value = json.loads(data)
+            _dump(value)
+            return {"data": value}
         if _TEXT.match(content_type):
             return {"data": data.decode()}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"the data of the CloudEvent is not {content_type or 'JSON'}; set its datacontenttype"
         raise EncodeError(msg) from error
     return {"data_base64": base64.b64encode(data).decode()}
@@ -177,13 +188,17 @@ def _data(data: bytes, content_type: str | None) -> dict[str, Any]:
 def _read_json(body: bytes) -> CloudEvent:
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = "the message is no CloudEvent: it has no ce- attributes, and its body is no JSON"
         raise DecodeError(msg) from error
     if not isinstance(document, dict):
         msg = "the message is no CloudEvent: its body is no JSON object"
         raise DecodeError(msg)
-    data = _data_of(document)
+    try:
+        data = _data_of(document)
+    except ValueError as error:
+        msg = "the CloudEvent's data cannot be told in JSON and UTF-8"
+        raise DecodeError(msg) from error
     # An attribute that is null counts as absent; numbers and booleans have one canonical text.
     texts = {name: _canonical(value) for name, value in document.items() if value is not None}
     return _event(texts, data)
@@ -202,7 +217,7 @@ def _data_of(document: dict[str, Any]) -> bytes | None:
     content_type = document.get("datacontenttype")
     if isinstance(value, str) and isinstance(content_type, str) and not _JSON.fullmatch(content_type):
         return value.encode()
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _dump(value)
 
 
 def _canonical(value: Any) -> str:

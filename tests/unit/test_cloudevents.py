@@ -90,3 +90,17 @@ def test_attributes_of_any_case_and_values_of_any_json_type_are_read() -> None:
     assert read_event(b"x", headers) == event(source="/s x", data=b"x", datacontenttype="a/b")
     structured = json.dumps({**GOOD, "count": 3, "flag": True, "subject": None, "data": {"a": [1]}}).encode()
     assert read_event(structured, {}) == event(data=b'{"a":[1]}', extensions={"count": "3", "flag": "true"})
+
+
+@pytest.mark.parametrize("data", [b"NaN", b"[1e999]", b'"\\ud800"', b"[" * 100_000])
+def test_data_that_json_cannot_tell_is_refused_by_who_sends_it(data: bytes) -> None:
+    event = CloudEvent(id="1", source="/s", type="t", data=data)
+    with pytest.raises(EncodeError, match="data of the CloudEvent is not JSON"):
+        as_message(event, mode="structured")
+
+
+@pytest.mark.parametrize("data", [b"NaN", b'"\\ud800"', b"[" * 100_000])
+def test_a_hostile_document_is_no_event(data: bytes) -> None:
+    body = b'{"specversion":"1.0","id":"1","source":"/s","type":"t","data":' + data + b"}"
+    with pytest.raises(DecodeError):
+        read_event(body, {})

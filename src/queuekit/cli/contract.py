@@ -20,6 +20,7 @@ from queuekit.cli.showing import put, put_json, put_table, say
 
 _PLUGIN = "queuekit.testing.plugin"
 _NO_TESTS = 5
+_WHOLE = frozenset({0, 1})  # it ran to its end, whatever it found
 _ID = re.compile(r"\b([A-Z]{3})-(\d\d)\b")
 
 
@@ -74,6 +75,9 @@ def _run(url: str, only: str, folder: Path) -> dict[str, Any]:
         raise UsageError(msg)
     if not path.exists():
         msg = f"pytest ended with {ended.returncode} before it ran a case; it says why above"
+        raise UsageError(msg)
+    if ended.returncode not in _WHOLE:
+        msg = f"pytest ended with {ended.returncode} before it had run all cases; it says why above"
         raise UsageError(msg)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

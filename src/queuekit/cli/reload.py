@@ -38,11 +38,13 @@ class _Supervisor:
         self._command, self._folder = command, folder
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
+        self._told: subprocess.Popen[bytes] | None = None
 
     def stop(self, number: int, _frame: FrameType | None) -> None:
         """Pass a request to stop on to the child; a second one too, which cuts its drain short."""
         self._stopping.set()
         if self._child is not None and self._child.poll() is None:
+            self._told = self._child
             self._child.send_signal(number)
 
     def run(self) -> int:
@@ -51,6 +53,8 @@ class _Supervisor:
             seen = _stamps(self._folder)
             # A session of its own: a Ctrl-C of the terminal comes to it through us, and so only once.
             self._child = subprocess.Popen(self._command, cwd=self._folder, start_new_session=True)
+            if self._stopping.is_set() and self._told is not self._child:
+                self._child.terminate()  # the request came while there was nobody to pass it to
             changed = self._await_change(seen)
             if changed is not None:
                 say(f"queuekit: {changed} changed; starting the worker anew")

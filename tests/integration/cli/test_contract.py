@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from queuekit import UsageError
 from queuekit.cli import main
-from queuekit.cli.contract import show
+from queuekit.cli.contract import judge, show
 
 from .conftest import Start
 
@@ -62,3 +64,11 @@ def test_without_its_extra_it_says_how_to_install_it(
     with pytest.raises(SystemExit, match="2"):
         main(["contract", "memory://"])
     assert "needs hypothesis; install it with: pip install 'queuekit[testing]'" in capsys.readouterr().err
+
+
+def test_a_run_that_was_cut_short_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cut.py").write_text("import pytest\ndef pytest_runtest_teardown():\n    pytest.exit('cut', 3)\n")
+    monkeypatch.setenv("PYTEST_PLUGINS", "cut")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(UsageError, match="before it had run all"):
+        judge("memory://", only="PRO-01 or PRO-02", report=None, as_json=True)

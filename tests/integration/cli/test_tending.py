@@ -8,12 +8,14 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import queuekit as qk
+from queuekit.cli import reload
 
 from .conftest import EVIL, QUEUEKIT, Run, Start, kill_message, receive
 
@@ -189,3 +191,17 @@ def test_json_of_every_command_is_json(run_here: Run, url: str) -> None:
         assert result.code == 0, result.err
         for line in result.out.splitlines():
             json.loads(line)
+
+
+def test_a_request_to_stop_that_comes_while_a_child_is_started_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = reload._Supervisor([sys.executable, "-c", "import time; time.sleep(20)"], tmp_path)
+    begin = subprocess.Popen
+
+    def stop_and_begin(*arguments: Any, **options: Any) -> Any:
+        supervisor.stop(signal.SIGTERM, None)
+        return begin(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", stop_and_begin)
+    assert supervisor.run() == -signal.SIGTERM

@@ -226,3 +226,33 @@ def test_acks_that_are_answered_as_lost_are_caught(tmp_path: Path) -> None:
         ]
 
     _expect_caught(tmp_path, lambda backend: backend.script.always("settle", lose_acks), "MET-01", "MET-08")
+
+
+class BreakingHarness(FlawedHarness):
+    """The second send of each backend breaks, on the real clock too."""
+
+    flaw = staticmethod(lambda _backend: None)
+
+    def open(self, queue: str, *, opener: Any = None, **options: Any) -> Any:
+        backend: Any = super().open(queue, opener=opener, **options)
+        send, calls = backend.send, iter(range(1))
+
+        def once(batch: Any, *, timeout_s: float) -> Any:
+            if next(calls, None) is None:
+                raise OSError("the service is gone")
+            return send(batch, timeout_s=timeout_s)
+
+        backend.send = once
+        return backend
+
+
+def test_a_sender_of_a_long_run_that_breaks_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUEUEKIT_OPERATIONS", "200")
+    monkeypatch.setenv("QUEUEKIT_HISTORIES", str(tmp_path))
+    harness = BreakingHarness(tmp_path)
+    try:
+        with pytest.raises(OSError, match="the service is gone"):
+            _case("MOD-08")(BackendContract(), harness)
+    finally:
+        harness.cleanup()
+        reset_memory()

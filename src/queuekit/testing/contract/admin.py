@@ -29,6 +29,8 @@ from queuekit.testing.contract.harness import Harness
 from queuekit.testing.contract.spi import CALL_S, Queue, message
 from queuekit.testing.faults import FaultyOpener, edit_answer
 
+_PURGED_S = 70.0
+"""How long a service that purges in the background may take."""
 _COUNTS_S = 60.0
 """How long a service that counts approximately may take until its count is right."""
 
@@ -109,10 +111,15 @@ class Administration(Group):
             queue.put(b"delayed", delay_s=harness.min_delay_s)
             removed += 1
         assert isinstance(queue.backend, Admin)
-        assert queue.backend.purge() in {removed, None}
+        counted = queue.backend.purge()
+        assert counted in {removed, None}
         harness.pass_time(harness.min_delay_s)
-        queue.expect_nothing("it was purged")
-        assert queue.backend.purge() in {0, None}
+        if counted is None:  # done by the service, in its own time, and perhaps not twice in a row
+            most = min(10, can.max_receive)
+            harness.until(lambda: not queue.receive(most), within_s=_PURGED_S, what="it is purged")
+        else:
+            queue.expect_nothing("it was purged")
+            assert queue.backend.purge() == 0
         rest = [leased] if can.max_retry_delay_s else [leased, retried]
         assert [type(each) for each in queue.ack(*rest)] == [Settled] * len(rest)
         assert neighbour.take()[0].body == b"stays"

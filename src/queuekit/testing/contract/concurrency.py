@@ -249,8 +249,9 @@ def _expect_shares(harness: Harness, high: int) -> None:
     name = harness.unique_name()
     queue = Queue(harness, name, backend=harness.open(name, priorities="weighted"))
     for priority in (high, 0):
-        queue.put(*[b"%d" % priority] * 60, priority=priority)
-    first = Counter(each.body for each in (queue.take()[0] for _ in range(55)))
+        queue.put(*[b"%d" % priority] * 200, priority=priority)
+    # So many that a share of one in eleven comes up for sure.
+    first = Counter(each.body for each in (queue.take()[0] for _ in range(190)))
     assert 0 < first[b"0"] < first[b"%d" % high]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +18,7 @@ from queuekit.backend import OutgoingMessage
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.consuming import consume
 from queuekit.testing.contract.group import Group
-from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
+from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness, Running
 from queuekit.testing.contract.spi import Queue
 from queuekit.testing.history import History
 from queuekit.testing.oracle import Expectations, check, kept_history
@@ -75,9 +76,7 @@ class _Run:
             assert report.ok == report.acknowledged > 0
 
     def _work(self, history: History, apart: Path | None, kills: int) -> None:
-        senders = [threading.Thread(target=self._send, args=(history, index), daemon=True) for index in range(2)]
-        for each in senders:
-            each.start()
+        senders = [self.harness.start(partial(self._send, history, index)) for index in range(2)]
         for _ in range(2):
             self._start(history, apart)
         for index in range(kills):
@@ -86,7 +85,8 @@ class _Run:
             self.consumers.pop(0).kill()
             self._start(history, apart)
         for each in senders:
-            each.join(REAL_LIMIT_S * 2)
+            each.join(self._limit_s())
+            each.result("a sender")
         self._await(lambda: self._quiet(history), "the queue is drained")
 
     def _start(self, history: History, path: Path | None) -> None:
@@ -107,11 +107,13 @@ class _Run:
                 each.answered(outcome)
 
     def _await(self, true: Callable[[], bool], what: str) -> None:
-        limit_s = REAL_LIMIT_S * (2 + self.operations / 10_000)
-        end, pause = SystemClock().monotonic() + limit_s, threading.Event()
+        end, pause = SystemClock().monotonic() + self._limit_s(), threading.Event()
         while not true():
             assert SystemClock().monotonic() < end, f"not in time: {what}"
             pause.wait(0.05)
+
+    def _limit_s(self) -> float:
+        return REAL_LIMIT_S * (2 + self.operations / 10_000)
 
     def _quiet(self, history: History) -> bool:
         """Whether every accepted message was finished, and none has come for longer than a lease."""
@@ -141,10 +143,7 @@ class _Consumer:
         if path is None:
             self._killed = threading.Event()
             history = self._history.beside(self.name)
-            self._thread = threading.Thread(
-                target=consume, args=(history, *self.arguments, self._killed.is_set), daemon=True
-            )
-            self._thread.start()
+            self._running = Running(partial(consume, history, *self.arguments, self._killed.is_set), SystemClock())
             self._end = self._end_thread
         else:
             command = [sys.executable, "-c", _CHILD, str(path), self.name, str(lease_s), str(seed)]
@@ -156,8 +155,10 @@ class _Consumer:
         return self
 
     def _end_thread(self) -> None:
+        ended = self._running.done
         self._killed.set()
-        self._thread.join()
+        self._running.result("a consumer")
+        assert not ended, "the consumer ended by itself"
 
     def _end_process(self) -> None:
         assert self._process.poll() is None, "the consumer ended by itself"

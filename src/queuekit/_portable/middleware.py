@@ -16,12 +16,15 @@ from queuekit._portable.wrapping import AsyncCall, Call, Wrapper
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError, QueueKitError, UsageError
 from queuekit._values.message import Message
-from queuekit._values.outcome import ErrorClass, ErrorCode, NotAttempted, SendOutcome
+from queuekit._values.outcome import ErrorClass, ErrorCode, NotAttempted, SendOutcome, Unknown
+from queuekit.backend import OutgoingMessage
 
 Told = Callable[[SendOutcome], None]
 """Takes the outcome of one message, once."""
 
 _NOT_SENT = ErrorClass(ErrorCode.CLOSED, retryable=True, sent="no", detail="it was never handed to the service")
+
+_INTERRUPTED = ErrorClass(ErrorCode.UNKNOWN, detail="interrupted before the service had answered")
 
 
 class Middleware:
@@ -185,14 +188,21 @@ class SendMiddleware:
 
     @contextmanager
     def begin_all(self, messages: Sequence[Message[Any]]) -> Iterator[Begun]:
-        """As `begin` for many; when the block fails, those that passed are told that they were not sent."""
+        """As `begin` for many; when one is refused, those that passed are told that they were not sent.
+
+        When the block fails, which sends them, they are told that nobody knows.
+        """
         begun = Begun()
         try:
             for message in messages:
                 begun.add(*self.begin(message))
-            yield begun
         except BaseException as error:
             begun.tell([unsent(error, message.message_id) for message in begun.messages])
+            raise
+        try:
+            yield begun
+        except BaseException:
+            begun.tell([Unknown(_INTERRUPTED, message.message_id or "") for message in begun.messages])
             raise
 
     def _tell(self, message: Message[Any], outcome: SendOutcome) -> None:
@@ -227,6 +237,19 @@ class Begun:
         for tell, outcome in zip(told, outcomes, strict=bool(told)):
             tell(outcome)
         return outcomes
+
+
+def sent_and_told(
+    send: Callable[[OutgoingMessage], SendOutcome], message: OutgoingMessage, told: Told
+) -> SendOutcome:
+    """Send one message and tell its outcome, also where sending was interrupted."""
+    try:
+        outcome = send(message)
+    except BaseException:
+        told(Unknown(_INTERRUPTED, message.message_id))
+        raise
+    told(outcome)
+    return outcome
 
 
 @contextmanager

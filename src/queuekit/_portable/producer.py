@@ -24,7 +24,7 @@ from queuekit._engine.ordered_sends import OrderedSends, key_of
 from queuekit._engine.outbox import Outbox, Parcel
 from queuekit._engine.tally import SendTally, read_only
 from queuekit._portable.link import BackendOpener, Link, Require, open_link, seconds, whole_number
-from queuekit._portable.middleware import Middleware, SendMiddleware, Told, checked, telling, unsent
+from queuekit._portable.middleware import Middleware, SendMiddleware, Told, checked, sent_and_told, telling, unsent
 from queuekit._portable.opened import Opened
 from queuekit._portable.report import SendReport, accepted
 from queuekit._values.clock import Clock, SystemClock
@@ -167,10 +167,9 @@ class Producer(Opened, Generic[T]):
         message, told = self._begin(_message(payload, options))
         composed = self._compose(message, told)
         self._tally.given()
-        outcome = self._ordered.send_one(composed)
+        send = self._ordered.send_one
+        outcome = send(composed) if told is None else sent_and_told(send, composed, told)
         self._tally.answered((outcome,))
-        if told is not None:
-            told(outcome)
         return accepted(outcome, self._link.shown)
 
     def send_many(self, payloads: Iterable[T | Message[T]]) -> SendReport:

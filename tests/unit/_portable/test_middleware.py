@@ -14,7 +14,16 @@ import pytest
 import queuekit as qk
 from queuekit import App, DeadMessage
 from queuekit.testing.clock import VirtualClock
-from queuekit.testing.faults import FaultyOpener, raise_after, raise_before, refused, unavailable
+from queuekit.testing.faults import (
+    Answers,
+    Call,
+    FaultyOpener,
+    Proceed,
+    raise_after,
+    raise_before,
+    refused,
+    unavailable,
+)
 
 AT_ONCE = qk.RetryPolicy(max_attempts=3, wait=lambda _state: 0)
 ONCE = qk.RetryPolicy(max_attempts=1)
@@ -104,6 +113,22 @@ def test_a_send_many_that_is_refused_half_way_answers_for_what_it_had_begun(spy:
             producer.send_many(["good", "bad", "never"])
         assert spy.log == [("before", "good"), ("before", "bad"), ("after", "good", "NotAttempted")]
         assert producer.send("next")
+
+
+@pytest.mark.parametrize("way", ["send", "send_many"])
+def test_a_send_that_is_interrupted_may_have_been_sent(way: str, spy: Spy, clock: VirtualClock) -> None:
+    from queuekit._wiring.opening import Opener
+
+    def interrupt(call: Call, proceed: Proceed) -> Answers:
+        proceed(call.batch)
+        raise KeyboardInterrupt
+
+    opener = FaultyOpener(Opener(clock))
+    opener.script.on("send", interrupt)
+    with qk.Producer("memory://q", payload=str, middleware=[spy], _opener=opener) as producer:
+        with pytest.raises(KeyboardInterrupt):
+            SENDS[way](producer)
+        assert spy.log == [("before", "x"), ("after", "x", "Unknown")]
 
 
 @pytest.mark.parametrize("way", SENDS)

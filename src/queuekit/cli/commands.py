@@ -179,13 +179,14 @@ def peek(
     url: URL,
     limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 100,
     message_type: OfType = None,
+    done: Annotated[bool, typer.Option("--done", help="Show what was done and is kept, see keep_done.")] = False,
     show_body: Annotated[bool, typer.Option("--body", help="Show how each body begins.")] = False,
     as_json: JSON = False,
 ) -> int:
     """Show messages in order of sending, without leasing them; --json has their bodies."""
     from queuekit.cli.queues import peek as look
 
-    return look(url, limit=limit, message_type=message_type, show_body=show_body, as_json=as_json)
+    return look(url, limit=limit, message_type=message_type, done=done, show_body=show_body, as_json=as_json)
 
 
 @app.command()

@@ -23,7 +23,7 @@ _PAGE = 100
 _PREVIEW = 60
 
 
-def peek(url: str, *, limit: int, message_type: str | None, show_body: bool, as_json: bool) -> int:
+def peek(url: str, *, limit: int, message_type: str | None, done: bool, show_body: bool, as_json: bool) -> int:
     """Show messages in order of sending, without leasing them. Returns the exit code.
 
     Raises:
@@ -32,7 +32,7 @@ def peek(url: str, *, limit: int, message_type: str | None, show_body: bool, as_
     with _opened(url) as link:
         shown: list[StoredMessage] = []
         more = False
-        for stored in _stored(link):
+        for stored in _stored(link, done=done):
             if message_type is not None and stored.metadata.get(meta.TYPE) != message_type:
                 continue
             more = len(shown) == limit
@@ -47,7 +47,7 @@ def peek(url: str, *, limit: int, message_type: str | None, show_body: bool, as_
         if more:
             say(f"there are more; see them with --limit {2 * limit}")
         elif not shown:
-            say(f"{link.shown} has no such message" if message_type else f"{link.shown} is empty")
+            say(f"{link.shown} has no such message" if message_type or done else f"{link.shown} is empty")
     return 0
 
 
@@ -135,13 +135,13 @@ def _opened(url: str) -> Iterator[Link]:
         opener.close()
 
 
-def _stored(link: Link) -> Iterator[StoredMessage]:
+def _stored(link: Link, *, done: bool) -> Iterator[StoredMessage]:
     backend, cursor = link.backend, ""
     if not isinstance(backend, Peekable):
         msg = f"messages of {link.shown} cannot be looked at; receive them with a Consumer"
         raise UnsupportedError(msg, queue=link.shown, operation="peek")
     peekable: Peekable = backend
-    while page := link.guard.call("peek", partial(peekable.peek, limit=_PAGE, after=cursor)):
+    while page := link.guard.call("peek", partial(peekable.peek, limit=_PAGE, after=cursor, done=done)):
         yield from page
         cursor = page[-1].cursor
 

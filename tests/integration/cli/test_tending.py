@@ -61,6 +61,17 @@ def test_peek_chooses_limits_and_shows_bodies_as_text(run_here: Run, url: str) -
     assert "has no such message" in run_here("peek", url, "--type", "none").err
 
 
+def test_peek_shows_what_is_kept_of_done_messages(run_here: Run, url: str) -> None:
+    kept = f"{url}&keep_done=1h"
+    (first,) = send(kept, b"a")
+    receive(kept, 1)
+    send(kept, b"b")
+    (shown,) = run_here("peek", kept, "--done", "--json").json
+    assert (shown["message_id"], shown["state"]) == (first, "done")
+    assert [each["body"] for each in run_here("peek", kept, "--json").json] == ["b"]
+    assert "has no such message" in run_here("peek", f"{url}2", "--done").err
+
+
 def test_purge_removes_nothing_unasked(run: Run, url: str) -> None:
     send(url, b"a", b"b")
     result = run("purge", url)

@@ -399,10 +399,14 @@ class Redrivable(Protocol):
 
 @runtime_checkable
 class Cancellable(Protocol):
-    """Take back a message that has not been delivered."""
+    """Take back a message that nobody has begun."""
 
     def cancel(self, message_id: str) -> bool:
-        """Remove the message if it has never been leased; False when it is too late or unknown."""
+        """Remove the message if it is not leased and no attempt of it counts; False when it is too late or unknown.
+
+        A delivery that was released, where a release does not count, leaves the message as if it had never
+        been delivered.
+        """
         ...
 
 

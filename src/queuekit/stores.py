@@ -142,8 +142,11 @@ class StoreSpec:
             cannot be one.
         forms: The forms of its URLs, for messages.
         spi_version: The `STORE_VERSION` that it was written for.
+        one_process: Whether each process has a store of its own under one URL, so that handlers in child
+            processes cannot use it.
     """
 
     open: Callable[[QueueURL, Clock], IdempotencyStore]
     forms: tuple[str, ...]
     spi_version: int = STORE_VERSION
+    one_process: bool = False

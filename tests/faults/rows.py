@@ -244,7 +244,7 @@ def table(results: Iterable[Result]) -> str:
                 "" if each.lost is None else str(each.lost),
                 duplicates,
                 _show(each.times),
-                ("pass" if each.passed else "**fail**") + ("" if each.full else " (tenth)"),
+                ("pass" if each.passed else "**fail**") + ("" if each.full or not each.figures else " (tenth)"),
             )
         )
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -83,7 +83,9 @@ def test_R43_messages_that_always_fail_with_crashes_mixed_in(workers: Workers, r
     ]
     reasons = Counter(each.reason for each in dead(workers, "failing"))
     row.found(lost=count + crashes - reasons.total(), starts=len(workers.lines()), dead=reasons.total())
-    assert reasons == {"attempts used up: 5 of 5": count + crashes}
+    # The second where the last attempt was not begun, as its child died before.
+    assert set(reasons) <= {"attempts used up: 5 of 5", "attempts used up: delivered 6 times"}
+    assert reasons.total() == count + crashes
     times = Counter(len(starts[each]) for each in failing | crashing)
     assert max(times) == MAX_ATTEMPTS, "a crash is one of the five attempts"
     beside = 4 * crashes  # what was handed to a child that died, and may not have begun, has used an attempt too
@@ -229,6 +231,8 @@ def test_R55_purged_and_deleted_under_a_worker(
         assert worked + said == rounds * each_time, "each was worked, or was said to be removed"
         assert warned == []
     else:
-        assert len(warned) <= worked, "one for what was worked and could not be settled, and no storm"
-        assert {record.action for record in warned} == {"lease.lost"}  # type: ignore[attr-defined]
+        told = Counter(record.action for record in warned)  # type: ignore[attr-defined]
+        assert set(told) == {"lease.lost", "queue.recreated"}
+        assert told["lease.lost"] <= began.total(), "one for what was worked and could not be settled, and no storm"
+        assert told["queue.recreated"] <= rounds
     assert letters(place, "jobs") == []

@@ -40,7 +40,7 @@ def store_url(place: Place, folder: Path) -> str:
 
 @on_both
 def test_R40_a_fifth_comes_twice_and_out_of_order(row: Result, place: Place, tmp_path: Path, backend: str) -> None:
-    keys = figure(100_000 if backend == "memory" else 20_000, 1_000)
+    keys = figure(100_000 if backend == "memory" else 10_000, 1_000)
     seed = random.SystemRandom().randrange(1 << 32)
     sys.stdout.write(f"seed: {seed}\n")
     chance = random.Random(seed)

@@ -58,7 +58,7 @@ def test_R27_the_disk_is_full(row: Result, backend: str, folder: Path) -> None:
 
 
 def test_R28_eight_processes_hammer_one_file(row: Result, backend: str, folder: Path) -> None:
-    seconds = figure(60, 3)
+    seconds = figure(60, 2)
     row.ran(processes=PROCESSES, seconds=seconds)
     path = folder / "jobs.db"
     started = [

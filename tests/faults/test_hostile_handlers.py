@@ -169,7 +169,7 @@ def test_R11_a_handler_that_hangs_in_a_child(workers: Workers, row: Result, back
 @on_sqlite
 def test_R12_handlers_that_burn_the_cpu(workers: Workers, row: Result, backend: str) -> None:
     """The heartbeat stands outside the handlers' threads, and gets its turn."""
-    leases = figure(10, 4)
+    leases = figure(10, 3)
     row.case = "burning the CPU"
     row.ran(handlers=2, waiting=4, leases=leases)
     hogs = send(workers, "hog", [Task(number=leases, how="burn") for _ in range(2)])

@@ -93,7 +93,7 @@ def last_one_back(kills: list[Kill], lines: list[Line]) -> float:
 def test_R3_on_an_idle_queue_another_worker_gets_what_a_killed_one_held(
     workers: Workers, row: Result, backend: str
 ) -> None:
-    rounds = figure(50, 4)
+    rounds = figure(50, 3)
     row.ran(rounds=rounds)
     started = 0
     with qk.Producer[Task](workers.url("idle"), payload=Task) as producer:
@@ -144,7 +144,7 @@ def test_R4_all_workers_are_killed_and_one_starts_later(workers: Workers, row: R
 
 @on_sqlite
 def test_R5_a_worker_is_killed_and_started_again(workers: Workers, row: Result, backend: str) -> None:
-    rounds = figure(20, 3)
+    rounds = figure(20, 2)
     row.ran(rounds=rounds)
     pid = workers.start("idle")
     with qk.Producer[Task](workers.url("idle"), payload=Task) as producer:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from queuekit.cli.ledger import Kill, Line, held_by, read_lines
 
+from .rows import FULL
+
 HERE = Path(__file__).parent
-LIMIT_S = 60.0
+LIMIT_S = 150.0 if FULL else 60.0
 """Real time after which something that should come to pass has not. Costs nothing while all is well."""
 
 

@@ -15,7 +15,9 @@ import pytest
 import queuekit as qk
 from queuekit.testing import VirtualClock
 
-LIMIT_S = 60.0
+from .rows import FULL
+
+LIMIT_S = 150.0 if FULL else 60.0
 BOTH = ("memory", "sqlite")
 on_both = pytest.mark.parametrize("backend", BOTH)
 

@@ -251,6 +251,10 @@ class Composer(Generic[T]):
             if type(message.max_attempts) is not int or not 1 <= message.max_attempts <= meta.MOST_ATTEMPTS:
                 msg = f"max_attempts must be a whole number from 1 to {meta.MOST_ATTEMPTS}"
                 raise InvalidMessageError(f"{msg} and is {message.max_attempts!r}")
+            limit = self._capabilities.native_max_attempts
+            if limit is not None and message.max_attempts >= limit:
+                remedy = f"its service gives up after {limit} deliveries; raise that, or ask for fewer"
+                self._refuse(f"max_attempts of {message.max_attempts}", remedy)
             yield meta.MAX_ATTEMPTS, str(message.max_attempts)
         if message.retry_delay is not None:
             retry_s, longest_s = _seconds("retry_delay", message.retry_delay), self._capabilities.max_retry_delay_s

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from queuekit._engine.guard import error_from
-from queuekit._engine.held import DONE, RECORDED, RUNNING, Held, Lease, weights
+from queuekit._engine.held import DONE, PARKED, RECORDED, RUNNING, Held, Lease, weights
 from queuekit._engine.leases import Beat, LeaseKeeper
 from queuekit._engine.station import Station
 from queuekit._engine.threads import Threads
@@ -25,7 +25,7 @@ class LeaseThread:
         keeper: Decides.
         release: Records the release of a waiting delivery, lock held.
         gone: Called with deliveries that are in flight no more, lock held.
-        lost: Called with each running delivery whose lease was lost, lock not held.
+        lost: Called with each delivery that somebody took and whose lease was lost, lock not held.
         starts_in_s: Says when a waiting delivery will probably be taken, lock held.
     """
 
@@ -165,6 +165,7 @@ class LeaseThread:
         with self._lock:
             gone = [held for held in batch if held.state < RECORDED]
             running = [held for held in gone if held.state is RUNNING]
+            worked_on = [held for held in gone if held.state in {RUNNING, PARKED}]
             for held in gone:
                 held.lease_lost = True
                 held.state = DONE
@@ -176,7 +177,7 @@ class LeaseThread:
             self._gone(gone)
         if gone:
             self._journal.note("lease.lost", "the message may be delivered again", count=len(gone))
-        for held in running:
+        for held in worked_on:
             self._lost(held)
 
     def _lease_lost_error(self) -> LeaseLostError:

@@ -184,6 +184,8 @@ class App(Registering):
             from queuekit._portable.processes import ProcessWorker, target_of
 
             target = target_of(self)
+            for each in self._onces:
+                each.check_processes()
             worker = ProcessWorker(
                 plan, self._clock, drain_s=drain_s, processes=processes, target=target, patience=self._patience
             )

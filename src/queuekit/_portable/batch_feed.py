@@ -28,14 +28,18 @@ class BatchFeed:
         feed: Where jobs come from.
         handlers: The batch handlers of the queue.
         clock: Time.
-        name: For the thread.
+        name: The queue's redacted URL.
+
+    Attributes:
+        name: The same.
 
     Concurrency:
         Safe from any thread.
     """
 
     def __init__(self, feed: Feed[Job], handlers: Sequence[AnyHandler], clock: Clock, *, name: str) -> None:
-        self._feed, self._handlers, self._clock, self._name = feed, handlers, clock, name
+        self._feed, self._handlers, self._clock = feed, handlers, clock
+        self.name: str = name
         self._gatherer: Gatherer[Job] = Gatherer(
             {
                 each.message_type: BatchLimit(each.batch.max_size, each.batch.max_wait.total_seconds())
@@ -50,7 +54,7 @@ class BatchFeed:
         self._demand = 0
         self._callbacks: dict[Callable[[], None], int] = {}
         self._ended: BaseException | None = None
-        self._stopping = False
+        self._stopping = self._returning = False
         self._thread: threading.Thread | None = None
 
     def take(self) -> BatchJob | None:
@@ -92,6 +96,12 @@ class BatchFeed:
             self._stopping = True
             self._changed.notify_all()
 
+    def give_back(self) -> None:
+        """Release what was gathered and is not handed over, as somebody pauses the queue."""
+        with self._lock:
+            self._returning = True
+            self._changed.notify_all()
+
     def join(self, timeout_s: float) -> None:
         """Wait for the thread, which ends with the feed."""
         if self._thread is not None:
@@ -109,7 +119,7 @@ class BatchFeed:
         """Somebody waits for a batch. Lock held."""
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._gather_forever, name=f"queuekit-gather-{self._name}", daemon=True
+                target=self._gather_forever, name=f"queuekit-gather-{self.name}", daemon=True
             )
             self._thread.start()
         self._changed.notify_all()
@@ -118,20 +128,25 @@ class BatchFeed:
         try:
             while True:
                 self._await_demand()
-                self._hand_over(BatchJob(self._gather()))
+                gathered = self._gather()
+                if gathered is None:
+                    self._release_open()
+                else:
+                    self._hand_over(BatchJob(gathered))
         except BaseException as error:  # noqa: BLE001 - the feed was closed or failed for good; the runners decide
             self._end(error)
 
     def _await_demand(self) -> None:
         with self._lock:
-            while self._demand <= len(self._ready):
+            while self._demand <= len(self._ready) and not self._returning:
                 if self._stopping:
                     msg = "the worker stops"
                     raise ClosedError(msg, operation="receive")
                 self._clock.wait(self._changed, None)
 
-    def _gather(self) -> Sequence[Job]:
-        while True:
+    def _gather(self) -> Sequence[Job] | None:
+        """The next batch; None where all that is gathered goes back."""
+        while not self._returning:
             now = self._clock.monotonic()
             job = self._feed.take_now()
             if job is not None:
@@ -144,13 +159,21 @@ class BatchFeed:
             if due is not None:
                 return due
             self._await_more()
+        return None
+
+    def _release_open(self) -> None:
+        with self._lock:
+            self._returning = False
+        for jobs in self._gatherer.drain():
+            for job in jobs:
+                job.settle(RELEASE)
 
     def _await_more(self) -> None:
         self._arrived = False
         self._feed.when_ready(self._wake, self._gatherer.room())
         with self._lock:
             due_at = self._gatherer.due_at()
-            while not self._arrived and (left_s := due_at - self._clock.monotonic()) > 0:
+            while not (self._arrived or self._returning) and (left_s := due_at - self._clock.monotonic()) > 0:
                 self._clock.wait(self._changed, None if left_s == float("inf") else left_s)
         self._feed.forget(self._wake)
 

@@ -89,6 +89,13 @@ class BatchRun:
                 failure = self._leave(entry, judge.fate(entry))
                 self._record(entry, ACK if failure is None else entry._judge.on_error(failure, entry.attempt))  # noqa: SLF001
 
+    def give_up(self) -> None:
+        """Leave what stands around each entry, of a batch that is past its timeout; nothing more is recorded."""
+        for entry in self._entries:
+            given = self._judge.verdict(entry)
+            failure = TimeoutError("the handler ran past its timeout") if given is None else _as_failure(given)
+            self._leave(entry, failure)
+
     def _leave(self, entry: Entry, failure: BaseException | None) -> BaseException | None:
         around = self._around.get(entry)
         return failure if around is None else around.leave(failure)
@@ -193,6 +200,7 @@ class BatchThreadRunner(WorkerThreads[BatchJob]):
         # A context of its own, so that what one handler sets no other one sees.
         copy_context().run(self._call, slot, run)
         if run.timeout_s is not None and self._was_abandoned(slot):
+            run.give_up()
             return
         run.settle()
 

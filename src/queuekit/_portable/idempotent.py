@@ -20,6 +20,7 @@ from queuekit._portable.wrapping import AsyncCall, Call
 from queuekit._values.clock import Clock
 from queuekit._values.errors import LeaseLostError, UsageError
 from queuekit._values.url import QueueURL
+from queuekit._wiring.registry import find_store
 from queuekit.stores import ClaimState, IdempotencyStore, Transactional
 
 T = TypeVar("T")
@@ -176,6 +177,18 @@ class Once:
         before, self._store, self._clock = self._store, store, clock
         self._keeper = ClaimKeeper(self.renew, self._lease_s, clock)
         return before
+
+    def check_processes(self) -> None:
+        """Refuse child processes, where each would have a store of its own.
+
+        Raises:
+            UsageError: They would.
+        """
+        store = self._choice.store
+        if isinstance(store, str) and find_store(QueueURL.parse(store).scheme).one_process:
+            shown = QueueURL.parse(store)
+            msg = f"each child process would have its own {shown}, and do again what another did; use sqlite:///FILE"
+            raise UsageError(msg, operation="open")
 
     def close(self) -> None:
         """End the keeper, and close a store that a URL named. Idempotent; a later run opens both again."""

@@ -260,6 +260,9 @@ def _dead_letter_mode(
         if target.url == link.url:
             msg = f"dead_letter= names the queue itself, {link.shown}; name another queue"
             raise UsageError(msg, queue=link.shown, operation="open")
+        if target.capabilities.ordering_key_required and not link.capabilities.ordering_key_required:
+            msg = f"dead_letter= names {target.shown}, which needs an ordering key for every message; name another"
+            raise UsageError(msg, queue=link.shown, operation="open")
         return "copy", CopyRoute(target)
     if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
         return "missing", None

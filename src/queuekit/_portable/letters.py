@@ -16,6 +16,7 @@ from queuekit.backend import IncomingMessage, OutgoingMessage
 
 _LONGEST_TRACEBACK = 8_000
 _LONGEST_TEXT = 1_000
+_NOT_OF_THE_DEAD = meta.OF_A_HOP | {meta.EXPIRES, meta.BASE}
 _TRIM_ORDER = (meta.DEAD_TRACEBACK, meta.DEAD_ERROR, meta.DEAD_WORKER, meta.DEAD_FIRST, meta.DEAD_REASON)
 
 
@@ -72,11 +73,12 @@ class LetterWriter:
         What makes it too large for its queue is left out in a fixed order, and ``dead-trimmed`` says what.
         """
         now = meta.write_instant(self.clock.time())
-        # Of an earlier death nothing is kept, or its error would stand beside the reason of this one.
+        # Of an earlier death nothing is kept, or its error would stand beside the reason of this one. Attempts
+        # that were carried over are told as dead-attempts; whoever works on the letter has attempts of its own.
         kept = {
             name: text
             for name, text in message.metadata.items()
-            if name != meta.EXPIRES and name not in meta.OF_A_HOP and not name.startswith(meta.DEAD_PREFIX)
+            if name not in _NOT_OF_THE_DEAD and not name.startswith(meta.DEAD_PREFIX)
         }
         attempts = meta.read(message.metadata).base + (message.attempt or 0)
         kept |= {

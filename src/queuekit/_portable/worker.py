@@ -217,6 +217,9 @@ class Worker:
         """Receive nothing more from a queue until `resume`; what runs goes on. A queue of no concern is let be."""
         for queue in self._named(name):
             queue.intake.receiver.pause()
+            for feed in self._batch_feeds:
+                if feed.name == queue.intake.link.shown:
+                    feed.give_back()
             queue.intake.link.journal.note("worker.paused")
 
     def resume(self, name: str) -> None:

@@ -139,4 +139,4 @@ def _open(url: QueueURL, clock: Clock) -> MemoryIdempotency:
     return MemoryIdempotency(space, clock)
 
 
-STORE = StoreSpec(open=_open, forms=("memory://",))
+STORE = StoreSpec(open=_open, forms=("memory://",), one_process=True)

@@ -441,10 +441,10 @@ class MemoryQueue:
                 found.append(sequence)
         return found
 
-    def find_never_leased(self, message_id: str) -> list[int]:
-        """The sequence numbers of the messages with this id that nobody has had yet."""
+    def find_untried(self, message_id: str) -> list[int]:
+        """The sequence numbers of the messages with this id of which no attempt counts; a lease is one."""
         entries = self.entries.values()
-        return [each.sequence for each in entries if not each.handle and each.message.message_id == message_id]
+        return [each.sequence for each in entries if not each.attempt and each.message.message_id == message_id]
 
     def discard(self, sequences: Iterable[int]) -> int:
         """Remove messages of which none is leased, and say how many they were."""

@@ -380,10 +380,10 @@ class MemoryBackend:
             return (queue.look_at_done if done else queue.look)(limit, int(after or 0))
 
     def cancel(self, message_id: str) -> bool:
-        """Remove every copy that was never leased, from every subscription; False where there is none."""
+        """Remove every copy of which no attempt counts, from every subscription; False where there is none."""
         with self._space.lock:
             queues = list(self._space.queues.get(self._name, {}).values())
-            return sum(queue.discard(queue.find_never_leased(message_id)) for queue in queues) > 0
+            return sum(queue.discard(queue.find_untried(message_id)) for queue in queues) > 0
 
     def redrive(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SettleOutcome]:  # noqa: ARG002
         """Move dead letters back in one step; the source's dedup window and limit do not apply to them.

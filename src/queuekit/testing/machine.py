@@ -220,9 +220,8 @@ class BackendMachine(RuleBasedStateMachine):
             return
         tracked = place.model.held[names[-1 - back % len(names)]]
         done, now = place.call(lambda: place.backend.cancel(tracked.message.message_id))
-        # A message that was given back untried may count as never delivered, or not.
         tried = tracked.attempt > 0 or tracked.maybe_leased(now)
-        if not tracked.vague and (tried or not tracked.touched):
+        if not tracked.vague:
             assert done is not tried, f"cancel answered {done} after {tracked.attempt} deliveries"
         if done:
             place.model.remove(tracked)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +175,88 @@ def test_only_the_owner_can_keep_others_waiting(path: Path, queue: SQLiteBackend
         os.umask(before)
     for name in ("jobs.db-turn", "jobs.db-next"):
         assert stat.S_IMODE(path.with_name(name).stat().st_mode) == 0o600
+
+
+def free(turns: Turns) -> bool:
+    """Whether anybody may take both files at once."""
+    for each in turns._files:
+        if not _turns._try(each):
+            return False
+        _turns.fcntl.flock(each, _turns.fcntl.LOCK_UN)
+    return True
+
+
+def test_who_is_interrupted_while_waiting_does_not_keep_the_turn(turns: Turns, others: Turns) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    assert turns._take(0)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt), others.taken(30):
+            pytest.fail("the turn is another's")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    waiter = others._waiter
+    assert waiter is not None
+    leave(turns)
+    until(lambda: not waiter.waiting)
+    assert free(turns)
+
+
+@pytest.mark.parametrize("what", ["error", "interrupt"])
+def test_a_turn_that_cannot_be_asked_for_leaves_no_lock(
+    turns: Turns, others: Turns, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    assert turns._open()
+    assert others._open()
+    others._others = True  # so that both files are asked
+    flock, files = _turns.fcntl.flock, others._files
+
+    def fail(file: int, how: int) -> None:
+        flock(file, how)
+        if file == files[0] and how != _turns.fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, "no locks") if what == "error" else KeyboardInterrupt
+
+    monkeypatch.setattr(_turns.fcntl, "flock", fail)
+    with suppress(KeyboardInterrupt), others.taken(0):
+        pass
+    monkeypatch.undo()
+    assert free(turns)
+
+
+def test_without_a_thread_to_wait_with_there_is_no_turn_and_no_error(
+    turns: Turns, path: Path, queue: SQLiteBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    with turns.taken(0):
+        for _ in range(2):
+            (outcome,) = queue.send(MESSAGE, timeout_s=5)
+            assert type(outcome).__name__ == "Accepted"
+    queue.close()
+
+
+def test_a_file_with_something_in_it_is_no_turn(path: Path, queue: SQLiteBackend) -> None:
+    other = path.with_name(path.name + "-next")
+    other.write_bytes(b"somebody's database")
+    other.chmod(0o644)
+    queue.send(MESSAGE, timeout_s=5)
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+    with _turns.Turns(path).taken(0), other.open("rb") as file:
+        assert _turns._try(file.fileno())
+
+
+def test_a_folder_that_comes_later_has_turns(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    turns = Turns(folder / "jobs.db")
+    with turns.taken(0):
+        pass
+    folder.mkdir()
+    with turns.taken(0):
+        assert len(turns._files) == 2
+    turns.close()

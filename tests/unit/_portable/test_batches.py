@@ -148,6 +148,22 @@ def taken(app: App) -> int:
     return sum(intake.receiver.standing().running for _, intake in app._figures._intakes)
 
 
+def test_a_pause_gives_an_open_batch_back(app: App, clock: VirtualClock, work: Any, left: Left) -> None:
+    loads = Loads(app, nothing, max_size=3, max_wait=timedelta(hours=1))
+    loads.handler.send_many(["a", "b"])
+    worker = work()
+    worker.let(lambda: taken(app) == 2, step_s=0)
+    app.pause("q")
+    worker.let(lambda: taken(app) == 0)
+    assert not loads.batches
+    app.resume("q")
+    loads.handler.send("c")
+    worker.let(lambda: bool(loads.batches))
+    worker.let(lambda: left("q") == 0)
+    assert sorted(loads.handled) == ["a", "b", "c"]
+    assert [each.attempt for each in loads.heard] == [1, 1, 1]
+
+
 def test_a_stop_waits_for_no_batch_that_nobody_can_take(app: App, clock: VirtualClock, work: Any, left: Left) -> None:
     begun, end = threading.Event(), threading.Event()
 
@@ -539,6 +555,26 @@ def test_every_message_of_a_batch_has_a_handling_of_its_own(
     ]
     assert loads.batches == [["fine", "named", "buried", "swallowed", "released"], ["released"]]
     assert {each.body for each in dead("q")} == {b"refused", b"named", b"buried"}
+
+
+def test_the_handling_of_a_batch_past_its_timeout_ends_with_its_handler(clock: VirtualClock, work: Any) -> None:
+    witness, end, abandoned = Witness(), threading.Event(), threading.Event()
+
+    def hang(batch: Texts) -> None:
+        batch[0].ack()
+        end.wait(LIMIT_S)
+
+    with App("memory://", clock=clock, middleware=[witness]) as app:
+        app.listen(lambda _event: abandoned.set(), "lease_lost")
+        loads = Loads(app, hang, concurrency=5, max_size=2, timeout=timedelta(seconds=1), lease=timedelta(seconds=5))
+        loads.handler.send_many(["acked", "hung"])
+        worker = work(app)
+        worker.let(abandoned.is_set, step_s=0.2)
+        app.pause("q")
+        end.set()
+        worker.let(lambda: len(witness.log) >= 2)
+        worker.stop()
+    assert witness.log[:2] == [("acked", "done"), ("hung", "TimeoutError")]
 
 
 def test_there_is_no_current_delivery_in_a_batch_handler(app: App, work: Any, dead: Dead) -> None:

@@ -12,7 +12,7 @@ from tenacity import wait_fixed, wait_none
 
 import queuekit as qk
 from queuekit._engine import metadata as meta
-from queuekit._portable.retry import Judge
+from queuekit._portable.retry import Judge, NotNow
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Action, ErrorClass, ErrorCode, QueueURL
 from queuekit.testing import VirtualClock
@@ -73,12 +73,40 @@ def test_retries_are_counted_by_copies_where_the_service_does_not_count(
     app.close()
 
 
+def test_who_works_on_dead_letters_has_attempts_of_its_own(clock: VirtualClock, work: Work) -> None:
+    app = _app(clock, attempts="none", ordering="none")
+    attempts: list[int | None] = []
+
+    @app.handler("jobs", retry=qk.RetryPolicy(max_attempts=3, wait=wait_none()), dead_letter="memory://failed")
+    def fail(_body: bytes) -> None:
+        raise ValueError("broken")
+
+    @app.handler("failed", retry=qk.RetryPolicy(max_attempts=2, wait=wait_none()), default=True, message_type="fail")
+    def mend(_body: bytes) -> None:
+        attempts.append(qk.current().attempt)
+
+    fail.send(b"x")
+    running = work(app)
+    running.let(lambda: app.counts()["failed"]["settled"] == 1)
+    running.stop()
+    assert attempts == [1]
+    app.close()
+
+
 def test_a_policy_waits_as_long_as_a_copy_can_where_retries_are_copies(clock: VirtualClock) -> None:
     can = _opener(clock, attempts="none", ordering="none", max_retry_delay_s=0.0, max_delay_s=30.0).open(
         QueueURL.parse("memory://q")
     ).capabilities  # fmt: skip
     verdict = Judge(qk.RetryPolicy(wait=wait_fixed(100)), can, clock).on_error(ValueError(), 1)
     assert verdict.delay_s == 30.0
+
+
+def test_a_message_that_was_not_tried_waits_no_longer_than_the_service_can(clock: VirtualClock) -> None:
+    can = _opener(clock, attempts="none", ordering="none", max_retry_delay_s=5.0, max_delay_s=900.0).open(
+        QueueURL.parse("memory://q")
+    ).capabilities  # fmt: skip
+    verdict = Judge(qk.RetryPolicy(), can, clock).on_error(NotNow(60.0), 1)
+    assert (verdict.action, verdict.delay_s) == (Action.RELEASE, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +254,49 @@ def test_listeners_are_told_the_wait_that_was_arranged(clock: VirtualClock, work
     running.stop()
     assert [(each.name, each.delay_s) for each in heard] == [("retried", 3600.0)]
     app.close()
+
+
+def test_a_lease_that_ends_while_it_stands_for_a_wait_is_told(clock: VirtualClock, work: Work) -> None:
+    script, heard = Script().always("settle", raise_before(unavailable())), list[qk.Event]()
+    app = _app(clock)
+    app._opener = _opener(clock, script, max_retry_delay_s=10.0)  # type: ignore[assignment]
+    app.listen(heard.append, "lease_lost")
+
+    @app.handler("q", lease=timedelta(seconds=60))
+    def handle(_body: bytes) -> qk.Retry:
+        return qk.Retry(delay=timedelta(hours=1))
+
+    handle.send(b"x", ordering_key="k", message_id="m")
+    running = work(app)
+    running.let(lambda: app.counts()["q"]["lost"] == 1, step_s=0.5)
+    app.pause("q")
+    running.stop()
+    assert [each.message_id for each in heard][:1] == ["m"]
+    app.close()
+
+
+def test_a_queue_for_dead_letters_that_cannot_take_all_of_them_is_refused(clock: VirtualClock) -> None:
+    class Openers:
+        """The queue for dead letters alone needs ordering keys."""
+
+        def __init__(self) -> None:
+            self.clock = clock
+            self.open_store = Opener(clock).open_store
+            self.close = Opener(clock).close
+
+        def open(self, url: QueueURL, keywords: Any = None) -> Any:
+            required = "failed" in str(url)
+            return _opener(clock, ordering="per_key", ordering_key_required=required).open(url, keywords)
+
+    with pytest.raises(qk.UsageError, match="ordering key"):
+        qk.Consumer("memory://q", dead_letter="memory://failed", _opener=Openers())
+
+
+def test_more_attempts_than_the_service_makes_are_refused(clock: VirtualClock) -> None:
+    with qk.Producer("memory://q", _opener=_opener(clock, native_max_attempts=10)) as producer:
+        producer.send(b"x", max_attempts=9)
+        with pytest.raises(qk.UnsupportedError, match="10 deliveries"):
+            producer.send(b"x", max_attempts=10)
 
 
 # Delays that are longer than the service's

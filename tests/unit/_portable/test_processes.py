@@ -350,6 +350,12 @@ def test_an_app_that_children_cannot_find_is_refused() -> None:
         app.run(processes=1, signals=False)
 
 
+def test_a_store_of_which_each_child_would_have_its_own_is_refused(shop: Shop) -> None:
+    shop.app.handler("once", idempotent="memory://?space=done")(shop.module.job.function)
+    with pytest.raises(qk.UsageError, match=r"its own memory://\?space=done"):
+        shop.app.run(processes=1, signals=False)
+
+
 @pytest.mark.parametrize("processes", [-1, 1.5, "2"])
 def test_a_number_of_processes_that_cannot_work_is_refused(shop: Shop, processes: Any) -> None:
     with pytest.raises(qk.UsageError, match="processes"):

@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from queuekit import InvalidURLError, QueueURL, UnknownSchemeError
 from queuekit._wiring.opening import Opener
 from queuekit.backend import SystemClock
+from queuekit.backends.sqlite import _turns
 from queuekit.backends.sqlite._idempotency import SQLiteIdempotency
+from queuekit.backends.sqlite._turns import Turns
 from queuekit.stores import Claim, ClaimState, IdempotencyStore, Transactional
 from queuekit.testing import VirtualClock
 
@@ -179,6 +182,14 @@ def test_a_step_of_the_wall_clock_moves_no_claim(store: IdempotencyStore, clock:
     assert claim(store, "b").state is CLAIMED
 
 
+def test_a_leap_of_the_wall_clock_ends_no_claim_that_is_held(store: IdempotencyStore, clock: VirtualClock) -> None:
+    claim(store, "a")
+    clock.jump_wall(90_000)
+    claim(store, "x", key="another")  # old keys are swept when somebody claims one
+    assert claim(store, "b") == Claim(BUSY, 60.0)
+    assert store.complete("k", owner="a", keep_s=60)
+
+
 def test_a_child_after_a_fork_uses_the_store_afresh(store: IdempotencyStore) -> None:
     claim(store, "a")
     child = os.fork()
@@ -273,3 +284,70 @@ def test_a_url_that_cannot_be_a_store_is_refused_before_any_io(url: str, said: s
 def test_a_scheme_without_a_store_names_those_that_have_one() -> None:
     with pytest.raises(UnknownSchemeError, match="no idempotency store for scheme 'sqlit'; did you mean 'sqlite'"):
         Opener(SystemClock()).open_store(QueueURL.parse("sqlit:///x"))
+
+
+@pytest.fixture
+def file(tmp_path: Path, clock: VirtualClock) -> Iterator[tuple[Path, SQLiteIdempotency]]:
+    path = tmp_path / "done.db"
+    opened = SQLiteIdempotency(path, clock)
+    yield path, opened
+    opened.close()
+
+
+def test_a_file_that_was_replaced_is_not_written_any_more(
+    file: tuple[Path, SQLiteIdempotency], clock: VirtualClock
+) -> None:
+    path, store = file
+    claim(store, "a")
+    for each in path.parent.iterdir():
+        each.unlink()
+    other = SQLiteIdempotency(path, clock)
+    assert claim(other, "b").state is CLAIMED
+    assert claim(store, "a").state is BUSY, "both ask one file"
+    other.close()
+
+
+def test_on_a_file_of_busy_queues_the_store_takes_its_turn(file: tuple[Path, SQLiteIdempotency]) -> None:
+    path, store = file
+    claim(store, "a", key="first")
+    assert not path.with_name("done.db-turn").exists(), "beside a database without queues nothing is made"
+    queues, done = Turns(path), threading.Event()
+
+    def ask() -> None:
+        claim(store, "a")
+        done.set()
+
+    with queues.taken(0):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert not done.wait(0.05), "a queue's writer has the turn"
+    assert done.wait(20)
+    asking.join()
+    store.close()
+    queues.close()
+
+
+def test_a_store_writes_on_when_nobody_gives_it_a_turn(
+    file: tuple[Path, SQLiteIdempotency], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, store = file
+    monkeypatch.setattr(_turns, "PATIENCE_S", 0.02)
+    queues = Turns(path)
+    with queues.taken(0):
+        assert claim(store, "a").state is CLAIMED
+    queues.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_threads_of_a_forked_child_share_one_fresh_connection(file: tuple[Path, SQLiteIdempotency]) -> None:
+    _, store = file
+    claim(store, "a")
+    with store._here().lock:  # as if another thread of the parent was in the midst of a claim
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with suppress(BaseException), ThreadPoolExecutor(4) as pool:
+                states = {each.state for each in pool.map(lambda each: claim(store, each), "bcde")}
+                code = 0 if states == {BUSY} and len(store._processes) == 2 else 2
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -181,9 +181,9 @@ def test_cancelling_in_the_middle_of_a_key_leaves_its_order(jobs: Any) -> None:
     assert ids(take(jobs)) == ["third"]
 
 
-def test_what_was_leased_once_cannot_be_cancelled(jobs: Any) -> None:
+def test_what_was_tried_once_cannot_be_cancelled(jobs: Any) -> None:
     send(jobs, "a")
-    settle(jobs, take(jobs), Action.RELEASE)
+    settle(jobs, take(jobs), Action.RETRY)
     assert jobs.cancel("a") is False
     assert ids(take(jobs)) == ["a"]
 

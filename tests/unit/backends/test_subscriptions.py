@@ -99,7 +99,19 @@ def test_a_handle_of_one_subscription_settles_nothing_in_another(store: Store) -
     assert (one.stats().leased, two.stats().leased) == (0, 1)
 
 
-def test_cancelling_removes_every_copy_that_was_never_leased(store: Store) -> None:
+@pytest.mark.parametrize("key", [None, "k"])
+def test_what_was_released_untried_can_still_be_cancelled(store: Store, key: str | None) -> None:
+    queue = store.open()
+    send(queue, "m", "next", ordering_key=key)
+    settle(queue, take(queue, 1), Action.RELEASE)
+    assert queue.cancel("m")
+    assert ids(take(queue)) == ["next"]
+    store.clock.advance(61)
+    assert not queue.cancel("next"), "its lease ran out, and the attempt counts"
+    assert ids(take(queue)) == ["next"]
+
+
+def test_cancelling_removes_every_copy_that_was_never_tried(store: Store) -> None:
     one, two, three = (store.open(subscription=name) for name in ("one", "two", "three"))
     for each in (one, two, three):
         each.create()

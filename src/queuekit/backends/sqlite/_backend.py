@@ -40,6 +40,11 @@ from queuekit.backends.sqlite._settling import Settler
 MAX_BATCH = 500
 """Measured: beyond a few hundred messages a batch gains little, and it holds the write lock for longer."""
 
+_FORGET_DEDUP = """
+    DELETE FROM dedup WHERE queue = :queue AND dedup_id IN (
+        SELECT dedup_id FROM dedup WHERE queue = :queue AND until <= :now ORDER BY until LIMIT :limit
+    )
+"""
 _YEAR_S = 365 * 86_400.0
 _FULL = ErrorClass(ErrorCode.QUEUE_FULL, retryable=True, scope="queue", sent="no", detail="max_messages is reached")
 _NO_DEAD_OF_DEAD = Unsupported("a dead-letter queue has no dead-letter queue of its own")
@@ -225,7 +230,7 @@ class SQLiteBackend:
             return look(connection, queue, limit=limit, after=int(after or 0), now=self._now())
 
     def cancel(self, message_id: str) -> bool:
-        """Remove every copy that was never leased, from every subscription. See `Cancellable.cancel`."""
+        """Remove every copy of which no attempt counts, from every subscription. See `Cancellable.cancel`."""
         with self._database.reading(self._timeout_s) as connection:
             found = {
                 queue.id: _managing.find_candidates(connection, queue, message_id)
@@ -381,19 +386,20 @@ class SQLiteBackend:
         self, connection: sqlite3.Connection, queue: Queue, batch: Sequence[OutgoingMessage], now: float
     ) -> dict[int, str]:
         """Remember the batch's dedup ids; return which entries are duplicates, with the id of the first."""
-        connection.execute("DELETE FROM dedup WHERE queue = ? AND until <= ?", (queue.id, now))
+        connection.execute(_FORGET_DEDUP, {"queue": queue.id, "now": now, "limit": MAX_BATCH})
         firsts: dict[int, str] = {}
         for index, message in enumerate(batch):
             if message.dedup_id is None:
                 continue
             found = connection.execute(
-                "SELECT message_id FROM dedup WHERE queue = ? AND dedup_id = ?", (queue.id, message.dedup_id)
+                "SELECT message_id FROM dedup WHERE queue = ? AND dedup_id = ? AND until > ?",
+                (queue.id, message.dedup_id, now),
             ).fetchone()
             if found is not None:
                 firsts[index] = found[0]
                 continue
             connection.execute(
-                "INSERT INTO dedup VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO dedup VALUES (?, ?, ?, ?)",
                 (queue.id, message.dedup_id, now + self._window_s, message.message_id),
             )
         return firsts

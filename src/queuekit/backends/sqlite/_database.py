@@ -128,12 +128,13 @@ class Database:
             SchemaError: The file cannot be used.
         """
         here = self._here()
+        began = self._clock.monotonic()
         if not here.writing.acquire(timeout=max(timeout_s, 0.0)):
             msg = "other threads kept the database busy"
             raise TimeoutError(msg)
         try:
-            began = self._clock.monotonic()
-            with here.turns.taken(timeout_s), self._connection(here, self._left_s(timeout_s, began)) as connection:
+            left_s = self._left_s(timeout_s, began)
+            with here.turns.taken(left_s), self._connection(here, self._left_s(timeout_s, began)) as connection:
                 if self._options.max_size is not None:
                     pages = self._options.max_size // _PAGE if growing else _NO_LIMIT
                     connection.execute(f"PRAGMA max_page_count = {pages}")

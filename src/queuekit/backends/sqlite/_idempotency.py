@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from queuekit.backends.sqlite._options import file_of
-from queuekit.backends.sqlite._schema import SchemaError, use_wal
+from queuekit.backends.sqlite._schema import SchemaError, link, use_wal
+from queuekit.backends.sqlite._turns import Turns
 from queuekit.stores import Claim, ClaimState, Clock, InvalidURLError, QueueURL, StoreSpec
 
 _BUSY_S = 5.0
@@ -51,14 +52,34 @@ _COMPLETE = """
     WHERE key = :key AND owner = :owner
 """
 _FORGET = "DELETE FROM queuekit_idempotency WHERE key = ? AND owner = ? AND done = 0"
+# A claim that holds by the monotonic clock stays, wherever the wall clock is set. Where no boot has a name, it may be
+# of another one, and only the wall clock tells.
 _SWEEP = """
     DELETE FROM queuekit_idempotency WHERE key IN (
-        SELECT key FROM queuekit_idempotency WHERE sweep <= ? ORDER BY sweep LIMIT ?
+        SELECT key FROM queuekit_idempotency
+        WHERE sweep <= :utc AND (done = 1 OR boot = '' OR boot <> :boot OR until <= :now)
+        ORDER BY sweep LIMIT :limit
     )
 """
 _CLAIMED = Claim(ClaimState.CLAIMED)
 _DONE = Claim(ClaimState.DONE)
 _MISMATCH = Claim(ClaimState.MISMATCH)
+
+
+class _Here:
+    """What belongs to one process; a forked child starts with a fresh one."""
+
+    def __init__(self, path: Path) -> None:
+        self.lock = threading.Lock()
+        # The queues' turns, if the file is theirs; beside an application's database nothing is made.
+        self.turns = Turns(path, make=False)
+        self.connection: sqlite3.Connection | None = None
+        self.file: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
 
 
 class SQLiteIdempotency:
@@ -72,17 +93,15 @@ class SQLiteIdempotency:
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._inherited: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        # Keyed by process: a connection must not be used, nor even closed, in a child that inherited it.
+        self._processes: dict[int, _Here] = {}
 
     def claim(self, key: str, *, owner: str, lease_s: float, fingerprint: str) -> Claim:
         """See `IdempotencyStore.claim`."""
         boot = self._clock.boot_id()
         with self._writing() as connection:
             now, utc = self._clock.monotonic(), self._clock.time()
-            connection.execute(_SWEEP, (utc, _SWEPT))
+            connection.execute(_SWEEP, {"utc": utc, "now": now, "boot": boot, "limit": _SWEPT})
             row = connection.execute(
                 "SELECT owner, fingerprint, done, boot, until FROM queuekit_idempotency WHERE key = ?", (key,)
             ).fetchone()
@@ -136,59 +155,79 @@ class SQLiteIdempotency:
 
     def close(self) -> None:
         """Close the connection; a later call opens it again."""
-        with self._here():
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                connection.close()
+        here = self._here()
+        with here.lock:
+            here.close()
+            here.turns.close()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction; threads take turns, processes wait by SQLite's own means."""
-        with self._here():
-            connection = self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+        """One write transaction. Threads wait for each other, and processes by the turns of the file's queues."""
+        here = self._here()
+        with here.lock:
+            connection = self._connection(here)
+            with here.turns.taken(_BUSY_S):
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
 
-    def _here(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            # Forked: the lock and the connection are the parent's; the latter must not even be closed here.
-            self._inherited, self._connection = self._connection, None
-            self._pid, self._lock = os.getpid(), threading.Lock()
-        return self._lock
+    def _here(self) -> _Here:
+        process = os.getpid()
+        here = self._processes.get(process)
+        return here if here is not None else self._processes.setdefault(process, _Here(self._path))
+
+    def _connection(self, here: _Here) -> sqlite3.Connection:
+        if here.connection is not None and here.file != _identify(self._path):
+            here.close()  # the file was removed or replaced: nobody else would see what is written to the old one
+        if here.connection is None:
+            here.connection = self._open()
+            here.file = _identify(self._path)
+        return here.connection
 
     def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            created = _create(self._path)
-            connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                if created:  # the mode of a file that is there already is its owner's choice
-                    until = self._clock.monotonic() + _BUSY_S
-                    with suppress(SchemaError):  # a file system without it: slower, and as good
-                        use_wal(connection, lambda: self._clock.monotonic() >= until)
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("BEGIN IMMEDIATE")  # others may be making the same tables
-                for statement in _CREATE:
-                    connection.execute(statement)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
+        created = self._create()
+        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            if created:  # the mode of a file that is there already is its owner's choice
+                until = self._clock.monotonic() + _BUSY_S
+                with suppress(SchemaError):  # a file system without it: slower, and as good
+                    use_wal(connection, lambda: self._clock.monotonic() >= until)
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")  # others may be making the same tables
+            for statement in _CREATE:
+                connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self) -> bool:
+        """Make the file, readable by its owner only; False where there is one.
+
+        Under another name first: closing the real file would drop the locks that other connections of this
+        process may have on it by then.
+        """
+        if self._path.exists():
+            return False
+        draft = self._path.with_name(f".{self._path.name[:100]}.{self._clock.token_bytes(6).hex()}.new")
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        try:
+            return link(draft, self._path)
+        finally:
+            draft.unlink()
 
 
-def _create(path: Path) -> bool:
-    """Make the file, readable by its owner only; False where there is one."""
+def _identify(path: Path) -> tuple[int, int] | None:
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        return False
-    return True
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
 
 
 def _open(url: QueueURL, clock: Clock) -> SQLiteIdempotency:

@@ -44,8 +44,9 @@ _PAGE_OF_DONE = """
     FROM done WHERE seq > ? AND seq <= ? AND until > ? ORDER BY seq LIMIT ?
 """
 
+_LETTER_BY_ID = "SELECT seq FROM message INDEXED BY message_id WHERE id = ? AND seq BETWEEN ? AND ? AND findable = 1"
 _BY_ID = (
-    "SELECT seq FROM message INDEXED BY message_id WHERE id = ? AND seq BETWEEN ? AND ? AND findable = 1",
+    _LETTER_BY_ID,
     "SELECT seq FROM message NOT INDEXED WHERE id = ? AND seq BETWEEN ? AND ? AND findable = 0",
 )
 
@@ -154,7 +155,7 @@ def find_candidates(connection: sqlite3.Connection, queue: Queue, message_id: st
 def cancel(
     connection: sqlite3.Connection, queue: Queue, candidates: Sequence[int], message_id: str, now: Moment
 ) -> bool:
-    """Remove those candidates that still have the id and were never leased."""
+    """Remove those candidates that still have the id, are not leased, and of which no attempt counts."""
     removed = [withdraw(connection, queue, seq, message_id, now, most_attempts=0) for seq in candidates]
     return any(removed)
 
@@ -225,8 +226,9 @@ def redrive(
     outcomes: list[SettleOutcome] = []
     back: list[OutgoingMessage] = []
     for message in batch:
-        seqs = find_candidates(connection, dead, message.message_id)
-        moved = any(withdraw(connection, dead, seq, message.message_id, now) for seq in seqs)
+        # By the index alone, which has every dead letter: others may have moved them all, and writers wait.
+        found = connection.execute(_LETTER_BY_ID, (message.message_id, dead.low, dead.high)).fetchall()
+        moved = any(withdraw(connection, dead, seq, message.message_id, now) for (seq,) in found)
         outcomes.append(SETTLED if moved else LEASE_LOST)
         if moved:
             back.append(message)

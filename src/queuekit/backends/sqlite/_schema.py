@@ -13,7 +13,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 APPLICATION_ID = 0x716B6974
@@ -169,14 +169,20 @@ def create_file(path: Path, token: str, *, now: float) -> None:
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             migrate(connection, now=now)
-        _link(draft, path)
+        link(draft, path)
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
 
-def _link(draft: Path, path: Path) -> None:
-    with suppress(FileExistsError):  # another process was first, and its file is as good
+def link(draft: Path, path: Path) -> bool:
+    """Put a file that is complete in its place, to stay; False where another process was first, with one as good.
+
+    Raises:
+        OSError: The directory cannot be written.
+    """
+    first = True
+    try:
         try:
             os.link(draft, path)
         except OSError as error:
@@ -184,11 +190,14 @@ def _link(draft: Path, path: Path) -> None:
                 raise
             # A file system without links: an empty file, which `migrate` will fill.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        first = False
     directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+    return first
 
 
 def use_wal(connection: sqlite3.Connection, out_of_time: Callable[[], bool]) -> None:

@@ -35,12 +35,17 @@ _OPEN: weakref.WeakSet[Turns] = weakref.WeakSet()
 class Turns:
     """The turns of one process at one file.
 
+    Args:
+        database: Beside which the two files are.
+        make: Whether they are made where there are none. Else there are turns from when others have made them.
+
     Concurrency:
         `taken` is entered by one thread at a time, and `close` by none meanwhile.
     """
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, *, make: bool = True) -> None:
         self._paths = [database.with_name(database.name + suffix) for suffix in ("-turn", "-next")]
+        self._create = os.O_CREAT if make else 0
         self._files: list[int] = []
         self._waiter: _Waiter | None = None
         self._possible = sys.platform != "win32"
@@ -50,13 +55,13 @@ class Turns:
     @contextmanager
     def taken(self, timeout_s: float) -> Iterator[None]:
         """Hold a turn, or go on without one after ``timeout_s``, or after `PATIENCE_S` where that is shorter."""
-        if not self._take(timeout_s):
-            yield
-            return
         try:
+            self._take(timeout_s)
             yield
         finally:
-            fcntl.flock(self._files[0], fcntl.LOCK_UN)
+            # Also without a turn, which costs nothing: who is interrupted may have one and not know it.
+            if self._files:
+                fcntl.flock(self._files[0], fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the files; a later turn opens them again. Idempotent."""
@@ -87,8 +92,12 @@ class Turns:
             self._possible = False
             return False
         if self._waiter is None:
-            self._waiter = _Waiter(*self._files)
-            self._waiter.start()
+            waiter = _Waiter(*self._files)
+            try:
+                waiter.start()
+            except RuntimeError:  # there are too many threads, or the interpreter is about to end
+                return False
+            self._waiter = waiter
         return self._waiter.get(min(timeout_s, PATIENCE_S))
 
     def _take_at_once(self) -> bool:
@@ -99,25 +108,30 @@ class Turns:
             return not self._others
         turn, following = self._files
         self._others = True
-        if _try(following):
-            self._others = not _try(turn)
+        try:
+            if _try(following):
+                self._others = not _try(turn)
+        finally:
             fcntl.flock(following, fcntl.LOCK_UN)
         return not self._others
 
     def _open(self) -> bool:
         # A link is not followed, and what somebody else has put there must not make us wait.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = os.O_RDWR | self._create | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        _OPEN.add(self)
         try:
             for path in self._paths:
+                if path.exists() and path.stat().st_size:
+                    # Not ours. Closing a database that this process uses would drop the locks it has there.
+                    raise FileExistsError(path)
                 self._files.append(os.open(path, flags, 0o600))
                 found = os.fstat(self._files[-1])
                 if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o600:
                     os.fchmod(self._files[-1], 0o600)  # the umask took our own right to it
-        except OSError:
+        except OSError as error:
             self.close()
-            self._possible = False
+            self._possible = isinstance(error, FileNotFoundError)  # the folder or the file may come yet
             return False
-        _OPEN.add(self)
         return True
 
 
@@ -144,8 +158,10 @@ class _Waiter(threading.Thread):
             self.waiting = self._wanted = True
             self._granted = False
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self.waiting, max(timeout_s, 0.0))
-            self._wanted = False
+            try:
+                self._changed.wait_for(lambda: not self.waiting, max(timeout_s, 0.0))
+            finally:
+                self._wanted = False  # also when interrupted: a turn that comes then is given back
             return self._granted
 
     def close(self) -> None:

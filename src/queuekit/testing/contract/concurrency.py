@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from queuekit._engine.rate import Rate
 from queuekit._values.message import Message
 from queuekit._values.url import QueueURL
 from queuekit._wiring.registry import find_spec
@@ -162,6 +163,21 @@ class Concurrency(Group):
             arrived.setdefault(got.ordering_key, []).append(got.body)
             queue.ack(got)
         assert arrived == {key: [body for body, each in sent if each == key] for key in ("a", "b", "c")}
+
+    def test_CCY_10_rate_limit_before_receive(self, harness: Harness, face: Face) -> None:
+        """What the rate does not allow yet is not fetched: it is free for others, and no lease of it burns."""
+        queue, done, per_s = Queue(harness), list[bytes](), 2 * harness.min_delay_s
+        queue.put(*[b"%d" % index for index in range(8)])
+        rate = Rate(2, per=timedelta(seconds=per_s), burst=2)
+        work = Work(face, queue, done.append, rate=rate, prefetch=10, lease=_HOUR)
+        work.await_true(lambda: len(done) == 2, "as many are handled as the rate allows at once")
+        free = queue.take(6)
+        assert len({*done, *(each.body for each in free)}) == 8
+        for each in free:
+            queue.release(each)
+        harness.pass_time(per_s)
+        work.await_true(lambda: len(done) == 4, "as many again, once their time has come")
+        assert len(queue.take_up_to(5)) == 4
 
     def test_CCY_11_settle_path_not_starved(self, harness: Harness, face: Face) -> None:
         """While every poll thread waits for messages, settlements and extensions go through."""

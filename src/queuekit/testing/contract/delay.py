@@ -13,7 +13,7 @@ from queuekit._portable.producer import Producer
 from queuekit._values.capability import Support
 from queuekit._values.errors import UnsupportedError, UsageError
 from queuekit._values.message import Message
-from queuekit.backend import Cancellable, ErrorCode, Rejected
+from queuekit.backend import Cancellable, ErrorCode, Rejected, Settled
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
@@ -181,4 +181,18 @@ class Delay(Group):
         harness.pass_time(delay)
         assert queue.take(within_s=harness.tolerance_s)[0].message_id == kept.message_id
         queue.expect_nothing("the other one was cancelled")
-        assert not queue.backend.cancel(kept.message_id), "it has been delivered"
+        assert not queue.backend.cancel(kept.message_id), "it is leased"
+
+    @requires("cancel")
+    def test_DEL_16_cancel_what_was_given_back(self, harness: Harness) -> None:
+        """An attempt that counts is too late for a cancel; a release that does not count leaves it possible."""
+        for give_back, counts in ((Queue.retry, True), (Queue.release, harness.capabilities.release_counts)):
+            queue = Queue(harness)
+            assert isinstance(queue.backend, Cancellable), "cancel is declared, so Cancellable must be there"
+            (sent,) = queue.put(b"x")
+            assert isinstance(give_back(queue, queue.take()[0]), Settled)
+            assert queue.backend.cancel(sent.message_id) is not counts, f"after a {give_back.__name__}"
+            if counts:
+                assert queue.take(within_s=harness.tolerance_s)[0].message_id == sent.message_id
+            else:
+                queue.expect_nothing("it was cancelled")

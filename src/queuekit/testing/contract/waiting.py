@@ -14,7 +14,6 @@ def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]
 
 
 WAITING: Mapping[str, str] = {
-    "CCY-10": "limited rates",
     "FLT-06": _PROXY,
     "FLT-07": _PROXY,
     **_numbered("PSH", range(1, 10), _PUSH),

@@ -189,3 +189,61 @@ def test_what_may_not_be_written_is_refused_at_once(wrong: str) -> None:
         told = as_somebody_else(folder / "jobs.db")
         folder.chmod(0o700)
     assert told == "ACCESS_DENIED True"
+
+
+def test_the_wait_for_other_threads_is_part_of_the_time(open_queue: Any, clock: VirtualClock) -> None:
+    queue = open_queue()
+    queue.probe()
+    here = queue._database._here()
+    writing = here.writing
+
+    class Slow:
+        def acquire(self, timeout: float) -> bool:
+            clock.advance(3)
+            return True
+
+        def release(self) -> None: ...
+
+    here.writing = Slow()
+    with queue._database.writing(5) as connection:
+        assert connection.busy_ms == 2000
+    here.writing = writing
+
+
+def test_forgetting_many_dedup_ids_is_part_of_many_sends(
+    open_queue: Any, clock: VirtualClock, tmp_path: Path
+) -> None:
+    queue = open_queue()
+    for first in range(0, 3000, 500):
+        batch = [OutgoingMessage(f"m{each}", b"", dedup_id=f"d{each}") for each in range(first, first + 500)]
+        queue.send(batch, timeout_s=1)
+
+    def remembered() -> int:
+        with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+            found: int = connection.execute("SELECT count(*) FROM dedup").fetchone()[0]
+            return found
+
+    clock.advance(3601)
+    (again,) = queue.send([OutgoingMessage("again", b"", dedup_id="d2999")], timeout_s=1)
+    assert type(again).__name__ == "Accepted"
+    (twice,) = queue.send([OutgoingMessage("twice", b"", dedup_id="d2999")], timeout_s=1)
+    assert type(twice).__name__ == "Duplicate"
+    assert 1500 < remembered() < 3000, "some hundred at a time, because other writers wait"
+    for _ in range(10):
+        queue.send([OutgoingMessage("plain", b"", dedup_id="d2999")], timeout_s=1)
+    assert remembered() == 1
+
+
+def test_redriving_what_is_gone_does_not_search_the_queue(open_queue: Any) -> None:
+    dead = open_queue("orders.dead")
+    dead.send([OutgoingMessage(f"m{each}", b"") for each in range(500)], timeout_s=1)
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    with dead._database.reading(1) as connection:
+        connection.set_progress_handler(count, 100)
+    dead.redrive([OutgoingMessage(f"gone{each}", b"") for each in range(50)], timeout_s=1)
+    assert steps < 100, "in hundreds of steps of SQLite's machine"

@@ -122,6 +122,7 @@ class LanedBackend:
         with self._lock:
             order = self._order.next()
         got: list[IncomingMessage] = []
+        asked = 0
         for asked, lane in enumerate(order, 1):
             may_wait = not got and asked == len(order) and self._interrupts == interrupts
             try:

@@ -374,7 +374,7 @@ def _dead_message(stored: StoredMessage) -> DeadMessage:
         source=known.get(meta.DEAD_SOURCE),
         worker=known.get(meta.DEAD_WORKER),
         type=known.get(meta.TYPE),
-        ordering_key=stored.ordering_key,
+        ordering_key=stored.ordering_key or known.get(meta.DEAD_KEY),
         body=stored.body,
         attributes=stored.attributes,
         trimmed=tuple(known.get(meta.TRIMMED, "").split()),

@@ -142,14 +142,15 @@ class CopyRoute:
 
     Attributes:
         link: The same.
-        copy: Sends complete letters; one outcome each.
     """
 
     def __init__(self, link: Link) -> None:
         self.link = link
-        self.copy: Callable[[Sequence[OutgoingMessage]], Sequence[SendOutcome]] = CopySender(
-            link.guard, link.backend.capabilities, link.backend.size
-        ).copy
+        self._sender = CopySender(link.guard, link.backend.capabilities, link.backend.size)
+
+    def copy(self, copies: Sequence[OutgoingMessage]) -> Sequence[SendOutcome]:
+        """Send complete letters; one outcome each."""
+        return self._sender.copy(copies)
 
     def close(self) -> None:
         """Close the destination."""

@@ -235,7 +235,7 @@ class Producer(Opened, Generic[T]):
         given = list(payloads)
         # Middleware on that thread sees the caller's context, such as its trace.
         run = copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(None, run, self.send_many, given)
+        return await asyncio.get_running_loop().run_in_executor(None, lambda: run(self.send_many, given))
 
     def send_soon(self, payload: T | Message[T], **options: Unpack[SendOptions]) -> Future[SendOutcome]:
         """Hand one message over and go on; it has been accepted when the future says so.

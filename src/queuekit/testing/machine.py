@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as reproduce_with
@@ -317,6 +317,6 @@ def run_machine(
             # One failure, shrunk: to explain it, and to look for others, takes many times as long.
             report_multiple_bugs=False,
             phases=(Phase.generate, Phase.shrink) if shrink else (Phase.generate,),
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=cast("list[HealthCheck]", list(HealthCheck)),
         ),
     )

@@ -6,15 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queuekit import DeadLetters
+from queuekit import Consumer, DeadLetters, Producer, QueueURL
 from queuekit._engine import metadata as meta
 from queuekit._engine.copies import step_id
 from queuekit._portable.dead_letters import _dead_message
 from queuekit._portable.frames import pack, pack_jobs, read_verdict, unpack, unpack_jobs, verdict_row
 from queuekit._portable.letters import Cause, LetterWriter, describe, render
 from queuekit._portable.retry import Verdict
+from queuekit._wiring.opening import Opener
 from queuekit.backend import Action, IncomingMessage, OutgoingMessage, StoredMessage
 from queuekit.testing.clock import VirtualClock
+from queuekit.testing.faults import FaultyOpener
 
 TEXTS = st.dictionaries(st.text(), st.text(), max_size=4)
 MESSAGES = st.builds(
@@ -183,3 +185,17 @@ def test_a_verdict_comes_through_a_pipe(verdict: Verdict) -> None:
             assert back.cause.error is not None
             assert describe(back.cause.error) == describe(verdict.cause.error)
             assert bool(render(back.cause.error)) == (verdict.action is Action.DEAD)
+
+
+def test_a_letter_keeps_the_options_that_its_queue_has_not() -> None:
+    opener = FaultyOpener(Opener(VirtualClock()), ordering="none", priority_levels=0)
+    with Producer("memory://plain", payload=str, clock=opener.clock) as producer:
+        producer.send("x", ordering_key="ada", priority=3)
+    with Consumer("memory://plain", dead_letter="memory://grave", _opener=opener) as consumer:
+        delivery = consumer.receive()
+        assert delivery is not None
+        delivery.dead_letter("poison")
+        delivery.settled()
+    (stored,) = Opener(opener.clock).open(QueueURL.parse("memory://grave")).peek(limit=9)  # type: ignore[attr-defined]
+    assert (stored.ordering_key, stored.priority) == (None, 0)
+    assert (stored.metadata[meta.DEAD_KEY], stored.metadata[meta.DEAD_PRIORITY]) == ("ada", "3")

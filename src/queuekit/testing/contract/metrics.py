@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tenacity import wait_none
 
 from queuekit._engine.tally import _SEND_NAMES, RECEIVED, SENT
 from queuekit._portable.context import Current, current
@@ -195,7 +196,7 @@ class Metrics(Group):
                 lambda number: 1 / (number - 7),
                 opener=opener,
                 payload=int,
-                retry=RetryPolicy(max_attempts=2, wait=lambda _state: 0.0),
+                retry=RetryPolicy(max_attempts=2, wait=wait_none()),
                 lease=_HOUR,
             )
             harness.until(lambda: len(work.begun) == 3, within_s=60.0, what="three attempts", pause_s=0.01)

@@ -8,6 +8,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle
+from typing import cast
 
 import tenacity
 from hypothesis import HealthCheck, given, settings
@@ -121,7 +122,7 @@ def _drawn(harness: Harness) -> settings:
         deadline=None,
         database=None,
         report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=cast("list[HealthCheck]", list(HealthCheck)),
     )
 
 

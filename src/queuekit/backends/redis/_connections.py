@@ -8,12 +8,15 @@ import select
 import threading
 from typing import Any
 
+import hiredis
 from redis import connection as redis_connections
 from redis import exceptions
 
 from queuekit.backends.redis._errors import NotConnectedError
 from queuekit.backends.redis._options import Address
 from queuekit.backends.redis._scripts import Script
+
+_pack: Any = hiredis.pack_command
 
 
 class Line:
@@ -61,8 +64,8 @@ class Line:
         Raises:
             RedisError: What became of the connection, which is closed then.
         """
-        connection = self._connection
-        connection.send_packed_command(connection.pack_command(*command))
+        # Straight to hiredis: redis-py's own packing looks at each argument twice.
+        self._connection.send_packed_command((_pack(command),))
 
     def answer(self) -> Any:
         """Wait for the answer to what was asked.

@@ -45,18 +45,25 @@ def write_rest(message: OutgoingMessage) -> str:
     return "\n" + _ENCODE([dict(attributes), dict(metadata), key, priority])
 
 
-def write_plain(batch: Sequence[OutgoingMessage]) -> list[str | bytes]:
-    """Header and body of each message of a batch of plain ones."""
-    parts: list[str | bytes] = []
-    attributes: Any = None
-    metadata: Any = None
-    rest = ""
-    for message in batch:
-        if message[2] is not attributes or message[3] is not metadata:  # hardly ever: neighbours share them
-            attributes, metadata = message[2], message[3]
-            rest = write_rest(message)
-        parts += (message[0] + rest, message[1])
-    return parts
+class PlainWriter:
+    """Writes plain messages. Neighbours and successors mostly share their mappings, and so one text."""
+
+    def __init__(self) -> None:
+        # One value, so that another thread sees all of it or nothing; it holds what is compared by identity.
+        self._known: tuple[Any, Any, str] = (_EMPTY, _EMPTY, "\n")
+
+    def write(self, batch: Sequence[OutgoingMessage]) -> list[str | bytes]:
+        """Header and body of each message of a batch."""
+        parts: list[str | bytes] = []
+        attributes, metadata, rest = known = self._known
+        for message in batch:
+            if message[3] is not metadata or (message[2] is not attributes and (message[2] or attributes)):
+                attributes, metadata = message[2], message[3]
+                rest = write_rest(message)
+                known = (attributes, metadata, rest)
+            parts += (message[0] + rest, message[1])
+        self._known = known
+        return parts
 
 
 def write_any(message: OutgoingMessage) -> tuple[str | bytes, ...]:
@@ -113,19 +120,22 @@ def read_run(
     """The deliveries of a run; the hottest loop of the backend."""
     messages: list[IncomingMessage] = []
     append, new, make = messages.append, tuple.__new__, IncomingMessage
-    text, (attributes, metadata, key, priority) = b"", _NOTHING
-    for entry_id, fields in entries:
-        header = fields[0]
-        message_id, separator, rest = header.partition(b"\n")
-        if rest != text or not separator:  # hardly ever: most neighbours have the same
-            name, (attributes, metadata, key, priority) = split_header(entry_id, header)
-            text = rest if separator else b"?"
+    tail, (attributes, metadata, key, priority) = b"\n", _NOTHING
+    end, stamp, at = -1, b"", 0.0
+    for entry_id, (header, body) in entries:
+        if header.endswith(tail) and header.find(b"\n", 0, end) < 0:  # nearly always: neighbours share it
+            name = header[:end].decode("ascii", "replace")
         else:
-            name = message_id.decode("ascii", "replace")
-        at = int(entry_id[: entry_id.index(b"-")]) / 1000
+            name, (attributes, metadata, key, priority) = split_header(entry_id, header)
+            tail = b"\n" + header.partition(b"\n")[2]
+            end = -len(tail)
+        if not entry_id.startswith(stamp) or not stamp:
+            stamp, _, _ = entry_id.partition(b"-")
+            at = int(stamp) / 1000
+            stamp += b"-"
         # A tuple of known length is made at a third of a constructor's cost.
         delivery = (
-            (token, entry_id), name, fields[1], attributes, metadata, 1, at, lease_until, key, priority, None,
+            (token, entry_id), name, body, attributes, metadata, 1, at, lease_until, key, priority, None,
         )  # fmt: skip
         append(new(make, delivery))
     return messages

@@ -11,6 +11,9 @@ from typing import NamedTuple
 PLACES = ("plain", "kept", "meta", "ready", "due", "leases", "runs", "items", "lines", "wake", "dedup", "forget")
 """The keys of a queue, in the order in which `queue.lua` takes them."""
 
+CLAIMED = ("meta", "ready", "due", "leases", "runs", "wake")
+"""Those of them that `claim.lua` takes."""
+
 _DEAD_SUFFIX = ".dead"
 _SHARED = "queue.lua"
 
@@ -44,6 +47,7 @@ class Keys(NamedTuple):
     plain: str
     meta: str
     wake: str
+    claimed: tuple[str, ...]
 
 
 def keys_of(queue: str) -> Keys:
@@ -54,4 +58,4 @@ def keys_of(queue: str) -> Keys:
     start = f"qk:{{{name}}}{queue[len(source) :]}:"
     every = tuple(start + place for place in PLACES)
     named = dict(zip(PLACES, every, strict=True))
-    return Keys(every, named["plain"], named["meta"], named["wake"])
+    return Keys(every, named["plain"], named["meta"], named["wake"], tuple(named[each] for each in CLAIMED))

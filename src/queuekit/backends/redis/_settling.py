@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,9 +11,12 @@ from queuekit.backend import (
     LEASE_LOST,
     SETTLED,
     Action,
+    ErrorClass,
+    ErrorCode,
     Settled,
     Settlement,
     SettleOutcome,
+    Unknown,
     Unsupported,
 )
 from queuekit.backends.redis._messages import to_us, write_any
@@ -21,7 +25,44 @@ _NO_LETTER = Unsupported("a DEAD settlement that holds no dead letter")
 _NO_DEAD_OF_DEAD = Unsupported("a dead-letter queue has no dead-letter queue of its own")
 _ACK, _EXTEND, _DEAD = Action.ACK, Action.EXTEND, Action.DEAD
 
+_TAMPERED = Unknown(
+    ErrorClass(ErrorCode.REFUSED, scope="queue", detail="another program has removed messages that were leased")
+)
+_REMEMBERED = 1000
+"""Deliveries that may be unsettled before the oldest are forgotten."""
+
 _Group = tuple[Action, str, float]
+
+
+class Fresh:
+    """Which messages of our own runs were never settled, so that their acks need no look at each.
+
+    Concurrency:
+        Safe from any thread: what two threads settle at once is fresh for one of them at most.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, set[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, token: str, entries: set[bytes]) -> None:
+        """Remember a run that was leased just now."""
+        with self._lock:
+            self._runs[token] = entries
+            if len(self._runs) > _REMEMBERED:
+                del self._runs[next(iter(self._runs))]
+
+    def take(self, token: str, entries: Sequence[bytes]) -> bool:
+        """Whether all of them are fresh; from now on they are not."""
+        with self._lock:
+            left = self._runs.get(token)
+            if left is None:
+                return False
+            before = len(left)
+            left.difference_update(entries)
+            if not left:
+                del self._runs[token]
+            return before - len(left) == len(entries)
 
 
 class Plan:
@@ -29,11 +70,13 @@ class Plan:
 
     Args:
         batch: The settlements.
+        fresh: What was never settled before.
         is_dead: Whether the queue is a dead-letter queue.
     """
 
-    def __init__(self, batch: Sequence[Settlement], *, is_dead: bool) -> None:
+    def __init__(self, batch: Sequence[Settlement], fresh: Fresh, *, is_dead: bool) -> None:
         self._batch = batch
+        self._fresh = fresh
         self._at_once: dict[int, SettleOutcome] = {}
         groups: dict[_Group, list[int]] = {}
         for index, (handle, action, delay_s, lease_s, dead) in enumerate(batch):
@@ -65,14 +108,16 @@ class Plan:
         arguments: list[Any] = []
         batch = self._batch
         for (action, token, length_s), indexes in self._groups.items():
-            arguments += (action.value, token, str(to_us(length_s)), str(len(indexes)))
+            entries = [_entry_of(batch[index]) for index in indexes]
+            new = self._fresh.take(token, entries) and action is _ACK
+            arguments += ("ack_new" if new else action.value, token, str(to_us(length_s)), str(len(indexes)))
             if action is _DEAD:
                 for index in indexes:
                     arguments.append(_entry_of(batch[index]))
                     letter = batch[index].dead
                     arguments += () if letter is None else write_any(letter)
             else:
-                arguments += [_entry_of(batch[index]) for index in indexes]
+                arguments += entries
         return arguments
 
     def outcomes(self, answer: Any, now: float) -> Sequence[SettleOutcome]:
@@ -88,8 +133,9 @@ class Plan:
         outcomes: list[SettleOutcome] = [LEASE_LOST] * len(batch)
         order = [index for indexes in self._groups.values() for index in indexes]
         for position, index in enumerate(order):
-            if answer == 1 or answer[position] == 1:
-                outcomes[index] = _done(batch[index], now)
+            what = 1 if answer == 1 else answer[position]
+            if what:
+                outcomes[index] = _done(batch[index], now) if what == 1 else _TAMPERED
         for index, outcome in self._at_once.items():
             outcomes[index] = outcome
         return outcomes

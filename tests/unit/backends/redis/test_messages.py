@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit.backend import Action, LeaseLost, OutgoingMessage, Settlement, Unsupported
-from queuekit.backends.redis._messages import read_run, read_taken, split_header, to_us, write_any, write_plain
+from queuekit.backends.redis._messages import PlainWriter, read_run, read_taken, split_header, to_us, write_any
 from queuekit.backends.redis._scripts import PLACES, keys_of, load
-from queuekit.backends.redis._settling import Plan
+from queuekit.backends.redis._settling import Fresh, Plan
 
 TEXTS = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
 MESSAGES = st.builds(
@@ -17,12 +17,17 @@ MESSAGES = st.builds(
     body=st.binary(max_size=20),
     attributes=TEXTS,
     metadata=TEXTS,
+    delay_s=st.just(0.0),
+    ordering_key=st.none(),
+    dedup_id=st.none(),
+    priority=st.just(0),
 )
 
 
 @given(st.lists(MESSAGES, max_size=6))
 def test_what_is_written_is_read(batch: list[OutgoingMessage]) -> None:
-    parts = write_plain(batch)
+    writer = PlainWriter()
+    parts = [part for each in (batch[:2], batch[2:]) for part in writer.write(each)]
     pairs = [(str(header).encode(), bytes(body)) for header, body in zip(parts[::2], parts[1::2], strict=True)]  # type: ignore[arg-type]
     entries = [(b"1700000000123-%d" % index, pair) for index, pair in enumerate(pairs)]
     got = read_run(entries, "t1", 60.0)
@@ -82,13 +87,31 @@ def test_the_scripts_know_as_many_places_as_there_are() -> None:
 
 
 def test_a_handle_that_is_not_ours_goes_nowhere() -> None:
-    plan = Plan([Settlement(each, Action.ACK) for each in ("x", 1, (1, 2), ("t", b"1-0", 3))], is_dead=False)
+    plan = Plan([Settlement(each, Action.ACK) for each in ("x", 1, (1, 2), ("t", b"1-0", 3))], Fresh(), is_dead=False)
     assert plan.is_empty
     assert plan.outcomes([], 0.0) == [LeaseLost()] * 4
 
 
 def test_a_dead_letter_queue_has_none_of_its_own() -> None:
     letter = OutgoingMessage("id", b"")
-    plan = Plan([Settlement(("t", b"1-0"), Action.DEAD, dead=letter)], is_dead=True)
+    plan = Plan([Settlement(("t", b"1-0"), Action.DEAD, dead=letter)], Fresh(), is_dead=True)
     assert plan.is_empty
     assert isinstance(plan.outcomes([], 0.0)[0], Unsupported)
+
+
+def test_a_message_is_fresh_once_and_together_with_others_only_if_all_are() -> None:
+    fresh = Fresh()
+    fresh.add("t1", {b"1-0", b"2-0", b"3-0", b"4-0"})
+    assert fresh.take("t1", [b"1-0"])
+    assert not fresh.take("t1", [b"1-0", b"2-0"]), "the first was settled before"
+    assert not fresh.take("t1", [b"2-0"]), "what became of it then may be unknown"
+    assert fresh.take("t1", [b"3-0", b"4-0"])
+    assert not fresh.take("t1", [b"3-0"])
+    assert not fresh.take("t2", [b"1-0"]), "not one of ours"
+
+
+def test_runs_that_are_never_settled_are_forgotten() -> None:
+    fresh = Fresh()
+    for number in range(1002):
+        fresh.add(f"t{number}", {b"1-0"})
+    assert [fresh.take(f"t{number}", [b"1-0"]) for number in (0, 1, 2, 1001)] == [False, False, True, True]

@@ -17,6 +17,7 @@ if padded(stop) > padded(cursor) then
     call('XDEL', q.plain, entry[1])
   end
   if #entries > 0 then
+    tell_gone(q)
     return { #entries, stop, position }
   end
 end

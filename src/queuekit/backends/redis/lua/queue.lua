@@ -216,6 +216,11 @@ local function is_behind(q, id)
   return padded(id) > padded(call('HGET', q.meta, 'cursor') or '0-0')
 end
 
+-- Whoever has read messages and not leased them yet must know that some of them are gone.
+local function tell_gone(q)
+  call('HINCRBY', q.meta, 'epoch', 1)
+end
+
 -- Remove a message that nobody has leased now, and was leased at most so often; false where it is not so.
 local function withdraw(q, id, now, most)
   local item = find(q, id)
@@ -226,5 +231,9 @@ local function withdraw(q, id, now, most)
     remove(q, id, item, now)
     return true
   end
-  return is_behind(q, id) and call('XDEL', q.plain, id) == 1
+  local gone = is_behind(q, id) and call('XDEL', q.plain, id) == 1
+  if gone then
+    tell_gone(q)
+  end
+  return gone
 end

@@ -1,7 +1,8 @@
 -- Carry out settlements. KEYS: of the queue, then of its dead-letter queue. ARGV: a name if a queue is made anew; then
 -- groups of one token: the action (ack, retry, release, extend, dead), the token, a length of time, how many, and their ids;
--- a dead one has header, body, delay, priority and '=' and key of its letter behind each id.
--- Answers 1 where all of it was done, or for each id 1, or 0 where the lease was lost.
+-- a dead one has header, body, delay, priority and '=' and key of its letter behind each id. An 'ack_new' is the ack of
+-- messages that the client has never settled before, so that their number says which of them were there: all, or none.
+-- Answers 1 where all of it was done, or for each id 1, 0 where the lease was lost, or -1 where that cannot be known.
 local q = keys_of(1)
 allow_without_memory(q)
 local now = time_us()
@@ -91,18 +92,22 @@ local function settle(action, token, held, id, amount, at)
   return bury(token, id, held, at)
 end
 
--- Most of a worker's acknowledgements: messages of one run, none of which stands on its own.
-local function acknowledge_run(token, from, to)
-  local done = 0
-  for i = from, to do
-    local gone = call('XDEL', q.plain, ARGV[i])
-    answers[#answers + 1] = gone
-    done = done + gone
-  end
-  lost = lost or done < to - from + 1
+local function leave_together(token, done)
   if done > 0 and call('HINCRBY', q.runs, token .. '#', -done) <= 0 then
     call('ZREM', q.leases, token)
     call('HDEL', q.runs, token, token .. '#')
+  end
+end
+
+-- Most of a worker's acknowledgements: messages of one run, none of which stands on its own.
+local function acknowledge_run(token, from, to)
+  local count = to - from + 1
+  local done = call('XDEL', q.plain, unpack(ARGV, from, to))
+  leave_together(token, done)
+  local answer = done == count and 1 or done == 0 and 0 or -1
+  lost = lost or answer ~= 1
+  for _ = 1, count do
+    answers[#answers + 1] = answer
   end
 end
 
@@ -113,7 +118,11 @@ while i <= #ARGV do
   local in_run = ends and tonumber(ends) > now or false
   local width = action == 'dead' and 6 or 1
   i = i + 4
-  if action == 'ack' and in_run and call('EXISTS', q.items) == 0 then
+  local new = action == 'ack_new'
+  if new then
+    action = 'ack'
+  end
+  if new and in_run and call('EXISTS', q.items) == 0 then
     acknowledge_run(token, i, i + count - 1)
   else
     for at = i, i + (count - 1) * width, width do

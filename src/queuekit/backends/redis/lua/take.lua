@@ -1,13 +1,13 @@
 -- Lease what is ready, best first. ARGV: how many, the length of the lease, a token of this delivery's own that begins
 -- with a 't', a name if the queue is made anew, and a seed where priorities are drawn by weight.
--- Answers the queue's name, the entries of a run, and id, header, body and attempt of each other message; or the
--- queue's name, how long until something becomes ready by itself (-1: nothing will), and the last id of `wake`.
+-- Answers the queue's name, the entries of a run, id, header, body and attempt of each other message, and the epoch;
+-- or the queue's name, how long until something becomes ready by itself (-1: nothing will), and the last id of `wake`.
 local q = keys_of(1)
 local want, lease, token, seed = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[5]
 allow_without_memory(q)
 local now = time_us()
 local more = advance(q, now)
-local known = call('HMGET', q.meta, 'born', 'cursor')
+local known = call('HMGET', q.meta, 'born', 'cursor', 'epoch')
 local born = known[1] or begin(q, ARGV[4])
 local cursor = known[2] or '0-0'
 
@@ -136,7 +136,7 @@ if #entries > 0 or #taken > 0 then
   if tonumber(earliest[2]) == now + lease then
     wake(q)
   end
-  return { born, entries, taken }
+  return { born, entries, taken, known[3] or '0' }
 end
 
 local wait = -1

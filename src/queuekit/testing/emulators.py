@@ -39,14 +39,17 @@ class LocalRedis:
     Args:
         directory: Where it keeps its files; its own.
         program: See `redis_program`.
-        durable: Whether it writes an append-only file, so that a `restart` finds its messages.
+        durable: Whether it writes an append-only file, and to the disk before it answers, so that a `restart`
+            finds every message that was accepted.
         options: More of the server's own options, such as ``("--maxmemory", "8mb")``.
     """
 
     def __init__(self, directory: Path, program: Path, *, durable: bool = False, options: Sequence[str] = ()) -> None:
         self._directory = directory
         self._program = program
-        self._options = ("--appendonly", "yes" if durable else "no", *options)
+        # By default the file is written up to two seconds after the answer, while an earlier fsync is running.
+        lasting = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
+        self._options = (*lasting, *options)
         self._process: subprocess.Popen[str] | None = None
         self._port = 0
 

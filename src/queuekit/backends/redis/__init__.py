@@ -2,7 +2,7 @@
 """The Redis backend: queues in a Redis or Valkey server, version 6.2 or later, for many hosts.
 
 What is accepted is as durable as the server's own persistence makes it: with the append-only file and its default
-of one `fsync` a second, up to a second of messages may be lost with the server's host.
+of one `fsync` a second, the end of the server or of its host can lose the last messages, up to two seconds of them.
 """
 
 from queuekit.backends.redis._backend import SPEC, RedisBackend

@@ -133,6 +133,70 @@ def test_an_interruption_ends_a_wait_at_once_and_harms_no_other_call(server: Loc
         settle(backend, take(backend, 1), Action.ACK)
 
 
+def _cancel(other: RedisBackend) -> None:
+    assert other.cancel("m2")
+
+
+def _purge(other: RedisBackend) -> None:
+    assert other.purge() == 8
+
+
+def _take(other: RedisBackend) -> None:
+    assert [each.message_id for each in take(other, 2)] == ["m2", "m3"]
+
+
+def _send_urgent(other: RedisBackend) -> None:
+    other.send([OutgoingMessage("urgent", b"", priority=5)], timeout_s=CALL_S)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "expected"),
+    [
+        (lambda _other: None, ["m2", "m3"]),
+        (_cancel, ["m3", "m4"]),
+        (_purge, []),
+        (_take, ["m4", "m5"]),
+        (_send_urgent, ["urgent", "m2"]),
+        (RedisBackend.delete, []),
+    ],
+    ids=["nothing", "cancel", "purge", "take", "urgent", "delete"],
+)
+def test_what_changes_between_reading_and_claiming_is_seen(
+    server: LocalRedis, open_queue: Open, meanwhile: Callable[[RedisBackend], None], expected: list[str]
+) -> None:
+    backend, other = open_queue(server), open_queue(server)
+    put(backend, 10)
+    assert [each.message_id for each in take(backend, 2)] == ["m0", "m1"]
+    assert backend._next is not None, "the next ones are read before they are claimed"
+    call = backend._call
+
+    def read(*command: Any) -> Any:
+        found = call(*command)
+        if command[0] == "XRANGE":
+            meanwhile(other)
+        return found
+
+    backend._call = read  # type: ignore[method-assign]
+    got = list(backend.receive(max_messages=2, wait_s=0.0, lease_s=30.0))
+    assert [each.message_id for each in got] == expected
+    settle(backend, got, Action.ACK)
+    backend._call = call  # type: ignore[method-assign]
+    other.delete()
+
+
+def test_acks_are_answered_one_by_one_also_where_some_were_acked_before(server: LocalRedis, open_queue: Open) -> None:
+    backend, other = open_queue(server), open_queue(server)
+    put(backend, 6)
+    got = take(backend, 6)
+    settle(backend, got[:2], Action.ACK)
+    mixed = [Settlement(each.handle, Action.ACK) for each in got[:4]]
+    answers = backend.settle(mixed, timeout_s=CALL_S)
+    assert [isinstance(each, Settled) for each in answers] == [False, False, True, True]
+    answers = other.settle([Settlement(each.handle, Action.ACK) for each in got[3:]], timeout_s=CALL_S)
+    assert [isinstance(each, Settled) for each in answers] == [False, True, True], "by another process"
+    assert backend.stats() == QueueStats(ready=0, delayed=0, leased=0, dead=0, done=0)
+
+
 def test_a_key_of_another_program_is_refused_and_named(server: LocalRedis, open_queue: Open, raw: Any) -> None:
     backend = open_queue(server, "foreign")
     raw.set("qk:{foreign}:plain", "mine")

@@ -206,7 +206,9 @@ class LoopWatch:
 
     def _where(self) -> str:
         frames: Mapping[int, FrameType] = sys._current_frames()  # noqa: SLF001 - documented for just this
-        frame = None if self._loop_thread is None else frames.get(self._loop_thread)
+        # One that was blocked before it ever answered tells its thread only under asyncio's own name for it.
+        thread: int | None = self._loop_thread or getattr(self._loop, "_thread_id", None)
+        frame = None if thread is None else frames.get(thread)
         places: list[str] = []
         while frame is not None and len(places) < _FRAMES:
             places.append(f"{frame.f_code.co_qualname} at {frame.f_code.co_filename}:{frame.f_lineno}")

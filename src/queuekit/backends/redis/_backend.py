@@ -117,6 +117,14 @@ class RedisBackend:
         if self._special or not all(map(_messages.is_plain, batch)):
             return self._send_any(batch, timeout_s)
         keys = self._keys
+        if len(batch) == 1:
+            # It needs no function to be one step; who waits is told right behind it.
+            self._connections.call_together(
+                ("XADD", keys.plain, "*", *self._writer.write(batch)),
+                ("XADD", keys.wake, "MAXLEN", "1", "*", "w", ""),
+                timeout_s=timeout_s,
+            )
+            return AllAccepted([batch[0][0]])
         self._connections.run(
             load("send_plain"),
             (keys.plain, keys.meta, keys.wake),
@@ -182,7 +190,7 @@ class RedisBackend:
 
     def exists(self) -> bool:
         """See `Admin.exists`."""
-        return bool(self._call("EXISTS", self._keys.meta))
+        return bool(self._call("EXISTS", self._keys.meta, self._keys.plain))
 
     def purge(self) -> int:
         """See `Admin.purge`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -52,11 +53,35 @@ class Line:
         Raises:
             RedisError: The server's error, or what became of the connection, which is closed then.
         """
+        self._limit(timeout_s)
+        self.ask(*command)
+        return self.answer()
+
+    def call_together(self, timeout_s: float, commands: Sequence[tuple[Any, ...]]) -> Any:
+        """Send commands at once, wait for all answers, and give the first.
+
+        Raises:
+            RedisError: As for `call`; an answer that is an error counts only where it is the first.
+        """
+        self._limit(timeout_s)
+        self._connection.send_packed_command((b"".join(map(_pack, commands)),))
+        try:
+            return self.answer()
+        finally:
+            for _ in commands[1:]:
+                if self.is_open:
+                    self._skip()
+
+    def _skip(self) -> None:
+        try:
+            self.answer()
+        except exceptions.ResponseError:
+            return  # what it was about does not matter
+
+    def _limit(self, timeout_s: float) -> None:
         if timeout_s != self._timeout_s:
             self._timeout_s = timeout_s
             self._socket.settimeout(timeout_s)
-        self.ask(*command)
-        return self.answer()
 
     def ask(self, *command: Any) -> None:
         """Send a command.
@@ -154,6 +179,18 @@ class Connections:
         line = self.take()
         try:
             return line.call(min(timeout_s, self._address.answer_s), *command)
+        finally:
+            self.give_back(line)
+
+    def call_together(self, *commands: tuple[Any, ...], timeout_s: float) -> Any:
+        """Run commands in the server, of which only the first matters; its answer.
+
+        Raises:
+            RedisError: See `Line.call_together`.
+        """
+        line = self.take()
+        try:
+            return line.call_together(min(timeout_s, self._address.answer_s), commands)
         finally:
             self.give_back(line)
 

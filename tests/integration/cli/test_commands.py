@@ -255,7 +255,7 @@ def test_no_command_shows_the_secret_of_a_url_that_works(
 @pytest.mark.parametrize(
     "wrong",
     [
-        "redis://ada:{}@h:6379/0?queue=orders",
+        "rabbit://ada:{}@h:5672/0?queue=orders",
         "sqlite://ada:{}@/jobs.db?queue=orders",
         "sqlite:///jobs.db?queue=orders&password={}",
         "sqlite:///jobs.db?queue=orders#{}",

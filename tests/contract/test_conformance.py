@@ -82,7 +82,7 @@ def test_each_outcome_is_told_apart_with_its_reason(report: dict[str, Any]) -> N
 
 def test_a_case_comes_with_what_it_stands_on(report: dict[str, Any]) -> None:
     found = cases(report, "TestMine")
-    assert found["DEL-01"]["level"] == {"delay": 31_536_000.0}
+    assert found["DEL-01"]["level"] == {"delay": 3_153_600_000.0}
     assert found["LEA-02"]["level"]["lease"] == 43_200.0
     assert found["PRO-01"]["level"] == {}
     assert found["PRO-01"]["title"].startswith("One message yields Accepted")

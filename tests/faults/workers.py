@@ -115,7 +115,7 @@ class Workers:
 
     def until_started(self, count: int) -> None:
         """Until so many workers in all have said that they work."""
-        self.until(lambda _: self.log().count("worker.started") >= count)
+        self.until(lambda _: self.log().count("worker.started on") >= count)
 
     def alive(self) -> set[int]:
         """The workers that have not ended by themselves; those that have are forgotten."""

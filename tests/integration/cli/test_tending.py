@@ -178,21 +178,21 @@ def test_reload_starts_the_worker_anew_when_a_file_changes(start: Start, tmp_pat
     shop, place = tmp_path / "shop.py", f"sqlite:///{tmp_path}/jobs.db?queue=orders"
     shop.write_text(APP.format(word="one"))
     worker = start(*QUEUEKIT, "worker", "shop:app", "--reload")
-    worker.wait_for("worker.started")
+    worker.wait_for("worker.started on")
     send_text(place, "a")
     worker.wait_for("one a")
     shop.write_text(APP.format(word="two"))
     worker.wait_for("shop.py changed; starting the worker anew")
-    worker.wait_for("worker.started", count=2)
+    worker.wait_for("worker.started on", count=2)
     send_text(place, "b")
     worker.wait_for("two b")
     shop.write_text("this is no Python")
     worker.wait_for("the worker ended with 2; waiting for a change")
     shop.write_text(APP.format(word="three"))
-    worker.wait_for("worker.started", count=3)
+    worker.wait_for("worker.started on", count=3)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0, worker.err
-    assert worker.err.count("worker.stopped") == 3
+    assert worker.err.count("worker.stopped on") == 3
 
 
 def test_json_of_every_command_is_json(run_here: Run, url: str) -> None:

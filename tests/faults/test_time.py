@@ -241,6 +241,9 @@ def test_R32_the_wall_clock_steps_while_a_worker_runs(row: Result, place: Place,
                 until(lambda: "30 min" in done, clock=clock, step_s=0.05)
                 row.took(stalled=clock.monotonic() - stepped)
                 assert clock.monotonic() - stepped <= lease_s + 1
+                with qk.Consumer(place.url("jobs"), clock=clock) as consumer:  # its ack, before time leaps on
+                    count = consumer._link.backend.stats  # type: ignore[attr-defined]
+                    until(lambda count=count: count().leased == 0, clock=clock, step_s=0.05)
                 assert came_after(29 * 60) == ["30 min"]
                 assert came_after(61) == ["90 min"]
             else:  # an hour back: 90 and 150 min are left

@@ -115,7 +115,9 @@ class HandleBatch(Group):
         work.await_true(lambda: len(done) == 9, "the others are done", within_s=_enough_s(harness))
         assert work.stop() is ExitCode.DRAINED
         assert sorted(done) == sorted(set(TEN) - {TEN[6]})
-        assert queue.dead().take()[0].body == TEN[6]
+        dead = queue.dead()
+        assert dead.take()[0].body == TEN[6]
+        dead.expect_nothing("what was done is not dead as well")
         queue.expect_nothing("nine are done, and one is dead")
 
     @requires("ordering")

@@ -156,7 +156,8 @@ app = qk.App(url.partition("?")[0] if url.startswith("sqlite") else "memory://")
 
 @app.handler("jobs", lease=timedelta(seconds=1))
 def handle(number: int) -> None:
-    print("began", flush=True)
+    sys.stdout.write("began\\n")  # in one piece: the drained messages of the producer begin beside it
+    sys.stdout.flush()
     threading.Event().wait(60)
 
 handle.send(1)
@@ -171,13 +172,13 @@ sys.stdin.read(1)
 @pytest.mark.parametrize("backend", ["sqlite"])
 def test_an_interpreter_that_ends_with_everything_open(place: Place, backend: str) -> None:
     """A worker in a handler, a consumer and a producer that has not sent: it ends, and nothing is lost."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", EXITING, place.url("jobs")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "began\n"
-    _, errors = process.communicate("x", timeout=LIMIT_S)
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        _, errors = process.communicate("x", timeout=LIMIT_S)
     assert process.returncode == 0, errors
     assert left(place, "jobs") == 21
 

@@ -85,6 +85,7 @@ __all__ = [
     "Opening",
     "OutgoingMessage",
     "Peekable",
+    "PushCodec",
     "QueueStats",
     "QueueURL",
     "Range",
@@ -393,6 +394,25 @@ class Redrivable(Protocol):
 
         Both happen in one step. The source is the queue whose own dead-letter queue this is. A dead letter
         that is leased, or gone, answers `LeaseLost` and nothing is stored.
+        """
+        ...
+
+
+@runtime_checkable
+class PushCodec(Protocol):
+    """Reads messages that the service hands over by itself, as AWS Lambda does those of SQS."""
+
+    def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
+        """One delivery, read as `Backend.receive` would. No I/O; the service's SDK need not be installed.
+
+        Its handle is one for `Backend.settle`. Its ``lease_until`` is None unless ``pushed`` tells it.
+
+        Args:
+            pushed: One message in the form in which the service's own API answers a receive, such as SQS's
+                ``{"MessageId": …, "ReceiptHandle": …, "Body": …}``, or the request where it only pushes.
+
+        Raises:
+            Exception: It is no message of this service.
         """
         ...
 

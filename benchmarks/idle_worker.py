@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from _bench import arguments
+from _servers import redis_server
 
 _CHILD = "--work"
 _SETTLE_S = 1.5
@@ -37,8 +38,8 @@ def main() -> None:
     options = arguments("an idle worker; --rounds is seconds to watch it", messages=1, rounds=20).parse_args()
     bare_mb = _rss_of_parts()
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, url in (("memory", "memory://"), ("sqlite", f"sqlite:///{folder}/jobs.db")):
+    with tempfile.TemporaryDirectory() as folder, redis_server() as server:
+        for name, url in (("memory", "memory://"), ("sqlite", f"sqlite:///{folder}/jobs.db"), ("redis", server.url)):
             if options.only in name:
                 results.append(watch(name, url, options.rounds, bare_mb))
                 each = results[-1]

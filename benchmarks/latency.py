@@ -18,6 +18,7 @@ from pathlib import Path
 from time import monotonic
 
 from _bench import arguments, percentile
+from _servers import redis_server
 from queuekit import Consumer, Producer
 from queuekit.testing import reset_memory
 
@@ -43,12 +44,14 @@ def main() -> None:
         return
     options = arguments("enqueue-to-start latency on an idle consumer", messages=300, rounds=1).parse_args()
     results = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redis_server() as server:
         url = f"sqlite:///{Path(folder) / 'latency.db'}?queue=bench"
         for name, where, sender in (
             ("memory, one process", "memory://latency", here),
             ("sqlite, one process", url, here),
             ("sqlite, two processes", url, elsewhere),
+            ("redis, one process", f"{server.url}?queue=bench", here),
+            ("redis, two processes", f"{server.url}?queue=bench", elsewhere),
         ):
             if options.only in name:
                 results.append(measure(name, where, sender, options.messages))

@@ -18,9 +18,11 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import redis
 from tenacity import wait_none
 
 from _bench import arguments
+from _servers import redis_server
 from queuekit import App, DeadLetters, Retry, RetryPolicy, current
 from queuekit.testing import reset_memory
 
@@ -33,7 +35,7 @@ class Standing:
     threads: int
     descriptors: int
     pages: int
-    """Pages of the database that are in use; 0 in memory."""
+    """Pages of the SQLite database that are in use, keys of the Redis one; 0 in memory."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def main() -> None:
     chosen = options.parse_args()
     logging.getLogger("queuekit").setLevel(logging.ERROR)  # every dead letter is a warning
     results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, url in (("memory", "memory://"), ("sqlite", f"sqlite:///{folder}/jobs.db")):
+    with tempfile.TemporaryDirectory() as folder, redis_server() as server:
+        for name, url in (("memory", "memory://"), ("sqlite", f"sqlite:///{folder}/jobs.db"), ("redis", server.url)):
             if chosen.only in name:
                 results.append(soak(name, url, chosen.rounds, chosen.messages))
                 if not chosen.json:
@@ -136,6 +138,9 @@ def standing(url: str) -> Standing:
 
 
 def _pages(url: str) -> int:
+    if url.startswith("redis"):
+        with redis.Redis.from_url(url) as client:
+            return len(list(client.scan_iter(count=1000)))
     if not url.startswith("sqlite"):
         return 0
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:

@@ -84,6 +84,7 @@ __all__ = [
     "NotAttempted",
     "Opening",
     "OutgoingMessage",
+    "Pausable",
     "Peekable",
     "PushCodec",
     "QueueStats",
@@ -427,6 +428,27 @@ class Cancellable(Protocol):
         A delivery that was released, where a release does not count, leaves the message as if it had never
         been delivered.
         """
+        ...
+
+
+@runtime_checkable
+class Pausable(Protocol):
+    """Stop handing out messages of the queue, to everybody, until it is resumed.
+
+    Sends and settlements go on. A pause outlives every process as the messages do, and ends with `resume` or with
+    the queue.
+    """
+
+    def pause(self) -> None:
+        """Pause the queue, which is made if it is ``implicit``; a paused one stays so. Waiting receives wait on."""
+        ...
+
+    def resume(self) -> None:
+        """Hand out messages again, also to receives that are waiting now; of a queue that is not paused, nothing."""
+        ...
+
+    def is_paused(self) -> bool:
+        """Whether the queue is paused; asking does not make it."""
         ...
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from queuekit import Consumer, DeadLetters, Producer, UnsupportedError
 from queuekit._values.capability import FEATURES
-from queuekit.backend import Admin, Cancellable, Peekable, Redrivable
+from queuekit.backend import Admin, Cancellable, Pausable, Peekable, Redrivable
 from queuekit.testing.contract import Harness
 from queuekit.testing.contract.ids import GROUPS
 from queuekit.testing.contract.twins import TWINS
@@ -40,6 +40,7 @@ PROOFS: Mapping[str, str] = {
     "long_poll": "CON-08",
     "message_bytes": "ENC-14",
     "ordering": "ORD-04",
+    "pause": "ADM-09",
     "peek": "ADM-07",
     "priority": "CCY-13",
     "purge": "ADM-04",
@@ -84,7 +85,13 @@ CALLS: Mapping[str, Callable[[Harness, FaultyOpener], None]] = {
 }
 """The public call that needs a feature; the others have none that can do without I/O, and are asked for by name."""
 
-ABILITIES: Mapping[str, Any] = {"admin": Admin, "cancel": Cancellable, "peek": Peekable, "redrive": Redrivable}
+ABILITIES: Mapping[str, Any] = {
+    "admin": Admin,
+    "cancel": Cancellable,
+    "pause": Pausable,
+    "peek": Peekable,
+    "redrive": Redrivable,
+}
 
 
 @pytest.fixture(params=[MemoryHarness, SQLiteHarness], ids=["memory", "sqlite"])

@@ -218,6 +218,37 @@ def test_a_look_that_leases_is_caught(tmp_path: Path) -> None:
     _expect_caught(tmp_path, peek, "ADM-07")
 
 
+def test_a_pause_of_this_opening_alone_is_caught(tmp_path: Path) -> None:
+    def own(backend: Any) -> None:
+        honest, paused = backend.receive, []
+        backend.pause = lambda: paused.append(True)
+        backend.resume = paused.clear
+        backend.is_paused = lambda: bool(paused)
+        backend.receive = lambda **asked: [] if paused else honest(**asked)
+
+    _expect_caught(tmp_path, own, "ADM-09", "ADM-10", "ADM-11")
+
+
+def test_a_pause_that_forgets_to_wake_is_caught(tmp_path: Path) -> None:
+    def silent(backend: Any) -> None:
+        def resume() -> None:
+            found = backend.inner._find()
+            if found is not None:
+                found.paused = False
+
+        backend.resume = resume
+
+    _expect_caught(tmp_path, silent, "ADM-10")
+
+
+def test_a_pause_that_makes_the_queue_by_asking_is_caught(tmp_path: Path) -> None:
+    def make(backend: Any) -> bool:
+        backend.inner.create()
+        return bool(backend.inner.is_paused())
+
+    _expect_caught(tmp_path, _instead("is_paused", make), "ADM-11")
+
+
 def test_a_feature_that_an_old_server_has_not_is_caught(tmp_path: Path) -> None:
     harness = FlawedHarness(tmp_path)
     harness.flaw = lambda _backend: None

@@ -39,6 +39,7 @@ from queuekit.backend import (
     IncomingMessage,
     Interruptible,
     OutgoingMessage,
+    Pausable,
     Peekable,
     QueueStats,
     Recreating,
@@ -312,6 +313,19 @@ class _WithCancel(LanedBackend):
         return True in [bool(lane.cancel(message_id)) for lane in self.lanes]
 
 
+class _WithPause(LanedBackend):
+    def pause(self) -> None:
+        for lane in self.lanes:
+            lane.pause()
+
+    def resume(self) -> None:
+        for lane in self.lanes:
+            lane.resume()
+
+    def is_paused(self) -> bool:
+        return any(lane.is_paused() for lane in self.lanes)
+
+
 class _WithInterrupt(LanedBackend):
     def interrupt(self) -> None:
         with self._lock:
@@ -330,6 +344,7 @@ _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
     (Peekable, _WithPeek),
     (Redrivable, _WithRedrive),
     (Cancellable, _WithCancel),
+    (Pausable, _WithPause),
     (Interruptible, _WithInterrupt),
     (Recreating, _WithRecreated),
 )

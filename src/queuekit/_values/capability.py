@@ -80,6 +80,7 @@ class Capabilities:
         purge: Whether a queue can be emptied.
         depth: Whether the number of messages is ``exact``, ``approximate`` or unknown (``none``).
         cancel: Whether a message that is not due yet can be cancelled.
+        pause: Whether the queue can be paused for everybody who receives.
         receives: Whether messages can be pulled; a push-only service has False.
         foreign: Whether consumers other than queuekit's take part, by ``?foreign=true``: then nothing is
             bridged by copies, which only queuekit would understand.
@@ -131,6 +132,7 @@ class Capabilities:
     purge: bool = False
     depth: Literal["exact", "approximate", "none"] = "none"
     cancel: bool = False
+    pause: bool = False
     receives: bool = True
     foreign: bool = False
     server: str = ""
@@ -206,6 +208,7 @@ FEATURES: Mapping[str, Callable[[Capabilities], bool | float]] = {
     "long_poll": lambda c: c.long_poll,
     "message_bytes": lambda c: c.max_message_bytes,
     "ordering": lambda c: c.ordering != "none",
+    "pause": lambda c: c.pause,
     "peek": lambda c: c.peek,
     "priority": lambda c: c.priority_levels,
     "purge": lambda c: c.purge,

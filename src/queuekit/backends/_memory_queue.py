@@ -94,6 +94,8 @@ class MemoryQueue:
         self.not_ready = 0
         self.received = False
         """Whether somebody receives, so that the queue gets what is sent."""
+        self.paused = False
+        """Whether nothing is handed out."""
         self.done: dict[int, tuple[_Entry, float]] = {}  # with the time of the ack
         self._done_ends: list[tuple[float, int]] = []
         self._letter_ends: list[tuple[float, int]] = []
@@ -274,7 +276,7 @@ class MemoryQueue:
     def has_ready(self) -> bool:
         """Whether `take` would find something."""
         self.advance()
-        return bool(self._fresh or any(self._ranked))
+        return not self.paused and bool(self._fresh or any(self._ranked))
 
     def take(self, limit: int, lease_s: float, *, weighted: bool = False) -> list[IncomingMessage]:
         """Lease up to ``limit`` of the ready messages, best first.
@@ -285,6 +287,8 @@ class MemoryQueue:
             weighted: Draw a priority for each, by its weight, instead of taking the highest there is.
         """
         self.advance()
+        if self.paused:
+            return []
         entries = self._draw_ready(limit) if weighted else self._next_ready(limit)
         if not entries:
             return []

@@ -385,6 +385,27 @@ class MemoryBackend:
             queues = list(self._space.queues.get(self._name, {}).values())
             return sum(queue.discard(queue.find_untried(message_id)) for queue in queues) > 0
 
+    def pause(self) -> None:
+        """Hand out nothing of this queue, or of this subscription."""
+        with self._space.lock:
+            if self._subscription:
+                self._subscribe()
+            self._place().paused = True
+
+    def resume(self) -> None:
+        """Hand out messages again."""
+        with self._space.lock:
+            queue = self._find()
+            if queue is not None and queue.paused:
+                queue.paused = False
+                queue.wake()
+
+    def is_paused(self) -> bool:
+        """Whether it is paused."""
+        with self._space.lock:
+            queue = self._find()
+            return queue is not None and queue.paused
+
     def redrive(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SettleOutcome]:  # noqa: ARG002
         """Move dead letters back in one step; the source's dedup window and limit do not apply to them.
 
@@ -487,6 +508,7 @@ def _capabilities(dedup_window_s: float, *, subscribed: bool) -> Capabilities:
         purge=True,
         depth="exact",
         cancel=True,
+        pause=True,
     )
 
 

@@ -205,6 +205,22 @@ def delete(url: URL, yes: Yes = False, as_json: JSON = False) -> int:
     return remove(url, yes=yes, as_json=as_json)
 
 
+@app.command()
+def pause(url: URL, as_json: JSON = False) -> int:
+    """Hand out no message of a queue to anybody, until resume; sends and settlements go on."""
+    from queuekit.cli.queues import set_paused
+
+    return set_paused(url, paused=True, as_json=as_json)
+
+
+@app.command()
+def resume(url: URL, as_json: JSON = False) -> int:
+    """Hand out the messages of a queue again."""
+    from queuekit.cli.queues import set_paused
+
+    return set_paused(url, paused=False, as_json=as_json)
+
+
 @dead.command("ls")
 def dead_ls(
     url: URL,

@@ -13,7 +13,7 @@ from queuekit._values.capability import Capabilities
 from queuekit._values.clock import SystemClock
 from queuekit._wiring.opening import Opener
 from queuekit._wiring.registry import known_schemes
-from queuekit.backend import Admin, QueueStats
+from queuekit.backend import Admin, Pausable, QueueStats
 from queuekit.cli.showing import put, put_json, put_table, redact, say
 
 
@@ -46,8 +46,10 @@ def describe_queue(url: str) -> dict[str, Any]:
     try:
         report = link.check()
         stats = read_stats(link) if report.ok else None
+        paused = read_paused(link) if report.ok else None
     except QueueKitError as error:
         report, stats = CheckReport(link.shown, link.capabilities, (str(error),), error), None
+        paused = None
     finally:
         link.backend.close()
         opener.close()
@@ -57,6 +59,7 @@ def describe_queue(url: str) -> dict[str, Any]:
         "problems": [redact(each) for each in report.problems],
         "capabilities": describe_capabilities(report.capabilities),
         "stats": None if stats is None else asdict(stats),
+        "paused": paused,
     }
 
 
@@ -70,6 +73,16 @@ def read_stats(link: Link) -> QueueStats | None:
     return link.guard.call("stats", backend.stats) if isinstance(backend, Admin) else None
 
 
+def read_paused(link: Link) -> bool | None:
+    """Whether the queue is paused for everybody; None where its backend has no such thing.
+
+    Raises:
+        QueueKitError: The service could not be asked.
+    """
+    backend = link.backend
+    return link.guard.call("is_paused", backend.is_paused) if isinstance(backend, Pausable) else None
+
+
 def describe_capabilities(can: Capabilities) -> dict[str, Any]:
     """Capabilities as JSON has them."""
     return {**asdict(can), "assumed": sorted(can.assumed)}
@@ -81,6 +94,8 @@ def _show(told: dict[str, Any]) -> None:
         return
     put(f"queue: {told['queue']}")
     put("check: ok" if told["ok"] else "check: failed")
+    if told["paused"]:
+        put("paused: nothing is handed out; go on with: queuekit resume")
     for problem in told["problems"]:
         say(f"queuekit: {problem}")
     if told["stats"] is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``queuekit peek`` and ``purge``: look into a queue, and empty it."""
+"""``queuekit peek``, ``purge``, ``delete``, ``pause`` and ``resume``: look into a queue, empty it, hold it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from queuekit._engine import metadata as meta
 from queuekit._portable.link import Link, open_link
 from queuekit._values.clock import SystemClock
 from queuekit._wiring.opening import Opener
-from queuekit.backend import Admin, Peekable, StoredMessage
+from queuekit.backend import Admin, Pausable, Peekable, StoredMessage
 from queuekit.cli.info import read_stats
 from queuekit.cli.showing import confirmed, put_json, put_table, say
 
@@ -97,6 +97,29 @@ def delete(url: str, *, yes: bool, as_json: bool) -> int:
             put_json({"deleted": link.shown})
         else:
             say(f"{link.shown} is gone")
+    return 0
+
+
+def set_paused(url: str, *, paused: bool, as_json: bool) -> int:
+    """Pause or resume a queue for everybody. Returns the exit code.
+
+    Raises:
+        UnsupportedError: The backend cannot pause queues.
+        QueueKitError: The URL is wrong, or the service could not be asked.
+    """
+    with _opened(url) as link:
+        backend = link.backend
+        if not link.capabilities.pause or not isinstance(backend, Pausable):
+            msg = f"{link.shown} cannot be paused for everybody; use App.pause in each worker, or stop the workers"
+            raise UnsupportedError(msg, queue=link.shown, operation="pause")
+        before: bool = link.guard.call("is_paused", backend.is_paused)
+        link.guard.call("pause" if paused else "resume", backend.pause if paused else backend.resume)
+        if as_json:
+            put_json({"queue": link.shown, "paused": paused, "changed": before != paused})
+        elif paused:
+            say(f"{link.shown} {'was paused already' if before else 'is paused; go on with: queuekit resume'}")
+        else:
+            say(f"{link.shown} {'goes on' if before else 'was not paused'}")
     return 0
 
 

@@ -216,3 +216,15 @@ def test_a_request_to_stop_that_comes_while_a_child_is_started_reaches_it(
 
     monkeypatch.setattr(subprocess, "Popen", stop_and_begin)
     assert supervisor.run() == -signal.SIGTERM
+
+
+def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(run_here: Run, url: str) -> None:
+    send(url, b"x")
+    assert run_here("pause", url, "--json").json == [{"queue": url, "paused": True, "changed": True}]
+    assert "paused already" in run_here("pause", url).err
+    assert "paused: nothing is handed out" in run_here("info", url).out
+    with qk.Consumer(url) as consumer:
+        assert consumer.receive(timeout=0) is None
+    assert "goes on" in run_here("resume", url).err
+    assert run_here("resume", url, "--json").json == [{"queue": url, "paused": False, "changed": False}]
+    assert [each.body for each in receive(url, 1)] == [b"x"]

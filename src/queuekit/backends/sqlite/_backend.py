@@ -246,6 +246,29 @@ class SQLiteBackend:
         self._database.changed(self._queue)
         return removed
 
+    def pause(self) -> None:
+        """See `Pausable.pause`."""
+        with self._database.writing(self._timeout_s) as connection:
+            if self._subscription and not self._is_dead:
+                _places.subscribe(connection, self._queue, self._subscription)
+            queue = _places.make_queue(connection, self._queue, self._subscription)
+            _places.pause(connection, queue, paused=True)
+
+    def resume(self) -> None:
+        """See `Pausable.resume`."""
+        with self._database.writing(self._timeout_s) as connection:
+            queue = self._find(connection)
+            if queue is None or not queue.paused:
+                return
+            _places.pause(connection, queue, paused=False)
+        self._database.changed(self._queue)
+
+    def is_paused(self) -> bool:
+        """See `Pausable.is_paused`."""
+        with self._database.reading(self._timeout_s) as connection:
+            queue = self._find(connection)
+            return queue is not None and bool(queue.paused)
+
     def redrive(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """See `Redrivable.redrive`."""
         if not self._is_dead:
@@ -305,7 +328,10 @@ class SQLiteBackend:
             queue = self._find(connection)
             if queue is not None or self._used is not None:
                 self._notice(None if queue is None else (queue.id, queue.next))
-            messages = [] if queue is None else self._take(connection, queue, max_messages, now, lease_s)
+            if queue is None or queue.paused:
+                messages = []
+            else:
+                messages = self._take(connection, queue, max_messages, now, lease_s)
         self._flowing = bool(messages)
         if messages:
             # A consumer that waits must know that this lease may end before anything else happens.
@@ -445,6 +471,7 @@ def _capabilities(dedup_window_s: float, *, subscribed: bool) -> Capabilities:
         purge=True,
         depth="exact",
         cancel=True,
+        pause=True,
         server=f"SQLite {sqlite3.sqlite_version}",
     )
 

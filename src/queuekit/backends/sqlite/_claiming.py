@@ -25,7 +25,8 @@ _OUTLOOK = """
            (SELECT min(due) FROM delayed WHERE queue = q.id),
            (SELECT min(until) FROM lease WHERE queue = q.id),
            id,
-           received
+           received,
+           paused
     FROM queue q WHERE name = ? AND subscription = ?
 """
 # The joins run in the order of `ready`'s key, best run first, and stop at the limit: the number of rows read
@@ -70,7 +71,9 @@ def look(connection: sqlite3.Connection, name: str, subscription: str, now: Mome
     row = connection.execute(_OUTLOOK, (name, subscription)).fetchone()
     if row is None:
         return Outlook(ready=False, until=None, known=False)
-    ready, due, until, queue, received = row
+    ready, due, until, queue, received, paused = row
+    if paused:
+        return Outlook(ready=False, until=None, known=bool(received), queue=queue)
     waits = []
     if due is not None:
         # The UTC clock may be set while we wait, so a wait for it is cut into seconds.

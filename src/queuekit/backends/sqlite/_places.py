@@ -45,6 +45,7 @@ class Queue(NamedTuple):
     received: int
     done: int
     tidy: float | None
+    paused: int = 0
 
     @property
     def low(self) -> int:
@@ -57,7 +58,7 @@ class Queue(NamedTuple):
         return self.low | ((1 << SEQUENCE_BITS) - 1)
 
 
-_SELECT = "SELECT id, name, subscription, next, held, received, done, tidy FROM queue"
+_SELECT = "SELECT id, name, subscription, next, held, received, done, tidy, paused FROM queue"
 
 
 def find_queue(connection: sqlite3.Connection, name: str, subscription: str = "") -> Queue | None:
@@ -93,6 +94,11 @@ def subscribe(connection: sqlite3.Connection, name: str, subscription: str) -> N
     queue = make_queue(connection, name, subscription)
     if not queue.received:
         connection.execute("UPDATE queue SET received = 1 WHERE id = ?", (queue.id,))
+
+
+def pause(connection: sqlite3.Connection, queue: Queue, *, paused: bool) -> None:
+    """Hand out nothing of a place any more, or again."""
+    connection.execute("UPDATE queue SET paused = ? WHERE id = ?", (int(paused), queue.id))
 
 
 def find_audience(connection: sqlite3.Connection, name: str) -> tuple[Queue, list[Queue]]:

@@ -138,6 +138,10 @@ MIGRATIONS: Sequence[Migration] = (
         # Counts whoever has leased: the first half of the ids of leases, so that none is ever used twice.
         "ALTER TABLE host ADD COLUMN sessions INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # Whether nothing of the place is handed out.
+        "ALTER TABLE queue ADD COLUMN paused INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 

@@ -16,6 +16,7 @@ from queuekit.backend import (
     Admin,
     ErrorCode,
     NotAttempted,
+    Pausable,
     Peekable,
     QueueStats,
     QueueURL,
@@ -200,6 +201,83 @@ class Administration(Group):
                 backend = harness.opener.open(QueueURL.parse(url))
                 assert backend.probe().missing(features) == list(features)
                 backend.close()
+
+    @requires("pause")
+    def test_ADM_09_pause_hands_out_nothing_to_anybody(self, harness: Harness) -> None:
+        """A paused queue hands out nothing, through whichever opening, also what a lease gives back or a delay makes
+        due; sends and settlements go on. Resumed, it has lost nothing. Paused twice it is resumed by one resume."""
+        queue, neighbour = Queue(harness), Queue(harness)
+        other = queue.again()
+        neighbour.put(b"stays")
+        queue.put(b"held", b"lapsed")
+        (held,) = queue.take()
+        queue.take(lease_s=harness.min_lease_s)
+        backend = _pausable(queue)
+        assert not backend.is_paused()
+        backend.pause()
+        backend.pause()
+        assert _pausable(other).is_paused()
+        other.put(b"sent while paused")
+        if harness.capabilities.max_delay_s:
+            other.put(b"delayed", delay_s=harness.min_delay_s)
+        harness.pass_time(max(harness.min_lease_s, harness.min_delay_s))
+        for each in (queue, other, queue.again()):
+            each.expect_nothing("the queue is paused")
+        assert [type(each) for each in queue.ack(held)] == [Settled]
+        assert neighbour.take()[0].body == b"stays", "another queue is not paused"
+        _pausable(other).resume()
+        assert not backend.is_paused()
+        expected = {b"lapsed", b"sent while paused", *([b"delayed"] if harness.capabilities.max_delay_s else [])}
+        assert {each.body for each in queue.take(len(expected))} == expected
+        backend.resume()
+
+    @requires("pause", "long_poll")
+    def test_ADM_10_pause_holds_a_waiting_receive(self, harness: Harness) -> None:
+        """A receive that waits goes on waiting while its queue is paused, whatever is sent, and has the message soon
+        after it is resumed."""
+        queue = Queue(harness)
+        other, wait_s = queue.again(), min(harness.lease_s, 20.0)
+        poll = harness.start(lambda: queue.receive(wait_s=wait_s))
+        harness.until_blocked()
+        _pausable(other).pause()
+        other.put(b"late")
+        poll.join(harness.tolerance_s + 0.05)  # real time in which a poll that is not held would end
+        assert not poll.done, "the queue is paused"
+        _pausable(other).resume()
+        harness.until(lambda: poll.done, within_s=max(harness.tolerance_s, 1.0), what="the poll wakes by the resume")
+        assert [each.body for each in poll.result()] == [b"late"]
+
+    @requires("pause")
+    def test_ADM_11_pause_outlives_who_paused(self, harness: Harness) -> None:
+        """The pause stays when whoever made it is closed; it ends with the queue. Asking and resuming make none."""
+        name = harness.unique_name()
+        first = Queue(harness, name)
+        if harness.capabilities.queues == "implicit":
+            assert not _pausable(first).is_paused()
+            _pausable(first).resume()
+            assert not _exists(first), "asking made it"
+        first.put(b"x")
+        _pausable(first).pause()
+        first.backend.close()
+        second = Queue(harness, name)
+        second.expect_nothing("it is paused")
+        assert _pausable(second).is_paused()
+        if isinstance(second.backend, Admin):
+            second.backend.delete()
+            second.backend.create()
+            assert not _pausable(second).is_paused()
+            second.put(b"y")
+            assert second.take()[0].body == b"y"
+
+
+def _pausable(queue: Queue) -> Pausable:
+    backend = queue.backend
+    assert isinstance(backend, Pausable), "pause is declared, so Pausable must be there"
+    return backend
+
+
+def _exists(queue: Queue) -> bool:
+    return isinstance(queue.backend, Admin) and queue.backend.exists()
 
 
 def _expect_stats(queue: Queue, **expected: int) -> None:

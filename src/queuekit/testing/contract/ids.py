@@ -22,7 +22,7 @@ GROUPS: Mapping[str, tuple[str, int]] = {
     "FLT": ("Faults and reconnecting", 17),
     "ENC": ("Encoding, attributes, size", 21),
     "URL": ("URL and configuration", 15),
-    "ADM": ("Administration", 8),
+    "ADM": ("Administration", 11),
     "MET": ("Counters, tracing, logs", 8),
     "PSH": ("Push", 9),
     "EXP": ("Expiry", 3),

@@ -20,6 +20,7 @@ from queuekit.backend import (
     IncomingMessage,
     Interruptible,
     OutgoingMessage,
+    Pausable,
     Peekable,
     QueueStats,
     Recreating,
@@ -153,6 +154,17 @@ class _WithCancel(FaultyBackend):
         return bool(self._ask("cancel", lambda: self.inner.cancel(message_id)))
 
 
+class _WithPause(FaultyBackend):
+    def pause(self) -> None:
+        self._ask("pause", self.inner.pause)
+
+    def resume(self) -> None:
+        self._ask("resume", self.inner.resume)
+
+    def is_paused(self) -> bool:
+        return bool(self._ask("is_paused", self.inner.is_paused))
+
+
 class _WithInterrupt(FaultyBackend):
     def interrupt(self) -> None:
         self._end_calls(frozenset({"receive"}))
@@ -174,13 +186,20 @@ _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
     (Peekable, _WithPeek),
     (Redrivable, _WithRedrive),
     (Cancellable, _WithCancel),
+    (Pausable, _WithPause),
     (Interruptible, _WithInterrupt),
     (Recreating, _WithRecreated),
     (Waitable, _WithWait),
 )
 
 
-_LOWERED: Mapping[Any, str] = {Admin: "admin", Peekable: "peek", Redrivable: "redrive", Cancellable: "cancel"}
+_LOWERED: Mapping[Any, str] = {
+    Admin: "admin",
+    Peekable: "peek",
+    Redrivable: "redrive",
+    Cancellable: "cancel",
+    Pausable: "pause",
+}
 """The ability that goes when its capability is lowered to nothing."""
 
 

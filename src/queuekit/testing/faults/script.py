@@ -11,7 +11,21 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from queuekit.backend import ErrorClass
 
 Verb: TypeAlias = Literal[
-    "probe", "send", "receive", "settle", "create", "delete", "exists", "purge", "stats", "peek", "redrive", "cancel"
+    "probe",
+    "send",
+    "receive",
+    "settle",
+    "create",
+    "delete",
+    "exists",
+    "purge",
+    "stats",
+    "peek",
+    "redrive",
+    "cancel",
+    "pause",
+    "resume",
+    "is_paused",
 ]
 Answers: TypeAlias = Sequence[Any]
 Proceed: TypeAlias = Callable[[Sequence[Any]], Answers]

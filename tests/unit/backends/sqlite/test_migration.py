@@ -143,7 +143,7 @@ def test_a_migration_that_is_killed_loses_nothing(open_queue: Any, old: Path) ->
             versions.append(connection.execute("PRAGMA user_version").fetchone()[0])
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert ("expiry" in tables, "place" in tables) == (versions[-1] == 2, False), "half a migration"
+        assert ("expiry" in tables, "place" in tables) == (versions[-1] >= 2, False), "half a migration"
         queue = open_queue()
         assert states(queue) == STATES
         queue.close()

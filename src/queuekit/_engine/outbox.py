@@ -80,7 +80,7 @@ class Outbox:
         self._room = threading.Condition(self._lock)
         self._room_callbacks: list[Callable[[], None]] = []
         self._sending: list[Parcel] = []
-        self._closing = False
+        self._closing = self._resting = False
         self._thread: threading.Thread | None = None
 
     def put(self, parcel: Parcel) -> None:
@@ -119,6 +119,18 @@ class Outbox:
         if not full:
             callback()
 
+    async def await_room(self) -> None:
+        """Suspend until `put_now` is worth trying again."""
+        loop, room = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            # A loop that was closed meanwhile has nobody left who waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(room.set)
+
+        self.when_room(wake)
+        await room.wait()
+
     def unsent(self) -> int:
         """How many messages have no outcome yet."""
         with self._lock:
@@ -140,6 +152,21 @@ class Outbox:
             callback()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
+        return self.unsent()
+
+    def rest(self, timeout_s: float) -> int:
+        """Send what is gathered and end the thread, until the next message.
+
+        Returns:
+            How many messages had no outcome when the time was over; they are sent all the same.
+        """
+        with self._lock:
+            thread, self._resting = self._thread, True
+            self._wanted.notify_all()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+        with self._lock:
+            self._resting = False
         return self.unsent()
 
     def give_up(self) -> int:
@@ -211,6 +238,8 @@ class Outbox:
         with self._lock:
             while True:
                 now = self._clock.monotonic()
+                if self._resting:
+                    self._batcher.flush()
                 batch = self._batcher.take(now)
                 if batch is not None:
                     self._sending = batch
@@ -218,6 +247,9 @@ class Outbox:
                     callbacks, self._room_callbacks = self._room_callbacks, []
                     break
                 if self._closing:
+                    return None
+                if self._resting and not len(self._batcher):
+                    self._thread = None
                     return None
                 due = self._batcher.due_at()
                 self._clock.wait(self._wanted, None if due is None else max(0.0, due - now))

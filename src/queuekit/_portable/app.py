@@ -8,25 +8,19 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.tally import Timing
 from queuekit._portable.events import EventName, Listener, Listeners
 from queuekit._portable.figures import Figures
 from queuekit._portable.fitness import check_fitness
-from queuekit._portable.handler import (
-    ASYNC_CONCURRENCY,
-    BATCH_CONCURRENCY,
-    SYNC_CONCURRENCY,
-    AnyHandler,
-    BatchHandler,
-)
+from queuekit._portable.fronts import Fronts
+from queuekit._portable.handler import AnyHandler, BatchHandler, slots_of
 from queuekit._portable.intake import Intake
 from queuekit._portable.link import Link, Require, open_link, resolve_url, seconds
 from queuekit._portable.middleware import Middleware, checked, handlings
 from queuekit._portable.producer import Producer
-from queuekit._portable.registering import Registering
 from queuekit._portable.watching import Patience
 from queuekit._portable.worker import ExitCode, QueuePlan, Worker
 from queuekit._values.clock import Clock, SystemClock
@@ -34,8 +28,11 @@ from queuekit._values.errors import UsageError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import Opener
 
+if TYPE_CHECKING:
+    from queuekit._portable.doorway import Doorway
 
-class App(Registering):
+
+class App(Fronts):
     """Handlers, the queues that they work, and the ways to send to them.
 
     Args:
@@ -89,6 +86,7 @@ class App(Registering):
         self._listeners = Listeners(self._clock)
         self._producers: dict[tuple[str, str], Producer[Any]] = {}
         self._figures = Figures()
+        self._doorways: list[Doorway] = []
         self._lock = threading.Lock()
         self._stop_worker: Callable[[], None] | None = None
         self._stop_early = False
@@ -201,6 +199,23 @@ class App(Registering):
             worker.stop()
         return worker
 
+    def _doorway(self) -> Doorway:
+        from queuekit._portable.doorway import Doorway  # no worker needs it
+
+        made = Doorway(
+            handlers=self._handlers,
+            place=self._place,
+            require=self._require,
+            opener=self._opener,
+            listeners=self._listeners,
+            figures=self._figures,
+            clock=self._clock,
+            producers=lambda: list(self._producers.values()),
+            onces=self._onces,
+        )
+        self._doorways.append(made)
+        return made
+
     def stop(self) -> None:
         """Ask a running worker to drain and end. Safe from any thread, and from a handler.
 
@@ -279,6 +294,8 @@ class App(Registering):
         for producer in producers:
             producer.close()
         self._figures.producers_closed()
+        for doorway in self._doorways:
+            doorway.close()
         for each in self._onces:
             each.close()
         self._opener.close()
@@ -333,7 +350,7 @@ class App(Registering):
         check_fitness(link, handlers)
         can, wanted = link.capabilities, handlers[0].options
         batch = max((each.batch.max_size for each in handlers if isinstance(each, BatchHandler)), default=0)
-        slots = wanted.concurrency or _default_slots(handlers[0])
+        slots = slots_of(handlers)
         # What was fetched ahead would begin in a burst when slots are free, whatever the rate says.
         unasked = 0 if can.release_counts or wanted.rate is not None else 2 * can.max_receive
         prefetch = wanted.prefetch if wanted.prefetch is not None else unasked
@@ -348,9 +365,3 @@ class App(Registering):
             link, settings, dead_letter=wanted.dead_letter, opener=self._opener, listeners=self._listeners
         )
         return QueuePlan(name, intake, handlers, slots)
-
-
-def _default_slots(handler: AnyHandler) -> int:
-    if isinstance(handler, BatchHandler):
-        return BATCH_CONCURRENCY
-    return ASYNC_CONCURRENCY if handler.is_async else SYNC_CONCURRENCY

@@ -224,6 +224,16 @@ class BatchHandler(_Sending[T], Generic[T, R]):
         return self.function(batch)
 
 
+def slots_of(handlers: Sequence[AnyHandler]) -> int:
+    """Most handlers, or batches, of one queue at once."""
+    chosen = handlers[0].options.concurrency
+    if chosen is not None:
+        return chosen
+    if isinstance(handlers[0], BatchHandler):
+        return BATCH_CONCURRENCY
+    return ASYNC_CONCURRENCY if handlers[0].is_async else SYNC_CONCURRENCY
+
+
 H = TypeVar("H", bound=AnyHandler)
 
 

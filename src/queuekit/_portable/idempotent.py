@@ -190,6 +190,10 @@ class Once:
             msg = f"each child process would have its own {shown}, and do again what another did; use sqlite:///FILE"
             raise UsageError(msg, operation="open")
 
+    def rest(self) -> None:
+        """End the keeper until the next run; what runs still is renewed no more."""
+        self._keeper.close()
+
     def close(self) -> None:
         """End the keeper, and close a store that a URL named. Idempotent; a later run opens both again."""
         self._keeper.close()

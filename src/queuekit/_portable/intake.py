@@ -63,8 +63,7 @@ class Intake:
         self.poll_s: float = settings.poll_s
         self.on_lost: Callable[[Held], None] = _ignore
         self._handling, self._handling_lock = Stopwatch(), threading.Lock()
-        mode, self._route = _dead_letter_mode(link, dead_letter, opener)
-        letters = link if self._route is None else self._route.link
+        mode, self._route = dead_letter_mode(link, dead_letter, opener)
         self.receiver = Receiver(
             backend=link.backend,
             guard=link.guard,
@@ -79,14 +78,7 @@ class Intake:
             can=link.capabilities,
             clock=link.clock,
             journal=link.journal,
-            writer=LetterWriter(
-                source=link.shown,
-                worker=f"{socket.gethostname()}:{os.getpid()}",
-                clock=link.clock,
-                limit=letters.capabilities.max_message_bytes,
-                size=letters.backend.size,
-                secrets=tuple(link.url.secrets()),
-            ),
+            writer=letter_writer(link, link if self._route is None else self._route.link),
             dead_letters=mode,
             queue=link.shown,
             bridge=self.receiver.bridge,
@@ -127,7 +119,7 @@ class Intake:
                 self.link.shown,
                 self.link.journal,
                 message=held.message,
-                reason=_why(cause) if retried else cause.reason,
+                reason=why(cause) if retried else cause.reason,
                 delay_s=delay_s,
             )
 
@@ -151,7 +143,7 @@ class Intake:
         if verdict.held:
             self.link.journal.note("key.held", f"{cause.reason}; {what}")
         else:
-            self.link.journal.note("delivery.retried", f"{_why(cause)}; {what}")
+            self.link.journal.note("delivery.retried", f"{why(cause)}; {what}")
         return delay_s
 
     def handled(self, took_s: float) -> None:
@@ -250,9 +242,27 @@ def _check_lease(link: Link, settings: ReceiverSettings) -> None:
         raise UsageError(msg, queue=link.shown, operation="open")
 
 
-def _dead_letter_mode(
+def letter_writer(link: Link, letters: Link) -> LetterWriter:
+    """What makes the dead letters of one queue, for the queue that takes them."""
+    return LetterWriter(
+        source=link.shown,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        clock=link.clock,
+        limit=letters.capabilities.max_message_bytes,
+        size=letters.backend.size,
+        secrets=tuple(link.url.secrets()),
+    )
+
+
+def dead_letter_mode(
     link: Link, choice: str | QueueURL | None, opener: BackendOpener
 ) -> tuple[DeadLetterMode, CopyRoute | None]:
+    """Where a queue's dead letters go, and the way there where they are copied; no I/O.
+
+    Raises:
+        SetupError: The URL is wrong.
+        UsageError: It is the queue itself, or one that cannot take its messages.
+    """
     if choice == "discard":
         return "discard", None
     if choice is not None:
@@ -269,7 +279,7 @@ def _dead_letter_mode(
     return ("native", None) if link.capabilities.dead_letters is Support.NATIVE else ("missing", None)
 
 
-def _why(cause: Cause) -> str:
+def why(cause: Cause) -> str:
     """Why an attempt failed, without the text of its exception, which may hold anything."""
     return describe(cause.error).partition(":")[0] if cause.error is not None else cause.reason
 

@@ -9,7 +9,6 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic
@@ -217,12 +216,11 @@ class Producer(Opened, Generic[T]):
         self._ready()
         message, told = self._begin(_message(payload, options))
         composed = self._compose(message, told, pausing=True)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[SendOutcome] = loop.create_future()
+        future: asyncio.Future[SendOutcome] = asyncio.get_running_loop().create_future()
         parcel = Parcel(composed, future, told)
         with telling(told, message):
             while not self._outbox.put_now(parcel):
-                await self._await_room(loop)
+                await self._outbox.await_room()
         return accepted(await future, self._link.shown)
 
     async def asend_many(self, payloads: Iterable[T | Message[T]]) -> SendReport:
@@ -310,6 +308,15 @@ class Producer(Opened, Generic[T]):
         if self._owns_opener:
             self._opener.close()
 
+    def _rest(self, timeout_s: float) -> int:
+        """Send what is held and end the thread until the next message; how many have no outcome by then."""
+        if self._closed or self._pid != os.getpid():
+            return 0
+        left = self._outbox.rest(timeout_s)
+        if left:
+            self._link.journal.note("send.unflushed", f"{left} messages had no outcome in time", count=left)
+        return left
+
     def _ready(self, blocking: str = "", twin: str = "") -> None:
         if self._closed:
             msg = "the producer is closed; open a new one"
@@ -352,11 +359,6 @@ class Producer(Opened, Generic[T]):
                 self._ordered.pause([key])
             raise
 
-    async def _await_room(self, loop: asyncio.AbstractEventLoop) -> None:
-        room = asyncio.Event()
-        self._outbox.when_room(lambda: _set_in(loop, room))
-        await room.wait()
-
 
 _OPTION_NAMES = frozenset(SendOptions.__annotations__)
 _REFUSED = Rejected(ErrorClass(ErrorCode.INVALID_MESSAGE, sent="no", detail="refused before any I/O"))
@@ -373,12 +375,6 @@ def _message(payload: Any, options: SendOptions) -> Message[Any]:
         msg = "options are given beside a Message; put them into the Message"
         raise UsageError(msg, operation="send")
     return payload
-
-
-def _set_in(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    # A loop that was closed meanwhile has nobody left who waits.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(event.set)
 
 
 def _flush_at_exit(outbox: Outbox, link: Link, pid: int, *, warn: bool) -> None:

@@ -29,6 +29,7 @@ class Abandoned(Protocol):
 
 
 A = TypeVar("A", bound=Abandoned)
+_LOOK_AGAIN_S = 0.05
 J_co = TypeVar("J_co", covariant=True)
 
 
@@ -118,6 +119,21 @@ class WorkerThreads(ABC, Generic[A]):
         for slot in self._slots:
             if slot.thread is not None and slot.job is None and slot.thread is not threading.current_thread():
                 slot.thread.join(max(0.0, until - self._clock.monotonic()))
+
+    def join_all(self, until: float) -> None:
+        """Wait for every thread but those whose handlers are past their timeout, once the feed has ended."""
+        for slot in self._slots:
+            while slot.thread is not None and slot.thread.is_alive() and not slot.hung:
+                left_s = until - self._clock.monotonic()
+                if left_s <= 0:
+                    break
+                # A handler may come to its timeout meanwhile.
+                slot.thread.join(min(left_s, _LOOK_AGAIN_S))
+        with self._lock:
+            self._stopped = True
+            self._watch.notify_all()
+        if self._watcher is not None:
+            self._watcher.join(max(0.0, min(until - self._clock.monotonic(), 1.0)))
 
     def _work(self, slot: Slot) -> None:
         try:

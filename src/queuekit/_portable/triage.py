@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, Final, Protocol
 
 from queuekit._engine import metadata as meta
@@ -68,6 +70,14 @@ class Bound:
         self.holds = handler.on_dead == "hold"
         self.judge = Judge(handler.retry, can, clock, holds=self.holds)
         self.timeout_s = handler.timeout_s
+
+    def within(self, longest_s: float) -> Bound:
+        """The same handler with no more time than that."""
+        if longest_s == math.inf or (self.timeout_s is not None and self.timeout_s <= longest_s):
+            return self
+        bounded = copy(self)
+        bounded.timeout_s = longest_s
+        return bounded
 
 
 class Triage:

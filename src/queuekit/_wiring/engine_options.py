@@ -37,6 +37,8 @@ class EngineOptions:
 
 
 NAMES = tuple(each.name for each in dataclasses.fields(EngineOptions))
+LANE_NAMES = ("lanes", "lane_weights")
+"""The options that make one queue of several."""
 
 
 @dataclass(frozen=True, slots=True)

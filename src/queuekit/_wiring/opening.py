@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from queuekit._values.clock import Clock
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.options import read_options
 from queuekit._values.url import Host, QueueURL
-from queuekit._wiring.engine_options import NAMES, backend_options, engine_options, lanes_of
+from queuekit._wiring.engine_options import LANE_NAMES, NAMES, backend_options, engine_options, lanes_of
 from queuekit._wiring.registry import find_spec, find_store
 from queuekit.backend import Backend, BackendSpec, ClientPool, Opening
 from queuekit.stores import IdempotencyStore
@@ -144,6 +144,22 @@ def _with_queue(url: QueueURL, name: str, spec: BackendSpec) -> QueueURL:
     if spec.slot == "path":
         return url.replace(path=url.path.removesuffix("/").rpartition("/")[0] + "/" + name)
     return url.with_option("queue", name)
+
+
+def lane_urls(url: QueueURL, keywords: Mapping[str, Any]) -> tuple[Sequence[QueueURL], Mapping[str, Any]]:
+    """The queues that a whole URL stands for at the service, and the keywords that they are opened with.
+
+    Raises:
+        SetupError: The URL or its lanes are wrong.
+    """
+    lanes = lanes_of(engine_options(url, keywords), scheme=url.scheme)
+    if lanes is None:
+        return [url], keywords
+    spec = find_spec(url.scheme)
+    queue = queue_name(url, spec)
+    plain = url.replace(options={name: text for name, text in url.options.items() if name not in LANE_NAMES})
+    others = {name: value for name, value in keywords.items() if name not in LANE_NAMES}
+    return [_with_queue(plain, _lane_name(queue, each), spec) for each in lanes.names], others
 
 
 def _lane_name(queue: str, lane: str) -> str:

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The handler pipe: what a service pushed goes through the handlers of a queue, and an outcome for each comes out.
+
+Doors share it: AWS Lambda, and whatever pushes over HTTP. A door reads messages, gives them to a pipe with the time
+that there is, and turns the outcomes into its answer. Nothing of a pipe runs between two rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Final
+
+from queuekit._engine.bridging import Bridge
+from queuekit._engine.copies import CopySender, detail_of, is_confirmed
+from queuekit._engine.held import Held, Lease
+from queuekit._engine.tally import ReceiveTally, Stopwatch, Timing
+from queuekit._portable.course import Course, Entry
+from queuekit._portable.delivery import check_extension
+from queuekit._portable.events import Listeners
+from queuekit._portable.handler import AnyHandler, BatchHandler, handler_for
+from queuekit._portable.intake import dead_letter_mode, letter_writer, why
+from queuekit._portable.link import BackendOpener, Link
+from queuekit._portable.putting_off import PuttingOff
+from queuekit._portable.retry import Verdict
+from queuekit._portable.round import Limits, PushedJob, Round, RoundFeed, TimedTriage, alone, together
+from queuekit._portable.rulings import DONE, GONE, LEFT, Outcome, Ruling, Rulings
+from queuekit._portable.runners import Runner, RunnerMaker
+from queuekit._portable.running import TaskRunner, WorkerThreads
+from queuekit._portable.wrapping import waiting_on
+from queuekit._values.clock import Clock
+from queuekit._values.outcome import Settled
+from queuekit.backend import Action, IncomingMessage, Settlement
+
+Loop = Callable[[], asyncio.AbstractEventLoop]
+"""Gives the event loop for async handlers; it must be running then."""
+
+
+_OURS: Final = Lease(math.inf, 0.0, math.inf)
+"""Of what was pushed: nothing is told about its lease, and whoever pushed it keeps it."""
+
+
+class Pipe:
+    """Runs pushed messages through the handlers of one queue.
+
+    Args:
+        link: The open queue; nothing is received from it.
+        handlers: Its handlers.
+        slots: Most handlers, or batches, at once.
+        opener: Opens the dead-letter queue, where one is named.
+        listeners: Who is told what becomes of its messages.
+
+    Attributes:
+        link: The same.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        handlers: Sequence[AnyHandler],
+        *,
+        slots: int,
+        opener: BackendOpener,
+        listeners: Listeners,
+    ) -> None:
+        self.link = link
+        self._handlers, self._slots, self._listeners, self._clock = handlers, slots, listeners, link.clock
+        can = link.capabilities
+        choice = handlers[0].options.dead_letter if handlers else None
+        mode, self._route = dead_letter_mode(link, choice, opener)
+        self._rulings = Rulings(
+            can=can,
+            journal=link.journal,
+            writer=letter_writer(link, link if self._route is None else self._route.link),
+            dead_letters=mode,
+            bridge=Bridge(can),
+            copies=CopySender(link.guard, can, link.backend.size),
+            route=self._route,
+            now=self._clock.time,
+        )
+        self._ordered = can.ordering != "none"
+        self._putting_off = PuttingOff(link)
+        self._lock = threading.Lock()
+        self._tally, self._handling = ReceiveTally(), Stopwatch()
+        self._going = 0
+
+    def run(self, messages: Sequence[IncomingMessage], limits: Limits, loop: Loop) -> list[Outcome]:
+        """Run the messages through the handlers, on threads and on the loop, and wait for their outcomes.
+
+        A handler that is still running at ``limits.answer_by`` is waited for no more, and its message left to the
+        service. Dead letters and other copies are sent; a message is only done by one that is confirmed.
+
+        Args:
+            messages: In the order of the service; their handles may be settled through the queue.
+            limits: When to stop.
+            loop: For async handlers.
+
+        Returns:
+            One for each message, in order.
+        """
+        if not messages:
+            return []
+        round_ = Round(self._clock, limits, rule=self._rule, given_back=self._given_back)
+        jobs = self._admit(round_, messages)
+        ended = self._start(round_, limits, loop, len(messages))
+        while work := round_.await_work():
+            self._carry_out(round_, work, limits.answer_by)
+        ended(limits.answer_by)
+        outcomes, left = round_.end()
+        if left:
+            self.link.journal.note("push.left", "their handlers run on; they come again", count=left)
+        return self._counted([(job.held, outcomes[job]) for job in jobs])
+
+    def put_off(self, messages: Sequence[IncomingMessage], outcomes: Sequence[Outcome], until: float) -> None:
+        """Have the service wait as long before a message comes again as its outcome says, where it lets us."""
+        self._putting_off.put_off(
+            [
+                _held(message, Settlement(message.handle, outcome.action, outcome.delay_s))
+                for message, outcome in zip(messages, outcomes, strict=True)
+                if not outcome.is_done and outcome.delay_s is not None
+            ],
+            until,
+        )
+
+    def remove(self, messages: Sequence[IncomingMessage], outcomes: Sequence[Outcome], until: float) -> int:
+        """Remove those that are done; how many the service did not confirm, so that they come again."""
+        batch = [
+            _held(message, Settlement(message.handle, Action.ACK))
+            for message, outcome in zip(messages, outcomes, strict=True)
+            if outcome.action is Action.ACK
+        ]
+        answers = self._putting_off.settle(batch, until)
+        missing = sum(not isinstance(each, Settled) for each in answers)
+        if missing:
+            self.link.journal.note("settle.failed", "not removed, though done; they come again", count=missing)
+        return missing
+
+    def counts(self) -> dict[str, int]:
+        """What was pushed and what became of it, and how often each thing happened."""
+        with self._lock:
+            counted = self._tally.counts(self._going)
+        return counted | self.link.journal.counts()
+
+    def timings(self) -> Mapping[str, Timing]:
+        """``queue_age`` and ``handler_time``."""
+        with self._lock:
+            return {"queue_age": self._tally.age.read(), "handler_time": self._handling.read()}
+
+    def close(self) -> None:
+        """Close the queue, and the one for its dead letters. Idempotent."""
+        self.link.backend.close()
+        if self._route is not None:
+            self._route.close()
+
+    def _admit(self, round_: Round, messages: Sequence[IncomingMessage]) -> list[PushedJob]:
+        counted = [m._replace(attempt=1) for m in messages] if self._rulings.bridge.counts else messages
+        jobs = [PushedJob(_held(each), round_, self._extend) for each in counted]
+        with self._lock:
+            self._tally.received += len(messages)
+            self._going += len(messages)
+            if messages and messages[0].enqueued_at is not None:
+                self._tally.age.add(self._clock.time() - messages[0].enqueued_at)
+        settled = self._rulings.arrivals([job.held for job in jobs])
+        entries = [self._entry(job) for job in jobs]
+        round_.begin(jobs, Course(entries), [(job, settled[job.held]) for job in jobs if job.held in settled])
+        return jobs
+
+    def _entry(self, job: PushedJob) -> Entry[PushedJob]:
+        key = job.message.ordering_key if self._ordered else None
+        handler = handler_for(self._handlers, job.message.metadata)
+        if isinstance(handler, BatchHandler):
+            return Entry(job, key, handler.message_type, handler.batch.max_size)
+        return Entry(job, key)
+
+    def _start(self, round_: Round, limits: Limits, loop: Loop, count: int) -> Callable[[float], None]:
+        """Start what runs the handlers; returns what waits for its end, but no longer than until that time."""
+        clock = self._clock
+        triage = TimedTriage(
+            self._handlers, self.link, clock, lambda: clock.monotonic() >= limits.begin_by, waiting_on(loop)
+        )
+        triage.left_s = lambda: limits.end_by - clock.monotonic()
+        make = RunnerMaker(
+            triage, clock, slots=min(self._slots, count), failed=round_.fail, hung=self._hung, name=self.link.shown
+        )
+        is_async = any(each.is_async for each in self._handlers)
+        runner: Runner
+        if any(isinstance(each, BatchHandler) for each in self._handlers):
+            runner = make.in_batches(RoundFeed(round_, together), is_async=is_async)
+        else:
+            runner = make.one_by_one(RoundFeed(round_, alone), is_async=is_async)
+        if isinstance(runner, WorkerThreads):
+            runner.start()
+            return runner.join_all
+        return _ending(runner, asyncio.run_coroutine_threadsafe(runner.run(), loop()), clock)
+
+    def _carry_out(self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], until: float) -> None:
+        """Send the copies, and have the queue take the dead letters; a message is done by a confirmed one."""
+        copying = [(job, ruling, ruling.copying) for job, ruling in work if ruling.copying is not None]
+        for route in {copy.route for _, _, copy in copying}:
+            group = [each for each in copying if each[2].route is route]
+            outcomes = route.copy([copy.message for _, _, copy in group])
+            for (job, ruling, copy), outcome in zip(group, outcomes, strict=True):
+                if not is_confirmed(outcome):
+                    self.link.journal.note(copy.failed, detail_of(outcome))
+                round_.answer(job, DONE if is_confirmed(outcome) else ruling.outcome)
+        native = [(job, ruling) for job, ruling in work if ruling.letter is not None]
+        letters = [
+            _held(job.message, Settlement(job.message.handle, Action.DEAD, dead=ruling.letter))
+            for job, ruling in native
+        ]
+        for (job, ruling), answer in zip(native, self._putting_off.settle(letters, until), strict=True):
+            if not isinstance(answer, Settled):
+                self.link.journal.note("dead_letter.failed")
+            round_.answer(job, GONE if isinstance(answer, Settled) else ruling.outcome)
+
+    def _rule(self, job: PushedJob, verdict: Verdict) -> Ruling:
+        if job.began is not None:
+            with self._lock:
+                self._handling.add(self._clock.monotonic() - job.began)
+        ruling = self._rulings.rule(job.message, verdict)
+        self._tell(job.message, verdict, ruling)
+        return ruling
+
+    def _tell(self, message: IncomingMessage, verdict: Verdict, ruling: Ruling) -> None:
+        tell, shown, journal = self._listeners.tell, self.link.shown, self.link.journal
+        cause = verdict.cause
+        if verdict.action is Action.ACK:
+            tell("completed", shown, journal, message=message)
+        elif cause is not None and ruling.is_dead:
+            tell("dead", shown, journal, message=message, reason=cause.reason)
+        elif cause is not None:
+            delay_s = ruling.told_delay_s
+            tell("retried", shown, journal, message=message, reason=why(cause), delay_s=delay_s)
+
+    def _extend(self, held: Held, by_s: float) -> None:
+        check_extension(self.link.capabilities, by_s, self.link.shown)
+        self._putting_off.extend(held, by_s)
+
+    def _given_back(self, count: int) -> None:
+        self.link.journal.note("push.out_of_time", "not begun; given back", count=count)
+
+    def _hung(self, hung: int, slots: int) -> None:
+        self.link.journal.note("worker.hung", f"{hung} of {slots} handlers are past their timeout")
+
+    def _counted(self, settled: Sequence[tuple[Held, Outcome]]) -> list[Outcome]:
+        left = sum(outcome is LEFT for _, outcome in settled)
+        with self._lock:
+            self._going -= len(settled)
+            self._tally.settled(len(settled) - left)
+            self._tally.lost(left)
+        return [outcome for _, outcome in settled]
+
+
+def _held(message: IncomingMessage, settlement: Settlement | None = None) -> Held:
+    held = Held(message, _OURS)
+    held.settlement = settlement
+    return held
+
+
+def _ending(runner: TaskRunner[Any], ended: Future[None], clock: Clock) -> Callable[[float], None]:
+    def wait_for_tasks(until: float) -> None:
+        left_s = until - clock.monotonic()
+        try:
+            ended.result(None if left_s == math.inf else max(0.0, left_s))
+        except TimeoutError:
+            runner.cancel()
+
+    return wait_for_tasks

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Floor 5: front doors for handlers whose messages are pushed. An app opens them by name, see `App.aws_lambda`."""

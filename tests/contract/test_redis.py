@@ -13,6 +13,7 @@ import pytest
 
 from queuekit.testing.contract import BackendContract, Harness
 from queuekit.testing.emulators import LocalRedis, redis_program
+from queuekit.testing.proxy import TcpProxy
 
 
 class RedisHarness(Harness):
@@ -24,6 +25,7 @@ class RedisHarness(Harness):
     min_lease_s = 0.4
     min_delay_s = 0.25
     tolerance_s = 0.3
+    silence_s = 4.0
     flood = 600
     examples = 8
     short_dedup: ClassVar = {"dedup_window": timedelta(seconds=0.5)}
@@ -36,6 +38,10 @@ class RedisHarness(Harness):
 
     def pause(self) -> object:
         return self.server.paused()
+
+    def proxy(self, queue: str) -> tuple[str, TcpProxy]:
+        proxy = self.behind("127.0.0.1", self.server.port)
+        return proxy.through(f"{self.server.url}?queue={queue}&answer_timeout=500ms"), proxy
 
     @contextmanager
     def locked(self, _queue: str) -> Iterator[None]:

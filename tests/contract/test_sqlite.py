@@ -26,6 +26,7 @@ class SQLiteHarness(Harness):
 
     virtual = True
     private = True
+    network = False
     min_lease_s = 10.0
     min_delay_s = 5.0
     tolerance_s = 0.0

@@ -7,6 +7,8 @@ import os
 import select
 import threading
 
+from redis import exceptions
+
 from queuekit.backends.redis._connections import Connections, Line
 
 BLOCK_S = 1.0
@@ -22,14 +24,16 @@ class Watch:
     Args:
         line: The connection; nobody else uses it.
         key: The stream in which changes are told.
+        answer_s: The longest that the server may take to answer.
 
     Concurrency:
         One thread waits at a time; `stop` may be called by any.
     """
 
-    def __init__(self, line: Line, key: str) -> None:
+    def __init__(self, line: Line, key: str, answer_s: float) -> None:
         self._line = line
         self._key = key
+        self._answer_s = answer_s
         self._asked_at: float | None = None
         self._stopping, self._stop = os.pipe()
         self._poll = select.poll()
@@ -41,20 +45,24 @@ class Watch:
 
         Raises:
             RedisError: What became of the connection.
+            TimeoutError: The server's answer is overdue; it is redis-py's, and so a RedisError too.
         """
         if self._asked_at is None:
             self._asked_at = now
             self._line.ask("XREAD", "BLOCK", str(int(BLOCK_S * 1000)), "STREAMS", self._key, seen)
-        happened = {each for each, _ in self._poll.poll(max(0.0, timeout_s) * 1000)}
+        silent_s = self._asked_at + BLOCK_S + self._answer_s - now
+        happened = {each for each, _ in self._poll.poll(max(0.0, min(timeout_s, silent_s)) * 1000)}
+        if not happened and silent_s <= timeout_s:
+            raise exceptions.TimeoutError("the server does not end a wait that is over")
         if happened - {self._stopping}:
             self._asked_at = None
             self._line.answer()
         if self._stopping in happened:
             os.read(self._stopping, 64)
 
-    def is_overdue(self, now: float, answer_s: float) -> bool:
+    def is_overdue(self, now: float) -> bool:
         """Whether the server should have answered by now, so that the connection must be dead."""
-        return self._asked_at is not None and now > self._asked_at + BLOCK_S + answer_s
+        return self._asked_at is not None and now > self._asked_at + BLOCK_S + self._answer_s
 
     def stop(self) -> None:
         """Let the wait end."""
@@ -150,10 +158,10 @@ class Watches:
     def _take(self, now: float) -> Watch:
         with self._lock:
             watch = self._idle.pop() if self._idle else None
-        if watch is not None and watch.is_overdue(now, self._answer_s):
+        if watch is not None and watch.is_overdue(now):
             watch.close()
             watch = None
-        return watch or Watch(self._connections.take(), self._key)
+        return watch or Watch(self._connections.take(), self._key, self._answer_s)
 
     def _after_fork(self) -> None:
         # The parent's connections are the parent's; it may also have held the lock.

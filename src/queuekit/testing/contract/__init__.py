@@ -39,6 +39,7 @@ from queuekit.testing.contract.lifecycle import Lifecycle
 from queuekit.testing.contract.long_runs import LongRuns
 from queuekit.testing.contract.metrics import Metrics
 from queuekit.testing.contract.models import Models
+from queuekit.testing.contract.network import Network
 from queuekit.testing.contract.order import Order
 from queuekit.testing.contract.produce import Produce
 from queuekit.testing.contract.reconnecting import Reconnect
@@ -66,6 +67,7 @@ class BackendContract(
     Lifecycle,
     Faults,
     Reconnect,
+    Network,
     Encoding,
     Events,
     Urls,

@@ -25,6 +25,7 @@ from queuekit.backend import Backend
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.contract.elsewhere import OtherConsumer
 from queuekit.testing.faults import FaultyOpener
+from queuekit.testing.proxy import TcpProxy
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ HOOKS = {
     "pause": "() -> context manager: the server does not answer inside",
     "full": "(queue) -> the URL of the queue in a store that has no room for 4 MiB",
     "locked": "(queue) -> context manager: another process holds the store's lock inside",
-    "proxy": "(queue) -> (url, proxy): the queue behind a TCP proxy that can be cut",
+    "proxy": "(queue) -> (url, TcpProxy): the queue behind a proxy, given up on as soon as can be; see `behind`",
     "old_servers": "() -> [(url, features)]: queues on servers that are too old for these features",
     "deny": "(permission) -> context manager: the permission is taken away inside",
 }
@@ -62,11 +63,14 @@ class Harness:
         virtual: Whether the backend's time comes wholly from the `Clock` that it is opened with, so that
             the suite can run it on a virtual one, and cases about hours take milliseconds.
         one_process: Whether the queue lives in this process, as memory does.
+        network: Whether the service is reached over TCP, so that a proxy can stand between. Where it is not, faults
+            of the network are replaced by faults of the backend's answers.
         private: Whether nobody but queuekit reads or writes the store, so that it has no raw messages.
         min_lease_s: The lease of cases that wait for its end: the shortest that is safe to time.
         min_delay_s: The delay of cases that wait for it.
         tolerance_s: How late the service may be.
         lease_s: The lease of all other cases; longer than any of them takes.
+        silence_s: After how long a backend notices that nothing comes back any more, on a queue of the hook `proxy`.
         flood: How many messages are sent while the server is restarted.
         examples: How many random schedules the model-based cases try; fewer for a slow service. For long
             runs the environment variable ``QUEUEKIT_EXAMPLES`` wins, such as ``2000x50``: so many schedules
@@ -80,11 +84,13 @@ class Harness:
 
     virtual: bool = False
     one_process: bool = False
+    network: bool = True
     private: bool = False
     min_lease_s: float = 2.0
     min_delay_s: float = 1.0
     tolerance_s: float = 1.0
     lease_s: float = 30.0
+    silence_s: float = 10.0
     flood: int = 10_000
     examples: int = 10
     url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
@@ -98,6 +104,7 @@ class Harness:
         self.opener: Opener = Opener(self.clock)
         self._opened: list[Backend] = []
         self._openers = [self.opener]
+        self._proxies: list[TcpProxy] = []
 
     def base_url(self) -> str:
         """The backend's URL without a queue, or with ``{name}`` where the queue's name goes."""
@@ -138,6 +145,13 @@ class Harness:
         self._openers.append(made)
         return made
 
+    def behind(self, host: str, port: int) -> TcpProxy:
+        """A proxy in front of a server, for the hook ``proxy``; closed by `cleanup`."""
+        proxy = TcpProxy(host, port)
+        proxy.start()
+        self._proxies.append(proxy)
+        return proxy
+
     def dead_name(self, queue: str) -> str:
         """The name of the queue where the dead letters of ``queue`` go, where the backend keeps them."""
         return queue + DEAD_SUFFIX
@@ -148,6 +162,8 @@ class Harness:
             backend.close()
         for opener in self._openers:
             opener.close()
+        for proxy in self._proxies:
+            proxy.close()
 
     def in_real_time(self) -> Self:
         """The same harness on the real clock, for cases in which another process takes part."""

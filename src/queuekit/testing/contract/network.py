@@ -110,8 +110,8 @@ class _Wire(Protocol):
 
     silence_s: float
 
-    def cut_request(self, after: int) -> threading.Event: ...
-    def cut_answer(self, after: int) -> threading.Event: ...
+    def cut_request(self, after: int, /) -> threading.Event: ...
+    def cut_answer(self, after: int, /) -> threading.Event: ...
     def fall_silent(self) -> None: ...
     def heal(self) -> None: ...
 
@@ -189,7 +189,7 @@ class _Through:
         self._opener = opener
         self._url = QueueURL.parse(url)
 
-    def open(self, _url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+    def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:  # noqa: ARG002
         return self._opener.open(self._url, keywords)
 
     def open_store(self, url: QueueURL) -> IdempotencyStore:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TextIO
@@ -166,8 +167,6 @@ def _count(name: str, scenario: str, options: argparse.Namespace) -> int:
 
 
 def _one_run(contender: Contender, scenario: str, tools: Tools, load: Load, place: _Place) -> Figures:
-    with redis.Redis(port=place.port) as client:
-        client.flushall()
     environment = {
         **tools.environment,
         **contender.environment,
@@ -175,7 +174,15 @@ def _one_run(contender: Contender, scenario: str, tools: Tools, load: Load, plac
         "PEERS_SCENARIO": scenario,
         "PEERS_PAYLOAD": str(place.payload),
     }
-    return run(contender.worker_command(scenario, tools), contender.sender_command(tools), environment, load)
+    worker, sender = contender.worker_command(scenario, tools), contender.sender_command(tools)
+    with redis.Redis(port=place.port) as client:
+        client.flushall()
+        return run(worker, sender, environment, load, server_cpu_s=partial(_cpu_s, client))
+
+
+def _cpu_s(client: redis.Redis) -> float:
+    used = client.info("cpu")
+    return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
 
 def _row(scenario: str, name: str, runs: Mapping[str, Sequence[Figures]], count: int) -> Row:
@@ -210,7 +217,7 @@ def _lines(scenario: str, rows: Sequence[Row]) -> str:
 
 def _rates(own: Figures) -> str:
     rates = f"drain {own.drained:,.0f}, send {own.sent:,.0f}, singly {own.sent_singly:,.0f} /s"
-    return f"{rates}, {own.cpu_us:,.0f} us CPU, {own.rss_mb:.0f} MB"
+    return f"{rates}, {own.cpu_us:,.0f} us CPU and {own.server_us:,.0f} of the server, {own.rss_mb:.0f} MB"
 
 
 def _idle(own: Figures) -> str:
@@ -219,13 +226,14 @@ def _idle(own: Figures) -> str:
 
 def _table(scenario: str, rows: Sequence[Row]) -> str:
     idle = scenario == "simple"
-    head = ["drained /s", f"{_SHOWN[scenario]} is x", "of bare", "sent /s", "singly /s", "CPU us", "MB"]
+    head = ["drained /s", f"{_SHOWN[scenario]} is x", "of bare", "sent /s", "singly /s", "CPU us", "server us", "MB"]
     head += ["idle MB", "idle CPU %"] if idle else []
     lines = [f"| {scenario} | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for each in rows:
         own = each.figures
         cells = [f"{own.drained:,.0f}", f"{each.ratio:.2f}", "" if each.of_bare is None else f"{each.of_bare:.2f}"]
-        cells += [f"{own.sent:,.0f}", f"{own.sent_singly:,.0f}", f"{own.cpu_us:,.0f}", f"{own.rss_mb:.0f}"]
+        cells += [f"{own.sent:,.0f}", f"{own.sent_singly:,.0f}", f"{own.cpu_us:,.0f}"]
+        cells += [f"{own.server_us:,.0f}", f"{own.rss_mb:.0f}"]
         if idle:
             cells += [_known(own.idle_rss_mb, ".0f"), _known(own.idle_cpu_percent, ".1f")]
         lines.append(f"| {each.name} | " + " | ".join(cells) + " |")

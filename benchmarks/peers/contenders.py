@@ -109,8 +109,8 @@ CONTENDERS: Sequence[Contender] = (
         "python",
         _everywhere(*_TASKIQ, "1") | {"cpu": (*_TASKIQ, "2")},
         ("python", "with_taskiq.py"),
-        "RedisStreamBroker, which acks; async tasks, 100 at once, one process; `cpu` sync tasks in 2 workers; "
-        "100 sends at once",
+        "RedisStreamBroker, which acks, with a socket timeout of 120 s; async tasks, 100 at once, one process; "
+        "`cpu` sync tasks in 2 workers; 100 sends at once",
         share={"simple": 0.3, "io": 0.5},
     ),
     Contender(

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ class Figures:
         sent: Messages a second, sent in bulk where the contender has that.
         sent_singly: Messages a second, each sent and answered before the next.
         cpu_us: Microseconds of processor time of all worker processes, per message.
+        server_us: The same of the server, while the queue was drained.
         rss_mb: Megabytes of all worker processes when the queue was empty.
         idle_rss_mb: The same before it was filled; None where that was not watched.
         idle_cpu_percent: Percent of one core, meanwhile.
@@ -47,6 +48,7 @@ class Figures:
     sent: float
     sent_singly: float
     cpu_us: float
+    server_us: float
     rss_mb: float
     idle_rss_mb: float | None
     idle_cpu_percent: float | None
@@ -62,7 +64,14 @@ class Load:
     idle_s: float
 
 
-def run(worker: Sequence[str], sender: Sequence[str], environment: Mapping[str, str], load: Load) -> Figures:
+def run(
+    worker: Sequence[str],
+    sender: Sequence[str],
+    environment: Mapping[str, str],
+    load: Load,
+    *,
+    server_cpu_s: Callable[[], float],
+) -> Figures:
     """Do one run on an empty database.
 
     Raises:
@@ -77,16 +86,18 @@ def run(worker: Sequence[str], sender: Sequence[str], environment: Mapping[str, 
             idle_rss, idle_cpu = _idle(group, load.idle_s) if load.idle_s else (None, None)
             group.signal(signal.SIGSTOP)
             sent_s, singly_s = send("many", load.many), send("singly", load.singly)
-            before = group.cpu_s()
+            before, server_before = group.cpu_s(), server_cpu_s()
             group.signal(signal.SIGCONT)
             count = load.many + load.singly
             took, seen = watch.drain(load.warm_up, count)
-            cpu, rss = group.cpu_s() - before, group.rss_mb()
+            cpu, server_cpu = group.cpu_s() - before, server_cpu_s() - server_before
+            rss = group.rss_mb()
     return Figures(
         drained=(count - seen) / took,
         sent=load.many / sent_s,
         sent_singly=load.singly / singly_s,
         cpu_us=cpu / count * 1e6,
+        server_us=server_cpu / count * 1e6,
         rss_mb=rss,
         idle_rss_mb=idle_rss,
         idle_cpu_percent=idle_cpu,

@@ -9,7 +9,8 @@ from taskiq_redis import RedisStreamBroker
 
 _AT_ONCE = 100
 
-broker = RedisStreamBroker(URL)
+# By default redis-py gives up after 5 s, and a worker is stopped for longer while its queue is filled slowly.
+broker = RedisStreamBroker(URL, socket_timeout=120)
 
 if SCENARIO == "cpu":
 

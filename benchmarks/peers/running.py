@@ -19,7 +19,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO
 
-_WATCH_S = 0.002
+_WATCH_S = 0.004
 _PATIENCE_S = 120.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

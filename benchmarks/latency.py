@@ -11,11 +11,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any, Self
+
+import redis
 
 from _bench import arguments, percentile
 from _servers import redis_server
@@ -50,11 +54,13 @@ def main() -> None:
             ("memory, one process", "memory://latency", here),
             ("sqlite, one process", url, here),
             ("sqlite, two processes", url, elsewhere),
+            ("redis, bare", server.url, bare),
             ("redis, one process", f"{server.url}?queue=bench", here),
             ("redis, two processes", f"{server.url}?queue=bench", elsewhere),
         ):
             if options.only in name:
-                results.append(measure(name, where, sender, options.messages))
+                open_consumer = BareConsumer if sender is bare else partial(Consumer, payload=float)
+                results.append(measure(name, where, open_consumer, sender, options.messages))
                 if not options.json:
                     each = results[-1]
                     print(
@@ -65,10 +71,10 @@ def main() -> None:
         print(json.dumps([asdict(each) for each in results], indent=2))
 
 
-def measure(name: str, url: str, sender, count: int) -> Latency:  # type: ignore[no-untyped-def]
+def measure(name: str, url: str, open_consumer, sender, count: int) -> Latency:  # type: ignore[no-untyped-def]
     took = []
     idle = threading.Event()
-    with Consumer(url, payload=float) as consumer, sender(url) as send:
+    with open_consumer(url) as consumer, sender(url) as send:
         for index in range(count + 5):
             # Only a consumer that has been waiting for a while is idle; waiting here is what is measured, not a test.
             idle.wait(_PAUSE_S)
@@ -84,6 +90,43 @@ def measure(name: str, url: str, sender, count: int) -> Latency:  # type: ignore
             delivery.settled()
     middle, tail = percentile(took, 0.5), percentile(took, 0.99)
     return Latency(name, count, middle, tail, tail / middle)
+
+
+@dataclass(frozen=True)
+class BareDelivery:
+    """What came, and what is called with it."""
+
+    payload: float
+    ack: Callable[[], object]
+    settled: Callable[[], object]
+
+
+class BareConsumer:
+    """A blocking XREADGROUP of redis-py with hiredis: the least that a message can take."""
+
+    def __init__(self, url: str) -> None:
+        self._client: Any = redis.Redis.from_url(url)
+        self._client.xgroup_create("bare", "workers", mkstream=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._client.close()
+
+    def receive(self, *, timeout: float) -> BareDelivery | None:
+        found = self._client.xreadgroup("workers", "me", {"bare": ">"}, count=1, block=int(timeout * 1000))
+        if not found:
+            return None
+        entry_id, fields = found[0][1][0]
+        pipeline = self._client.pipeline(transaction=False).xack("bare", "workers", entry_id).xdel("bare", entry_id)
+        return BareDelivery(float(fields[b"body"]), pipeline.execute, lambda: None)
+
+
+@contextmanager
+def bare(url: str) -> Iterator:  # type: ignore[type-arg]
+    with redis.Redis.from_url(url) as client:
+        yield lambda: client.xadd("bare", {"body": monotonic()})
 
 
 @contextmanager

@@ -72,6 +72,8 @@ def main() -> None:
     if options.json:
         print(json.dumps([asdict(each) for each in rows], indent=2))
     else:
+        if options.markdown:
+            print(_settings(ready))
         print(", ".join(f"{name} {version}" for name, version in tools.versions.items()))
 
 
@@ -238,6 +240,11 @@ def _table(scenario: str, rows: Sequence[Row]) -> str:
             cells += [_known(own.idle_rss_mb, ".0f"), _known(own.idle_cpu_percent, ".1f")]
         lines.append(f"| {each.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _settings(contenders: Sequence[Contender]) -> str:
+    lines = ["| contender | as it was set |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {each.name} | {each.settings} |" for each in contenders)]) + "\n"
 
 
 def _known(value: float | None, form: str) -> str:

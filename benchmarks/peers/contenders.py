@@ -86,7 +86,7 @@ CONTENDERS: Sequence[Contender] = (
         _everywhere(sys.executable, "by_hand.py", "work"),
         (sys.executable, "by_hand.py", "send"),
         "redis-py with hiredis: `XREADGROUP` of 100, then `XACK` and `XDEL` in one pipeline, sends in pipelines "
-        "of 100; `io` asyncio, a hundred at once; `cpu` two such processes",
+        "of 100; `io` asyncio, a hundred at once; `cpu` two processes, 10 at a time",
     ),
     Contender(
         "Go by hand",

@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from pathlib import Path
 from typing import Any
+
+import pytest
+import redis
 
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Action, IncomingMessage, OutgoingMessage, Settlement
+from queuekit.backends.redis import _backend, _scripts
+from queuekit.backends.redis._scripts import Script
 from queuekit.testing import VirtualClock, reset_memory
+from queuekit.testing.emulators import LocalRedis
 
 
 class Store:
@@ -25,16 +33,58 @@ class Store:
     def open(self, queue: str = "orders", subscription: str = "", **options: Any) -> Any:
         if subscription:
             options["subscription"] = subscription
-        form = {"memory": "memory://{}", "sqlite": f"sqlite:///{self.file}?queue={{}}"}[self.kind]
-        backend: Any = self._opener.open(QueueURL.parse(form.format(queue)), options)
+        backend: Any = self._opener.open(QueueURL.parse(self.form().format(queue)), options)
         self._opened.append(backend)
         return backend
+
+    def form(self) -> str:
+        return {"memory": "memory://{}", "sqlite": f"sqlite:///{self.file}?queue={{}}"}[self.kind]
+
+    def wait_for_waiters(self, count: int) -> None:
+        """Wait until so many receives wait."""
+        self.clock.wait_for_waiters(count)
 
     def close(self) -> None:
         for each in self._opened:
             each.close()
         self._opener.close()
         reset_memory()
+
+
+class RedisStore(Store):
+    """One server, emptied before; its scripts are told the virtual time where they would ask for the server's."""
+
+    def __init__(self, server: LocalRedis, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__("redis", folder)
+        self._server = server
+        self._raw = redis.Redis(port=server.port)
+        self._raw.flushall()
+        monkeypatch.setattr(_backend, "load", self._load)
+
+    def form(self) -> str:
+        return f"{self._server.url}?queue={{}}"
+
+    def wait_for_waiters(self, count: int) -> None:
+        while sum(each._watches.waiting for each in self._opened) < count:
+            threading.Event().wait(0.001)
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+    def _load(self, name: str) -> Script:
+        now_us = round(self.clock.time() * 1e6)
+        self._raw.set("now", f"{now_us // 1_000_000} {now_us % 1_000_000}")
+        source = _scripts.load(name).source.replace(b"call('TIME')", b"virtual_time()")
+        source = _VIRTUAL_TIME + source
+        return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+
+
+_VIRTUAL_TIME = b"""local function virtual_time()
+  local seconds, rest = string.match(redis.call('GET', 'now'), '^(%d+) (%d+)$')
+  return { seconds, rest }
+end
+"""
 
 
 def send(queue: Any, *ids: str, **fields: Any) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions, on memory and SQLite alike."""
+"""Subscriptions, on memory, SQLite and Redis alike."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_a_send_wakes_every_subscription_that_waits(store: Store) -> None:
     waiting = [threading.Thread(target=wait, args=(name,)) for name in subscriptions]
     for each in waiting:
         each.start()
-    store.clock.wait_for_waiters(2)
+    store.wait_for_waiters(2)
     send(store.open(), "m")
     for each in waiting:
         each.join(10)

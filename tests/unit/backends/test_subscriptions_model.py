@@ -8,16 +8,18 @@ import tempfile
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from queuekit.backend import LEASE_LOST, SETTLED, Action, OutgoingMessage, Settlement
 from queuekit.testing import reset_memory
+from queuekit.testing.emulators import LocalRedis
 
-from .stores import Store, ids, take
+from .stores import RedisStore, Store, ids, take
 
 NAMES = st.sampled_from(["", "one", "two"])
 IDS = st.sampled_from("abcd")
@@ -60,13 +62,16 @@ class SubscriptionModel(RuleBasedStateMachine):
         super().__init__()
         reset_memory()
         self.folder = Path(tempfile.mkdtemp())
-        self.store = Store(self.kind, self.folder)
+        self.store = self.make_store()
         options: dict[str, Any] = dict(OPTIONS, **({"durability": "normal"} if self.kind == "sqlite" else {}))
         self.queues = {name: self.store.open(subscription=name, **options) for name in ("", "one", "two")}
         self.letters = {name: self.store.open("orders.dead", name, **options) for name in ("", "one", "two")}
         self.places: dict[str, Place] = {}
         self.seen: dict[str, float] = {}
         self.sent = 0
+
+    def make_store(self) -> Store:
+        return Store(self.kind, self.folder)
 
     def now(self) -> float:
         return self.store.clock.time()
@@ -222,7 +227,24 @@ class SQLiteSubscriptions(SubscriptionModel):
     kind = "sqlite"
 
 
+class RedisSubscriptions(SubscriptionModel):
+    kind = "redis"
+    server: ClassVar[LocalRedis]
+    patch: ClassVar[pytest.MonkeyPatch]
+
+    def make_store(self) -> Store:
+        return RedisStore(self.server, self.folder, self.patch)
+
+
+@pytest.fixture(autouse=True)
+def _server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.name.startswith("Redis") or "Redis" in request.node.nodeid:
+        RedisSubscriptions.server, RedisSubscriptions.patch = request.getfixturevalue("redis_server"), monkeypatch
+
+
 MemorySubscriptions.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 SQLiteSubscriptions.TestCase.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+RedisSubscriptions.TestCase.settings = settings(max_examples=6, stateful_step_count=40, deadline=None)
 TestMemorySubscriptions = MemorySubscriptions.TestCase
 TestSQLiteSubscriptions = SQLiteSubscriptions.TestCase
+TestRedisSubscriptions = RedisSubscriptions.TestCase

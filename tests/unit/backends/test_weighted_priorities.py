@@ -18,8 +18,8 @@ def fill(queue: Any, count: int, *priorities: int) -> None:
         queue.send([OutgoingMessage(f"{each}", b"", priority=each) for _ in range(count)], timeout_s=1)
 
 
-def test_each_priority_gets_its_share(store: Store) -> None:
-    queue = store.open(priorities="weighted")
+def test_each_priority_gets_its_share(embedded: Store) -> None:
+    queue = embedded.open(priorities="weighted")
     fill(queue, 300, 9, 4, 0)
     got: Counter[str] = Counter()
     for _ in range(32):
@@ -29,8 +29,8 @@ def test_each_priority_gets_its_share(store: Store) -> None:
     assert (170 <= got["9"] <= 230, 70 <= got["4"] <= 130, 8 <= got["0"] <= 35) == (True, True, True)
 
 
-def test_one_at_a_time_nobody_is_starved(store: Store) -> None:
-    queue = store.open(priorities="weighted")
+def test_one_at_a_time_nobody_is_starved(embedded: Store) -> None:
+    queue = embedded.open(priorities="weighted")
     fill(queue, 400, 9)
     fill(queue, 1, 0)
     fill(queue, 1, 3)
@@ -38,15 +38,15 @@ def test_one_at_a_time_nobody_is_starved(store: Store) -> None:
     assert {"0", "3"} <= set(got)
 
 
-def test_strict_serves_the_lower_ones_last(store: Store) -> None:
-    queue = store.open()
+def test_strict_serves_the_lower_ones_last(embedded: Store) -> None:
+    queue = embedded.open()
     fill(queue, 50, 0, 9)
     assert ids(take(queue, 50)) == ["9"] * 50
 
 
 @pytest.mark.parametrize("limit", [1, 7, 100])
-def test_every_message_comes_once_and_a_batch_is_full(store: Store, limit: int) -> None:
-    queue = store.open(priorities="weighted")
+def test_every_message_comes_once_and_a_batch_is_full(embedded: Store, limit: int) -> None:
+    queue = embedded.open(priorities="weighted")
     fill(queue, 20, 9, 5, 0)
     send(queue, *(f"key{index}" for index in range(3)), ordering_key="k", priority=2)
     taken = []
@@ -58,8 +58,8 @@ def test_every_message_comes_once_and_a_batch_is_full(store: Store, limit: int) 
     assert [each for each in ids(taken) if each.startswith("key")] == ["key0", "key1", "key2"]
 
 
-def test_a_batch_has_the_best_first_and_each_priority_in_order_of_sending(store: Store) -> None:
-    queue = store.open(priorities="weighted")
+def test_a_batch_has_the_best_first_and_each_priority_in_order_of_sending(embedded: Store) -> None:
+    queue = embedded.open(priorities="weighted")
     for index in range(30):
         send(queue, f"{index:02}", priority=index % 3)
     taken = take(queue, 12)
@@ -69,18 +69,18 @@ def test_a_batch_has_the_best_first_and_each_priority_in_order_of_sending(store:
         assert of_it == [f"{index:02}" for index in range(30) if index % 3 == priority][: len(of_it)]
 
 
-def test_what_a_lease_gives_back_is_drawn_again(store: Store) -> None:
-    queue = store.open(priorities="weighted")
+def test_what_a_lease_gives_back_is_drawn_again(embedded: Store) -> None:
+    queue = embedded.open(priorities="weighted")
     fill(queue, 5, 9, 0)
     settle(queue, take(queue, 6), Action.RETRY)
     assert Counter(ids(take(queue))) == {"9": 5, "0": 5}
 
 
-def test_with_the_same_seed_it_replays(store: Store, tmp_path: Any) -> None:
+def test_with_the_same_seed_it_replays(embedded: Store, tmp_path: Any) -> None:
     runs = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        again = Store(store.kind, tmp_path / name)
+        again = Store(embedded.kind, tmp_path / name)
         queue = again.open(f"of-{name}", priorities="weighted")
         fill(queue, 40, 9, 5, 0)
         runs.append([each for _ in range(30) for each in ids(take(queue, 3))])

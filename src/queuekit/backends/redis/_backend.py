@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from queuekit.backend import (
@@ -31,9 +32,9 @@ from queuekit.backend import (
 )
 from queuekit.backends.redis import _errors, _managing, _messages
 from queuekit.backends.redis._connections import Connections
-from queuekit.backends.redis._options import FORMS, RedisOptions, address_of
+from queuekit.backends.redis._options import FORMS, RedisOptions, address_of, rate_of
 from queuekit.backends.redis._probing import look
-from queuekit.backends.redis._scripts import keys_of, load
+from queuekit.backends.redis._scripts import DEAD_SUFFIX, WORKED, keys_of, load
 from queuekit.backends.redis._settling import Fresh, Plan
 from queuekit.backends.redis._watching import BLOCK_S, Watches
 
@@ -43,14 +44,21 @@ MAX_BATCH = 500
 TAKEN_BYTES = 8 << 20
 """About how much one receive brings, by the largest message of the last ones."""
 
-_DEAD_SUFFIX = ".dead"
 _YEAR_S = 365 * 86_400.0
 _FULL = ErrorClass(ErrorCode.QUEUE_FULL, retryable=True, scope="queue", sent="no", detail="max_messages is reached")
-_NOT_DEAD = Unsupported(f"only a dead-letter queue, whose name ends in {_DEAD_SUFFIX}, can be redriven")
+_NOT_DEAD = Unsupported(f"only a dead-letter queue, whose name ends in {DEAD_SUFFIX}, can be redriven")
 
 
 _DETOURS = 8
 """How often all of a receive is done in the server, after somebody was quicker than a claim."""
+
+
+_TIDY_EVERY_S = 60.0
+_MEND_EVERY_S = 5.0
+
+_TOKEN, _RESUME = 1, 2
+"""What must come before anything is handed out: a token of the rate, or the end of a pause."""
+_PAUSED_REST_S = 0.1
 
 
 class _Next(NamedTuple):
@@ -61,8 +69,25 @@ class _Next(NamedTuple):
     epoch: bytes
 
 
+class _Outlook(NamedTuple):
+    """Why nothing was handed out.
+
+    Attributes:
+        until_s: In how many seconds something may be; only a change can help before.
+        seen: The last change that was seen, of each stream that tells of changes.
+        lacks: What must come first.
+    """
+
+    until_s: float
+    seen: Sequence[bytes]
+    lacks: int
+
+
+_READY = _Outlook(0.0, (), 0)
+
+
 class RedisBackend:
-    """One queue in one server.
+    """One queue in one server, or one subscription of it.
 
     Concurrency:
         Safe from any thread, and after a fork.
@@ -75,25 +100,38 @@ class RedisBackend:
         self._timeout_s = opening.call_timeout_s
         address = address_of(opening.url, self._options, opening.connect_timeout_s)
         self._connections = opening.clients.get(("redis", address), lambda: Connections(address), Connections.close)
-        self._keys = keys_of(self._queue)
-        self._is_dead = self._queue.endswith(_DEAD_SUFFIX)
-        other = self._queue.removesuffix(_DEAD_SUFFIX) if self._is_dead else self._queue + _DEAD_SUFFIX
-        self._other = keys_of(other)
+        self._is_dead = self._queue.endswith(DEAD_SUFFIX)
+        other = self._queue.removesuffix(DEAD_SUFFIX) if self._is_dead else self._queue + DEAD_SUFFIX
+        self._subscription = self._options.subscription
+        self._keys = keys_of(self._queue, self._subscription)
+        self._other = keys_of(other, self._subscription)
         """The keys of the dead-letter queue, or of the queue that this is the dead-letter queue of."""
+        self._root = keys_of(self._queue)
+        self._sent_to = self._keys if self._is_dead else self._root
+        """A dead letter of one subscription is none of another's; all else is for every subscription."""
         self._window_us = _messages.to_us(self._options.dedup_window.total_seconds())
-        self._special = self._options.max_messages is not None
+        self._kept = _kept(self._options)
+        rate = rate_of(self._options)
+        self._rate = ("", "", "") if rate is None else tuple(map(str, rate))
+        self._special = self._options.max_messages is not None or self._is_dead
+        self._tidy_at = 0.0
+        self._mend_at = 0.0
+        self._mended: bytes = b""
         self._largest = 1 << 20  # until it is known better
         self._pid = 0
         self._name = ""
         self._numbers = itertools.count()
-        self._watches = Watches(self._connections, self._keys.wake, address.answer_s)
+        wakes = dict.fromkeys((self._keys.wake, self._sent_to.wake))
+        self._watches = Watches(self._connections, tuple(wakes), address.answer_s)
         self._born: bytes | None = None
         self._recreated = 0
         self._fresh = Fresh()
         self._writer = _messages.PlainWriter()
         self._next: _Next | None = None
         self._detours = 0
-        self._capabilities = _capabilities(self._options.dedup_window.total_seconds())
+        self._capabilities = _capabilities(
+            self._options.dedup_window.total_seconds(), subscribed=bool(self._subscription)
+        )
 
     @property
     def capabilities(self) -> Capabilities:
@@ -101,8 +139,13 @@ class RedisBackend:
         return self._capabilities
 
     def probe(self) -> Capabilities:
-        """Ask the server what it is and what it keeps. See `Backend.probe`."""
-        return look(self._connections, self._capabilities, timeout_s=self._timeout_s)
+        """Ask the server what it is and what it keeps; make the subscription. See `Backend.probe`."""
+        found = look(self._connections, self._capabilities, timeout_s=self._timeout_s)
+        if self._subscription:
+            self._subscribe()
+            return found
+        alone = not self._call("HEXISTS", self._keys.subs, "fanned")
+        return found if alone else replace(found, copies="fanout")
 
     def size(self, message: OutgoingMessage) -> int:
         """See `Backend.size`."""
@@ -116,7 +159,7 @@ class RedisBackend:
         """Store a batch in one step. See `Backend.send`."""
         if self._special or not all(map(_messages.is_plain, batch)):
             return self._send_any(batch, timeout_s)
-        keys = self._keys
+        keys = self._sent_to
         if len(batch) == 1:
             # It needs no function to be one step; who waits is told right behind it.
             self._connections.call_together(
@@ -138,21 +181,31 @@ class RedisBackend:
         """Lease messages, waiting for the first. See `Backend.receive`."""
         stops = self._watches.stops
         until = self._clock.monotonic() + wait_s
+        recreated, rests = self._recreated, False
+        self._tidy()
         while True:
-            messages, event_s, seen = self._take(max_messages, lease_s)
+            messages, outlook = self._take(max_messages, lease_s)
+            if not messages:
+                self._mend()
             now = self._clock.monotonic()
-            if messages or now >= until:
+            # That something is gone is told at once, and not when the wait is over.
+            if messages or now >= until or self._recreated != recreated:
                 return messages
-            if not self._watches.wait(min(until - now, event_s), seen, stops, now):
+            left_s, seen = min(until - now, outlook.until_s), outlook.seen
+            # What is sent meanwhile helps neither a rate nor a pause.
+            if outlook.lacks == _TOKEN or (rests and outlook.lacks == _RESUME):
+                left_s, seen = min(left_s, BLOCK_S if outlook.lacks == _TOKEN else _PAUSED_REST_S), ()
+            rests = outlook.lacks == _RESUME and not rests
+            if not self._watches.wait(left_s, seen, stops, now):
                 return []
 
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Carry out a batch in one step. See `Backend.settle`."""
-        plan = Plan(batch, self._fresh, is_dead=self._is_dead)
+        plan = Plan(batch, self._fresh, is_dead=self._is_dead, kept=self._kept)
         now = self._clock.monotonic()
         if plan.is_empty:
             return plan.outcomes([], now)
-        keys = self._keys.all + self._other.all
+        keys = self._keys.worked + self._other.worked
         answer = self._connections.run(load("settle"), keys, self._token(), *plan.arguments(), timeout_s=timeout_s)
         return plan.outcomes(answer, now)
 
@@ -172,24 +225,28 @@ class RedisBackend:
         """See `Waitable.wait_for_change`."""
         stops, until = self._watches.stops, self._clock.monotonic() + timeout_s
         while True:
-            seen = self._last_change()
-            if self.stats().ready:
+            seen = self._last_changes()
+            if self.stats().ready and not self.is_paused():
                 return True
             now = self._clock.monotonic()
             if now >= until or not self._watches.wait(min(until - now, BLOCK_S), seen, stops, now):
                 return False
 
     def create(self) -> None:
-        """See `Admin.create`."""
+        """Make the queue, or the subscription. See `Admin.create`."""
+        if self._subscription:
+            self._subscribe()
+            return
         self._call("HSETNX", self._keys.meta, "born", self._token())
 
     def delete(self) -> None:
-        """See `Admin.delete`."""
-        keys = self._keys.all if self._is_dead else self._keys.all + self._other.all
-        self._call("UNLINK", *keys)
+        """Remove the subscription; or the queue itself, with all its subscriptions. See `Admin.delete`."""
+        _managing.delete(self._run_with_other)
 
     def exists(self) -> bool:
         """See `Admin.exists`."""
+        if self._subscription:
+            return bool(self._call("HEXISTS", self._root.subs, self._keys.start))
         return bool(self._call("EXISTS", self._keys.meta, self._keys.plain))
 
     def purge(self) -> int:
@@ -202,12 +259,30 @@ class RedisBackend:
         return replace(stats, dead=0) if self._is_dead else stats
 
     def peek(self, *, limit: int, after: str = "", done: bool = False) -> Sequence[StoredMessage]:
-        """Look at messages; none is ever kept when it is done. See `Peekable.peek`."""
-        return [] if done else _managing.peek(self._run, limit, after)
+        """See `Peekable.peek`."""
+        return (_managing.peek_done if done else _managing.peek)(self._run, limit, after)
 
     def cancel(self, message_id: str) -> bool:
-        """See `Cancellable.cancel`."""
-        return _managing.cancel(self._run, message_id)
+        """Remove every copy of which no attempt counts, from every subscription. See `Cancellable.cancel`."""
+        # The queue itself first: what is given to its subscriptions meanwhile is found there.
+        removed = [_managing.cancel(partial(self._run_at, self._root.worked), message_id)]
+        for start in self._call("HKEYS", self._root.subs):
+            if b"/" in start:
+                worked = tuple(start + place.encode() for place in WORKED)
+                removed.append(_managing.cancel(partial(self._run_at, worked), message_id))
+        return any(removed)
+
+    def pause(self) -> None:
+        """See `Pausable.pause`."""
+        self._run("pause", self._token(), "1")
+
+    def resume(self) -> None:
+        """See `Pausable.resume`."""
+        self._run("pause", self._token(), "0")
+
+    def is_paused(self) -> bool:
+        """See `Pausable.is_paused`."""
+        return bool(self._call("HEXISTS", self._keys.meta, "paused"))
 
     def redrive(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """See `Redrivable.redrive`."""
@@ -215,7 +290,7 @@ class RedisBackend:
             return [_NOT_DEAD] * len(batch)
 
         def run(name: str, *args: Any) -> Any:
-            keys = self._keys.all + self._other.all
+            keys = self._keys.worked + self._other.worked
             return self._connections.run(load(name), keys, *args, timeout_s=timeout_s)
 
         return _managing.redrive(run, batch, self._token())
@@ -228,11 +303,16 @@ class RedisBackend:
         return self._connections.call(*command, timeout_s=self._timeout_s)
 
     def _run(self, name: str, *args: Any) -> Any:
-        return self._connections.run(load(name), self._keys.all, *args, timeout_s=self._timeout_s)
+        return self._connections.run(load(name), self._keys.worked, *args, timeout_s=self._timeout_s)
 
     def _run_with_other(self, name: str, *args: Any) -> Any:
-        keys = self._keys.all + self._other.all
+        return self._run_at(self._keys.worked + self._other.worked, name, *args)
+
+    def _run_at(self, keys: tuple[Any, ...], name: str, *args: Any) -> Any:
         return self._connections.run(load(name), keys, *args, timeout_s=self._timeout_s)
+
+    def _subscribe(self) -> None:
+        self._run("subscribe", self._token())
 
     def _token(self) -> str:
         """A name that nobody else has, in any process; as the scripts take it, it begins with a ``t``."""
@@ -242,12 +322,15 @@ class RedisBackend:
         return f"{self._name}{next(self._numbers)}"
 
     def _send_any(self, batch: Sequence[OutgoingMessage], timeout_s: float) -> Sequence[SendOutcome]:
-        arguments: list[Any] = [self._token(), str(self._window_us), str(self._options.max_messages or 0)]
+        limit = str(self._options.max_messages or 0)
+        arguments: list[Any] = [self._token(), str(self._window_us), limit, self._kept[2]]
         for message in batch:
             dedup_id = message.dedup_id
             dedup = b"" if dedup_id is None else b"=" + dedup_id.encode("utf-8", "surrogatepass")
             arguments += (message.message_id, *_messages.write_any(message), dedup)
-        firsts = self._connections.run(load("send"), self._keys.all, *arguments, timeout_s=timeout_s)
+        firsts: Any = b"again"
+        while firsts == b"again":  # each time, some more was given to the subscriptions
+            firsts = self._connections.run(load("send"), self._sent_to.worked, *arguments, timeout_s=timeout_s)
         if firsts == b"full":
             return [Rejected(_FULL, message.message_id) for message in batch]
         return [
@@ -255,19 +338,19 @@ class RedisBackend:
             for message, first in zip(batch, firsts, strict=True)
         ]
 
-    def _take(self, max_messages: int, lease_s: float) -> tuple[Sequence[IncomingMessage], float, bytes]:
-        """What is ready; where nothing is, in how many seconds something will be, and the last change seen."""
+    def _take(self, max_messages: int, lease_s: float) -> tuple[Sequence[IncomingMessage], _Outlook]:
+        """What is ready, and where nothing is, why."""
         token = self._token()
         want = min(max_messages, MAX_BATCH, max(1, TAKEN_BYTES // self._largest))
         if self._next is not None and (messages := self._claim(self._next, want, lease_s, token)):
-            return messages, 0.0, b""
+            return messages, _READY
         seed = str(self._clock.random.getrandbits(30)) if self._options.priorities == "weighted" else ""
         now = self._clock.monotonic()
-        answer = self._run("take", str(want), str(_messages.to_us(lease_s)), token, token, seed)
+        answer = self._run("take", str(want), str(_messages.to_us(lease_s)), token, token, seed, *self._rate)
         self._notice(answer[0])
         self._next = None
         if isinstance(answer[1], int):
-            return (), answer[1] / 1e6 if answer[1] >= 0 else BLOCK_S, answer[2]
+            return (), _Outlook(answer[1] / 1e6 if answer[1] >= 0 else BLOCK_S, answer[2], answer[3])
         born, run, taken, epoch = answer
         messages = self._admit(run, token, now + lease_s)
         if taken:
@@ -276,9 +359,9 @@ class RedisBackend:
             messages.sort(key=_best_first)
         elif self._detours:
             self._detours -= 1
-        elif len(run) == want:
+        elif epoch and len(run) == want:
             self._next = _Next(born, run[-1][0], epoch)
-        return messages, 0.0, b""
+        return messages, _READY
 
     def _claim(self, after: _Next, want: int, lease_s: float, token: str) -> list[IncomingMessage]:
         """Read what comes next, and lease it if nobody was quicker; a script that reads costs several times more."""
@@ -324,10 +407,23 @@ class RedisBackend:
             self._recreated += 1
         self._born = born
 
-    def _last_change(self) -> bytes:
-        found = self._call("XREVRANGE", self._keys.wake, "+", "-", "COUNT", "1")
-        last: bytes = found[0][0] if found else b"0-0"
-        return last
+    def _tidy(self) -> None:
+        """Now and then, remove what was kept for long enough."""
+        now = self._clock.monotonic()
+        if now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_EVERY_S
+            _managing.tidy(self._run_with_other)
+
+    def _mend(self) -> None:
+        """Now and then, where nothing is ready, look for what an eviction has left behind."""
+        now = self._clock.monotonic()
+        if now >= self._mend_at:
+            self._mended = self._run("mend", self._mended)
+            self._mend_at = now if self._mended else now + _MEND_EVERY_S
+
+    def _last_changes(self) -> list[bytes]:
+        found = [self._call("XREVRANGE", key, "+", "-", "COUNT", "1") for key in self._watches.keys]
+        return [each[0][0] if each else b"0-0" for each in found]
 
 
 def _length(message: IncomingMessage) -> int:
@@ -339,7 +435,14 @@ def _best_first(message: IncomingMessage) -> tuple[int, tuple[int, int]]:
     return -message.priority, _messages.order_of(handle[1])
 
 
-def _capabilities(dedup_window_s: float) -> Capabilities:
+def _kept(options: RedisOptions) -> tuple[str, str, str]:
+    """How long what is done is kept, the most of it, and how long what is dead is kept."""
+    done_s = 0.0 if options.keep_done is None else options.keep_done.total_seconds()
+    dead_s = options.dead_letter_retention.total_seconds()
+    return str(_messages.to_us(done_s)), str(options.keep_done_max), str(_messages.to_us(dead_s))
+
+
+def _capabilities(dedup_window_s: float, *, subscribed: bool) -> Capabilities:
     return Capabilities(
         queues="implicit",
         durability="disk",
@@ -366,12 +469,15 @@ def _capabilities(dedup_window_s: float) -> Capabilities:
         dead_letters=Support.NATIVE,
         redrive=Support.NATIVE,
         priority_levels=10,
+        fanout=True,
+        copies="fanout" if subscribed else "private",
         long_poll=True,
         admin=True,
         peek=True,
         purge=True,
         depth="exact",
         cancel=True,
+        pause=True,
     )
 
 

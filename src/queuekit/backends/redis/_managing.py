@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from queuekit.backend import LEASE_LOST, SETTLED, OutgoingMessage, QueueStats, SettleOutcome, StoredMessage
 from queuekit.backends.redis import _messages
+from queuekit.backends.redis._scripts import PLACES
 
 Run: TypeAlias = Callable[..., Any]
 """Runs a script of a queue with arguments."""
@@ -23,8 +24,10 @@ def count(run: Run) -> QueueStats:
     """The messages of a queue, by state."""
     while (found := run("stats")) is None:
         pass  # each call makes some of what is due ready
-    ready, leased, every, dead = found
-    return QueueStats(ready=ready, delayed=every - ready - leased, leased=leased, dead=dead, done=0)
+    ready, leased, every, dead, done = found
+    # Where a key of the queue was removed from outside, what is left does not add up.
+    ready, leased = max(0, ready), max(0, leased)
+    return QueueStats(ready=ready, delayed=max(0, every - ready - leased), leased=leased, dead=dead, done=done)
 
 
 def peek(run: Run, limit: int, after: str) -> list[StoredMessage]:
@@ -43,6 +46,30 @@ def peek(run: Run, limit: int, after: str) -> list[StoredMessage]:
     return messages
 
 
+def peek_done(run: Run, limit: int, after: str) -> list[StoredMessage]:
+    """Up to ``limit`` messages that are done and kept, in order of sending, from behind the id ``after``."""
+    messages: list[StoredMessage] = []
+    while len(messages) < limit:
+        last, found = run("peek_done", after, str(min(limit - len(messages), _PAGE)))
+        messages += map(_messages.read_done, found)
+        if not last:
+            break
+        after = last
+    return messages
+
+
+def delete(run: Run) -> None:
+    """Remove a queue or a subscription."""
+    while not run("delete", *PLACES):
+        pass
+
+
+def tidy(run: Run) -> None:
+    """Remove what was kept for long enough."""
+    while run("tidy"):
+        pass
+
+
 def purge(run: Run) -> int:
     """Remove every message that is not leased. Returns how many."""
     removed, stop, position = 0, b"", b"0"
@@ -53,7 +80,7 @@ def purge(run: Run) -> int:
 
 
 def cancel(run: Run, message_id: str) -> bool:
-    """Remove the messages with an id that were never leased."""
+    """Remove the messages with an id that were never leased from a queue, or a subscription."""
     removed, plain, kept = 0, _BEGINNING, _BEGINNING
     while plain or kept:
         some, plain, kept = run("cancel", message_id, plain, kept)

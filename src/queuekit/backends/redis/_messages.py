@@ -164,6 +164,13 @@ def read_taken(taken: Sequence[Any], token: str, lease_until: float) -> list[Inc
     return messages
 
 
+def read_done(found: Sequence[Any]) -> StoredMessage:
+    """A message as `peek_done.lua` shows it."""
+    entry_id, header, body, attempt, done_us = found
+    stored = read_stored((entry_id, header, body, b"done", attempt, 0))
+    return stored._replace(done_at=int(done_us) / 1e6)
+
+
 def read_stored(found: Sequence[Any]) -> StoredMessage:
     """A message as `peek.lua` shows it."""
     entry_id, header, body, state, attempt, due_us = found

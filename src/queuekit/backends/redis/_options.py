@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from queuekit.backend import InvalidURLError, QueueURL, Range
 
@@ -26,22 +26,45 @@ class RedisOptions:
     """What can be chosen in a Redis URL.
 
     Attributes:
+        subscription: Receive as this subscription: it gets a copy of every message that is sent to the queue
+            after its first use. Without one, messages are shared by everybody who receives.
         database: The number of the database, where the URL's path is a socket.
         dedup_window: How long a dedup id is remembered; 0 switches deduplication off.
         max_messages: Most messages that the queue holds; a send that does not fit is refused as a whole.
         priorities: ``strict``: a message of higher priority always comes first. ``weighted``: each one comes from
             a priority drawn by its weight, the priority plus one, so that none is ever starved.
+        keep_done: How long acknowledged messages are kept to be looked at; without it they are removed at once.
+        keep_done_max: The most of them that are kept, the latest ones.
+        dead_letter_retention: How long a dead letter is kept, counted from when it became one.
+        rate: Most messages that are handed out in `rate_per`, to all consumers with this option together; also the
+            tries again of the same message count. Without it there is no limit.
+        rate_per: The length of time that `rate` is for.
+        rate_burst: Most messages that are handed out at once after a quiet time; by default as many as `rate`.
         answer_timeout: The longest that the server may take to answer, beside what it was asked to wait. After it
             the connection is given up, because a dead server and a slow one look alike.
         ca_file: With TLS, the certificates that the server's must be signed by; without it, those of the system.
     """
 
+    subscription: str = ""
     database: int = field(default=0, metadata={"range": Range(0, 16_383)})
     dedup_window: timedelta = field(
         default=timedelta(hours=1), metadata={"range": Range(timedelta(0), timedelta(days=7))}
     )
     max_messages: int | None = field(default=None, metadata={"range": Range(1, 2**44)})
     priorities: Literal["strict", "weighted"] = "strict"
+    keep_done: timedelta | None = field(
+        default=None, metadata={"range": Range(timedelta(seconds=1), timedelta(days=3650))}
+    )
+    keep_done_max: int = field(default=10_000, metadata={"range": Range(1, 1_000_000)})
+    dead_letter_retention: timedelta = field(
+        default=timedelta(days=14), metadata={"range": Range(timedelta(minutes=1), timedelta(days=3650))}
+    )
+    rate: int | None = field(default=None, metadata={"range": Range(1, 10_000_000)})
+    rate_per: timedelta = field(
+        default=timedelta(seconds=1),
+        metadata={"range": Range(timedelta(milliseconds=1), timedelta(days=31)), "beside": {"rate": "1"}},
+    )
+    rate_burst: int | None = field(default=None, metadata={"range": Range(1, 10_000_000), "beside": {"rate": "1"}})
     answer_timeout: timedelta = field(
         default=timedelta(seconds=5), metadata={"range": Range(timedelta(seconds=0.1), timedelta(minutes=5))}
     )
@@ -75,6 +98,29 @@ class Address:
     ca_file: str = ""
     answer_s: float = 5.0
     connect_s: float = 5.0
+
+
+class Bucket(NamedTuple):
+    """A rate as the scripts take it."""
+
+    limit: int
+    per_us: int
+    burst: int
+
+
+def rate_of(options: RedisOptions) -> Bucket | None:
+    """The rate that is asked for; None where there is none.
+
+    Raises:
+        InvalidURLError: Something about a rate is said, and no rate.
+    """
+    if options.rate is None:
+        if options.rate_burst is not None or options.rate_per != timedelta(seconds=1):
+            msg = "'rate_per' and 'rate_burst' say more about a 'rate', and there is none; add rate=NUMBER"
+            raise InvalidURLError(msg)
+        return None
+    per_us = round(options.rate_per.total_seconds() * 1e6)
+    return Bucket(options.rate, per_us, options.rate if options.rate_burst is None else options.rate_burst)
 
 
 def address_of(url: QueueURL, options: RedisOptions, connect_s: float) -> Address:

@@ -72,9 +72,13 @@ class Plan:
         batch: The settlements.
         fresh: What was never settled before.
         is_dead: Whether the queue is a dead-letter queue.
+        kept: How long what is done and what is dead is kept, as the script takes it.
     """
 
-    def __init__(self, batch: Sequence[Settlement], fresh: Fresh, *, is_dead: bool) -> None:
+    def __init__(
+        self, batch: Sequence[Settlement], fresh: Fresh, *, is_dead: bool, kept: tuple[str, str, str]
+    ) -> None:
+        self._kept = kept
         self._batch = batch
         self._fresh = fresh
         self._at_once: dict[int, SettleOutcome] = {}
@@ -105,7 +109,7 @@ class Plan:
 
     def arguments(self) -> list[Any]:
         """What the script is given."""
-        arguments: list[Any] = []
+        arguments: list[Any] = [*self._kept]
         batch = self._batch
         for (action, token, length_s), indexes in self._groups.items():
             entries = [_entry_of(batch[index]) for index in indexes]

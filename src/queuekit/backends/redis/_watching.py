@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections.abc import Sequence
 
 from redis import exceptions
 
@@ -23,25 +24,27 @@ class Watch:
 
     Args:
         line: The connection; nobody else uses it.
-        key: The stream in which changes are told.
+        keys: The streams in which changes are told.
         answer_s: The longest that the server may take to answer.
 
     Concurrency:
         One thread waits at a time; `stop` may be called by any.
     """
 
-    def __init__(self, line: Line, key: str, answer_s: float) -> None:
+    def __init__(self, line: Line, keys: Sequence[str], answer_s: float) -> None:
         self._line = line
-        self._key = key
+        self._keys = keys
         self._answer_s = answer_s
         self._asked_at: float | None = None
         self._stopping, self._stop = os.pipe()
+        self._stop_poll = select.poll()
+        self._stop_poll.register(self._stopping, select.POLLIN)
         self._poll = select.poll()
         self._poll.register(self._stopping, select.POLLIN)
         self._poll.register(line.fileno(), select.POLLIN)
 
-    def wait(self, timeout_s: float, seen: bytes, now: float) -> None:
-        """Wait for a change behind the one that was seen, for `stop`, or until the time is over.
+    def wait(self, timeout_s: float, seen: Sequence[bytes], now: float) -> None:
+        """Wait for a change behind those that were seen, for `stop`, or until the time is over.
 
         Raises:
             RedisError: What became of the connection.
@@ -49,7 +52,7 @@ class Watch:
         """
         if self._asked_at is None:
             self._asked_at = now
-            self._line.ask("XREAD", "BLOCK", str(int(BLOCK_S * 1000)), "STREAMS", self._key, seen)
+            self._line.ask("XREAD", "BLOCK", str(int(BLOCK_S * 1000)), "STREAMS", *self._keys, *seen)
         silent_s = self._asked_at + BLOCK_S + self._answer_s - now
         happened = {each for each, _ in self._poll.poll(max(0.0, min(timeout_s, silent_s)) * 1000)}
         if not happened and silent_s <= timeout_s:
@@ -58,6 +61,11 @@ class Watch:
             self._asked_at = None
             self._line.answer()
         if self._stopping in happened:
+            os.read(self._stopping, 64)
+
+    def rest(self, timeout_s: float) -> None:
+        """Wait for `stop` or until the time is over, whatever changes."""
+        if self._stop_poll.poll(max(0.0, timeout_s) * 1000):
             os.read(self._stopping, 64)
 
     def is_overdue(self, now: float) -> bool:
@@ -84,16 +92,16 @@ class Watches:
 
     Args:
         connections: Where connections come from.
-        key: The stream in which changes are told.
+        keys: The streams in which changes are told.
         answer_s: The longest that the server may take to answer.
 
     Concurrency:
         Safe from any thread, and after a fork.
     """
 
-    def __init__(self, connections: Connections, key: str, answer_s: float) -> None:
+    def __init__(self, connections: Connections, keys: Sequence[str], answer_s: float) -> None:
         self._connections = connections
-        self._key = key
+        self.keys = keys
         self._answer_s = answer_s
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -112,8 +120,14 @@ class Watches:
         """How many threads wait now."""
         return len(self._waiting)
 
-    def wait(self, timeout_s: float, seen: bytes, stops: int, now: float) -> bool:
+    def wait(self, timeout_s: float, seen: Sequence[bytes], stops: int, now: float) -> bool:
         """Wait for a change; False when waits were ended since ``stops`` was read.
+
+        Args:
+            timeout_s: How long.
+            seen: The last change that was seen, of each stream; empty waits for no change.
+            stops: See above.
+            now: Monotonic.
 
         Raises:
             RedisError: What became of the connection.
@@ -127,7 +141,10 @@ class Watches:
         usable = False
         try:
             if not stopped:
-                watch.wait(timeout_s, seen, now)
+                if seen:
+                    watch.wait(timeout_s, seen, now)
+                else:
+                    watch.rest(timeout_s)
             usable = True
         finally:
             with self._lock:
@@ -161,7 +178,7 @@ class Watches:
         if watch is not None and watch.is_overdue(now):
             watch.close()
             watch = None
-        return watch or Watch(self._connections.take(), self._key, self._answer_s)
+        return watch or Watch(self._connections.take(), self.keys, self._answer_s)
 
     def _after_fork(self) -> None:
         # The parent's connections are the parent's; it may also have held the lock.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,17 +19,23 @@ class Examples:
     Attributes:
         good: Two that differ, each as the URL's text and as the value.
         bad: Texts that must be refused.
+        beside: Other options, and a value of each, without which this one is refused.
     """
 
     good: tuple[tuple[str, Any], tuple[str, Any]]
     bad: tuple[str, ...]
+    beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def examples(options: type[Any]) -> dict[str, Examples]:
     """Values for every option but those that are free text, which have no bad ones."""
     hints = get_type_hints(options, include_extras=True)
-    found = {each.name: _of(hints[each.name], each.metadata.get("range")) for each in dataclasses.fields(options)}
-    return {name: values for name, values in found.items() if values is not None}
+    found: dict[str, Examples] = {}
+    for each in dataclasses.fields(options):
+        values = _of(hints[each.name], each.metadata.get("range"))
+        if values is not None:
+            found[each.name] = dataclasses.replace(values, beside=each.metadata.get("beside", {}))
+    return found
 
 
 def _of(kind: Any, bounds: Range | None) -> Examples | None:

@@ -109,9 +109,12 @@ class Urls(Group):
             (one_text, one), (_other_text, other) = values.good
             if name in url.options:
                 continue
-            harness.opener.open(url.with_option(name, one_text), {name: one}).close()
+            whole = url.with_option(name, one_text)
+            for needed, text in values.beside.items():
+                whole = whole.with_option(needed, text)
+            harness.opener.open(whole, {name: one}).close()
             with pytest.raises(InvalidURLError, match=name):
-                harness.opener.open(url.with_option(name, one_text), {name: other})
+                harness.opener.open(whole, {name: other})
 
     def test_URL_07_secrets_redacted(self, harness: Harness) -> None:
         """A password, a token or a signature is in no str, repr, format, pickle or error."""

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import re
+from importlib import resources
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit.backend import Action, LeaseLost, OutgoingMessage, Settlement, Unsupported
 from queuekit.backends.redis._messages import PlainWriter, read_run, read_taken, split_header, to_us, write_any
-from queuekit.backends.redis._scripts import PLACES, keys_of, load
+from queuekit.backends.redis._scripts import PLACES, WORKED, keys_of
 from queuekit.backends.redis._settling import Fresh, Plan
 
+KEPT = ("0", "10000", "0")
 TEXTS = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
 MESSAGES = st.builds(
     OutgoingMessage,
@@ -66,35 +70,56 @@ def test_a_length_is_never_made_shorter(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("queue", ["orders", "a{b}c", "{", "}", "}{", "50%", "a.dead.b", "caf\u00e9"])
-def test_the_keys_of_a_queue_and_of_its_dead_letters_are_in_one_slot(queue: str) -> None:
-    own, dead = keys_of(queue), keys_of(queue + ".dead")
-    tags = {key[key.index("{") + 1 : key.index("}")] for key in own.all + dead.all}
+@pytest.mark.parametrize("subscription", ["", "one", "}:plain", "a/b"])
+def test_the_keys_of_a_queue_and_of_its_dead_letters_are_in_one_slot(queue: str, subscription: str) -> None:
+    places = [keys_of(queue), keys_of(queue + ".dead"), keys_of(queue, subscription)]
+    tags = {key[key.index("{") + 1 : key.index("}")] for keys in places for key in keys.worked}
     assert len(tags) == 1
     assert "" not in tags, "an empty one would not count"
-    assert len(set(own.all + dead.all)) == 2 * len(PLACES)
+    assert len({key for keys in places for key in keys.worked}) == (3 if subscription else 2) * len(WORKED)
 
 
 def test_no_two_queues_share_a_key() -> None:
-    names = ["a", "a{", "a}", "a%7B", "a%", "a:plain", "b"]
-    assert len({key for name in names for key in keys_of(name).all}) == len(names) * len(PLACES)
+    names = ["a", "a{", "a}", "a%7B", "a%", "a:plain", "b", "a/c"]
+    places = [(name, subscription) for name in names for subscription in ("", "c", "c/d", "c:", "c%2Fd", "c.dead")]
+    places += [("a.dead", ""), ("a.dead", "c")]
+    assert len({keys_of(*each).start for each in places}) == len(places)
 
 
-def test_the_scripts_know_as_many_places_as_there_are() -> None:
-    source = load("stats").source.decode()
-    for index, place in enumerate(PLACES):
-        assert f"{place} = KEYS[first{f' + {index}' if index else ''}]" in source
-    assert f"keys_of({len(PLACES) + 1})" in source, "the other queue's keys come right behind"
+def test_the_scripts_work_on_no_place_that_is_not_known() -> None:
+    folder = resources.files("queuekit.backends.redis") / "lua"
+    texts = [each.read_text("utf-8") for each in folder.iterdir() if each.name != "claim.lua"]
+    used = {place for text in texts for place in re.findall(r"\b(?:q|root|dead|letters|source)\.([a-z]+)", text)}
+    assert used - {"start", "is"} == {*PLACES, "subs"}
+    assert PLACES[: len(WORKED)] == WORKED
+
+
+def test_no_script_trims_a_stream_that_has_messages() -> None:
+    folder = resources.files("queuekit.backends.redis") / "lua"
+    trims = [
+        line.strip()
+        for each in folder.iterdir()
+        for line in each.read_text("utf-8").splitlines()
+        if re.search("MAXLEN|MINID|XTRIM", line)
+    ]
+    assert trims
+    assert all(re.match(r"call\('XADD', (q\.)?wake, 'MAXLEN', 1,", line) for line in trims)
 
 
 def test_a_handle_that_is_not_ours_goes_nowhere() -> None:
-    plan = Plan([Settlement(each, Action.ACK) for each in ("x", 1, (1, 2), ("t", b"1-0", 3))], Fresh(), is_dead=False)
+    plan = Plan(
+        [Settlement(each, Action.ACK) for each in ("x", 1, (1, 2), ("t", b"1-0", 3))],
+        Fresh(),
+        is_dead=False,
+        kept=KEPT,
+    )
     assert plan.is_empty
     assert plan.outcomes([], 0.0) == [LeaseLost()] * 4
 
 
 def test_a_dead_letter_queue_has_none_of_its_own() -> None:
     letter = OutgoingMessage("id", b"")
-    plan = Plan([Settlement(("t", b"1-0"), Action.DEAD, dead=letter)], Fresh(), is_dead=True)
+    plan = Plan([Settlement(("t", b"1-0"), Action.DEAD, dead=letter)], Fresh(), is_dead=True, kept=KEPT)
     assert plan.is_empty
     assert isinstance(plan.outcomes([], 0.0)[0], Unsupported)
 

@@ -1,3 +1,4 @@
+-- uses: queue
 -- Remove the messages with an id that nobody has had yet. ARGV: the id, and behind which ids to look.
 -- Answers how many, and behind which to go on in each of the two streams, or '' where there are no more.
 local q = keys_of(1)

@@ -1,9 +1,10 @@
+-- uses: queue fanout
 -- Remove messages that are not leased, some of them. ARGV: '' or the last id that may go, the position of the scan.
 -- Answers how many, the last id that may go, and the next position; '' when all is done.
 local q = keys_of(1)
 local stop, position = ARGV[1], ARGV[2]
 local now = time_us()
-if advance(q, now) then
+if settle_down(q, now) then
   return { 0, stop, position }
 end
 if stop == '' then
@@ -15,6 +16,7 @@ if padded(stop) > padded(cursor) then
   local entries = call('XRANGE', q.plain, '(' .. cursor, stop, 'COUNT', 100)
   for _, entry in ipairs(entries) do
     call('XDEL', q.plain, entry[1])
+    call('ZREM', q.ends, entry[1])
   end
   if #entries > 0 then
     tell_gone(q)

@@ -6,24 +6,31 @@
 -- Every other message, and a plain one once it is anything but new or in a run, has a record in `items`, and its
 -- body in `kept` or still in `plain`. It is in `ready`, in `due`, in `leases`, or behind the first of its line.
 -- Ids are those of `plain`, so that they tell the order of sending in all of them. Times are in microseconds.
+-- A dead letter also stands in `ends`, with the time until which it is kept.
 
 local call = redis.call
 
+local by_place = {
+  __index = function(q, place)
+    local key = q.start .. place
+    rawset(q, place, key)
+    return key
+  end,
+}
+
+-- The keys that begin like this, each by the name of its place.
+local function keys_at(start)
+  return setmetatable({ start = start, is_dead = string.find(start, '}.dead', 1, true) ~= nil }, by_place)
+end
+
+-- The same, from the one of `plain`.
 local function keys_of(first)
-  return {
-    plain = KEYS[first],
-    kept = KEYS[first + 1],
-    meta = KEYS[first + 2],
-    ready = KEYS[first + 3],
-    due = KEYS[first + 4],
-    leases = KEYS[first + 5],
-    runs = KEYS[first + 6],
-    items = KEYS[first + 7],
-    lines = KEYS[first + 8],
-    wake = KEYS[first + 9],
-    dedup = KEYS[first + 10],
-    forget = KEYS[first + 11],
-  }
+  return keys_at(string.sub(KEYS[first], 1, -6))
+end
+
+-- Where two queues are passed, each with as many keys.
+local function other_keys()
+  return keys_of(#KEYS / 2 + 1)
 end
 
 local function time_us()
@@ -109,13 +116,25 @@ local function place(q, id, item, now)
   write(q, id, item)
 end
 
-local function store(q, now, header, body, delay, priority, key)
-  if delay == 0 and priority == 0 and key == '' then
-    return call('XADD', q.plain, '*', header, body)
-  end
+local function is_plain(delay, priority, key)
+  return delay == 0 and priority == 0 and key == ''
+end
+
+local function new_id(q)
   local id = call('XADD', q.plain, '*', 'id', '')
   call('XDEL', q.plain, id)
-  call('XADD', q.kept, id, header, body)
+  return id
+end
+
+-- With the id that is wanted, or a later one: ids may go back once, when `plain` was removed and the clock set back.
+local function append(stream, id, header, body)
+  local added = redis.pcall('XADD', stream, id, header, body)
+  return type(added) == 'string' and added or call('XADD', stream, '*', header, body)
+end
+
+-- Store a message with a record.
+local function put(q, wanted, now, header, body, delay, priority, key)
+  local id = append(q.kept, wanted, header, body)
   local item = { attempt = 0, priority = priority, where = 'k', token = '', due = 0, key = key }
   if delay > 0 then
     item.due = now + delay
@@ -130,6 +149,18 @@ local function store(q, now, header, body, delay, priority, key)
     place(q, id, item, now)
   end
   return id
+end
+
+local function store(q, now, header, body, delay, priority, key)
+  if is_plain(delay, priority, key) then
+    return call('XADD', q.plain, '*', header, body)
+  end
+  return put(q, new_id(q), now, header, body, delay, priority, key)
+end
+
+-- Store a dead letter, to be kept for so long.
+local function store_letter(q, now, keep, ...)
+  call('ZADD', q.ends, now + keep, store(q, now, ...))
 end
 
 local function leave_run(q, token)
@@ -148,6 +179,9 @@ local function remove(q, id, item, now)
     call('XDEL', q.kept, id)
   end
   call('HDEL', q.items, id)
+  if q.is_dead then
+    call('ZREM', q.ends, id)
+  end
   if item.token ~= '' then
     call('ZREM', q.leases, id)
   else
@@ -234,6 +268,23 @@ local function withdraw(q, id, now, most)
   local gone = is_behind(q, id) and call('XDEL', q.plain, id) == 1
   if gone then
     tell_gone(q)
+    call('ZREM', q.ends, id)
   end
   return gone
+end
+
+-- Where to go on with `plain` after `meta` was removed, and up to where some of it may have records. A run that has
+-- been taken is not taken again.
+local function recover_cursor(q)
+  local cursor, runs = '0-0', call('HVALS', q.runs)
+  for _, each in ipairs(runs) do
+    local last = string.match(each, '^%S+ (%S+)$')
+    if last and padded(last) > padded(cursor) then
+      cursor = last
+    end
+  end
+  local newest = call('XREVRANGE', q.plain, '+', '-', 'COUNT', 1)[1]
+  local mixed = newest and newest[1] or '0-0'
+  call('HSET', q.meta, 'cursor', cursor, 'mixed', mixed)
+  return cursor, mixed
 end

@@ -1,11 +1,14 @@
+-- uses: queue fanout
 -- Move dead letters back. KEYS: of the dead-letter queue, then of its source. ARGV: behind which ids to look in the two
 -- streams; of each message its number, id, header, body, delay, priority, '=' and key.
 -- Answers the numbers of those that were moved, and behind which ids to go on, or '' where there are no more.
-local q, source = keys_of(1), keys_of(13)
+local q, source = keys_of(1), other_keys()
+local root = root_of(source)
 local now, moved, next, wanted = time_us(), {}, {}, {}
 if advance(q, now) then
   return { moved, ARGV[1], ARGV[2] }
 end
+local shared = root ~= source or call('HEXISTS', root.subs, 'fanned') == 1
 for i = #ARGV - 6, 4, -7 do
   local id = ARGV[i + 1]
   wanted[id] = wanted[id] or {}
@@ -20,13 +23,22 @@ for which, stream in ipairs({ q.plain, q.kept }) do
       local found = wanted[string.match(entry[2][1], '^([^\n]*)')]
       if found and #found > 0 and withdraw(q, entry[1], now, 1e15) then
         local i = table.remove(found)
-        store(source, now, ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]), ARGV[i + 6])
+        local header, body, key = ARGV[i + 2], ARGV[i + 3], ARGV[i + 6]
+        local delay, priority = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
+        if shared then -- the queue's own `plain` would give it to everybody
+          put(source, new_id(root), now, header, body, delay, priority, key)
+        else
+          store(source, now, header, body, delay, priority, key)
+        end
         moved[#moved + 1] = tonumber(ARGV[i])
       end
     end
   end
 end
 if #moved > 0 then
+  if root ~= source and call('HEXISTS', root.subs, source.start) == 0 then
+    begin_subscription(root, source, ARGV[3])
+  end
   begin(source, ARGV[3])
   wake(source)
 end

@@ -1,12 +1,16 @@
+-- uses: queue fanout
 -- Store messages of any kind. ARGV: a name if the queue is made anew, the dedup window, the most messages of the
--- queue or 0; of each message its id, header, body, delay, priority, '=' and key, '=' and dedup id.
--- Answers 'full' and stores nothing, or for each message '' or the id of the one that it is a duplicate of.
+-- queue or 0, how long dead letters are kept; of each message its id, header, body, delay, priority, '=' and key, '='
+-- and dedup id.
+-- Answers 'full' and stores nothing; 'again' where there is something to be done before; or for each message '' or
+-- the id of the one that it is a duplicate of.
+local FIRST, WIDTH = 5, 7
 local q = keys_of(1)
-local born, window, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local born, window, limit, retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = time_us()
 
 local answers, new, seen = {}, {}, {}
-for i = 4, #ARGV, 7 do
+for i = FIRST, #ARGV, WIDTH do
   local dedup = ARGV[i + 6]
   local known = false
   if dedup ~= '' and window > 0 then
@@ -25,21 +29,46 @@ end
 if #new == 0 then
   return answers
 end
-if limit > 0 and call('XLEN', q.plain) + call('XLEN', q.kept) + #new > limit then
-  return 'full'
+local fanned = not q.is_dead and call('HEXISTS', q.subs, 'fanned') == 1
+local audience = fanned and audience_of(q) or { q }
+if limit > 0 then
+  if fanned then
+    local _, more = distribute(q)
+    if more then
+      return 'again'
+    end
+  end
+  for _, each in ipairs(audience) do
+    if call('XLEN', each.plain) + call('XLEN', each.kept) + #new > limit then
+      return 'full'
+    end
+  end
 end
 for _, i in ipairs(new) do
-  local dedup = ARGV[i + 6]
-  store(q, now, ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4]), ARGV[i + 5])
+  local header, body, key, dedup = ARGV[i + 1], ARGV[i + 2], ARGV[i + 5], ARGV[i + 6]
+  local delay, priority = tonumber(ARGV[i + 3]), tonumber(ARGV[i + 4])
+  if q.is_dead then
+    store_letter(q, now, retention, header, body, delay, priority, key)
+  elseif not fanned or is_plain(delay, priority, key) then
+    store(q, now, header, body, delay, priority, key)
+  else
+    local id = new_id(q)
+    for _, each in ipairs(audience) do
+      put(each, id, now, header, body, delay, priority, key)
+    end
+  end
   if dedup ~= '' and window > 0 then
     call('ZADD', q.forget, now + window, dedup)
     call('HSET', q.dedup, dedup, ARGV[i])
-    for _, key in ipairs({ q.forget, q.dedup }) do
-      call('PEXPIRE', key, math.ceil(window / 1000) + 1000)
+    for _, each in ipairs({ q.forget, q.dedup }) do
+      call('PEXPIRE', each, math.ceil(window / 1000) + 1000)
     end
   end
 end
 begin(q, born)
+if q.is_dead then
+  enlist(q)
+end
 wake(q)
 -- Last, because a server that is out of memory lets a script go on that has written before.
 if window > 0 then

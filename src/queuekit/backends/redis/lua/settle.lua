@@ -1,12 +1,16 @@
--- Carry out settlements. KEYS: of the queue, then of its dead-letter queue. ARGV: a name if a queue is made anew; then
+-- uses: queue fanout keeping
+-- Carry out settlements. KEYS: of the queue, then of its dead-letter queue. ARGV: a name if a queue is made anew, how
+-- long messages that are done are kept or 0, the most of them, how long dead letters are kept; then
 -- groups of one token: the action (ack, retry, release, extend, dead), the token, a length of time, how many, and their ids;
 -- a dead one has header, body, delay, priority and '=' and key of its letter behind each id. An 'ack_new' is the ack of
 -- messages that the client has never settled before, so that their number says which of them were there: all, or none.
 -- Answers 1 where all of it was done, or for each id 1, 0 where the lease was lost, or -1 where that cannot be known.
+local FIRST = 5
 local q = keys_of(1)
+local keep, keep_most, retention = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 allow_without_memory(q)
 local now = time_us()
-local answers, lost, stirred = {}, false, false
+local answers, lost, stirred, kept = {}, false, false, 0
 
 -- The record of a message that this token holds; true where it holds it in its run.
 local function holds(token, in_run, id)
@@ -47,6 +51,15 @@ local function give_back(token, id, held, delay, counted)
   return true
 end
 
+-- Keep a message that is about to be removed.
+local function keep_one(id, held)
+  local entry = call('XRANGE', (held == true or held.where == 'p') and q.plain or q.kept, id, id)[1]
+  if entry then
+    keep_done(q, now, id, held == true and 1 or held.attempt, entry, keep)
+    kept = kept + 1
+  end
+end
+
 local function acknowledge(token, id, held)
   if held ~= true then
     remove(q, id, held, now)
@@ -54,6 +67,9 @@ local function acknowledge(token, id, held)
   end
   if call('XDEL', q.plain, id) == 0 then
     return false
+  end
+  if q.is_dead then
+    call('ZREM', q.ends, id)
   end
   leave_run(q, token)
   return true
@@ -74,15 +90,19 @@ local function bury(token, id, held, at)
   if not acknowledge(token, id, held) then
     return false
   end
-  local dead = keys_of(13)
-  store(dead, now, ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4])
+  local dead = other_keys()
+  store_letter(dead, now, retention, ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4])
   begin(dead, ARGV[1])
+  enlist(dead)
   wake(dead)
   return true
 end
 
 local function settle(action, token, held, id, amount, at)
   if action == 'ack' then
+    if keep > 0 then
+      keep_one(id, held)
+    end
     return acknowledge(token, id, held)
   elseif action == 'retry' or action == 'release' then
     return give_back(token, id, held, amount, action == 'retry')
@@ -103,6 +123,9 @@ end
 local function acknowledge_run(token, from, to)
   local count = to - from + 1
   local done = call('XDEL', q.plain, unpack(ARGV, from, to))
+  if q.is_dead then
+    call('ZREM', q.ends, unpack(ARGV, from, to))
+  end
   leave_together(token, done)
   local answer = done == count and 1 or done == 0 and 0 or -1
   lost = lost or answer ~= 1
@@ -111,7 +134,7 @@ local function acknowledge_run(token, from, to)
   end
 end
 
-local i = 2
+local i = FIRST
 while i <= #ARGV do
   local action, token, amount, count = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
   local ends = call('ZSCORE', q.leases, token)
@@ -122,7 +145,7 @@ while i <= #ARGV do
   if new then
     action = 'ack'
   end
-  if new and in_run and call('EXISTS', q.items) == 0 then
+  if new and in_run and keep == 0 and call('EXISTS', q.items) == 0 then
     acknowledge_run(token, i, i + count - 1)
   else
     for at = i, i + (count - 1) * width, width do
@@ -137,5 +160,8 @@ while i <= #ARGV do
 end
 if stirred then
   wake(q)
+end
+if kept > 0 then
+  trim_done(q, keep_most, kept)
 end
 return lost and answers or 1

@@ -1,7 +1,9 @@
+-- uses: queue fanout
 -- Count the messages. KEYS: of the queue, then of its dead-letter queue.
--- Answers nil where there is more to make ready before; else ready, leased, all, and all dead letters.
-local q, dead = keys_of(1), keys_of(13)
-if advance(q, time_us()) then
+-- Answers nil where there is more to make ready before; else ready, leased, all, all dead letters, and what is done.
+local q, dead = keys_of(1), other_keys()
+local now = time_us()
+if settle_down(q, now) then
   return nil
 end
 local in_runs, runs = 0, call('HGETALL', q.runs)
@@ -14,4 +16,5 @@ local plain, kept = call('XLEN', q.plain), call('XLEN', q.kept)
 local strays = tonumber(call('HGET', q.meta, 'strays') or 0)
 local ready = call('ZCARD', q.ready) + plain - in_runs - strays
 local leased = in_runs + call('ZCARD', q.leases) - #runs / 4
-return { ready, leased, plain + kept, call('XLEN', dead.plain) + call('XLEN', dead.kept) }
+local done = call('ZCOUNT', q.past, string.format('(%.0f', now), '+inf')
+return { ready, leased, plain + kept, call('XLEN', dead.plain) + call('XLEN', dead.kept), done }

@@ -372,10 +372,15 @@ class Receiver:
         with self._lock:
             return self._tally.counts(self._flow.count)
 
-    def queue_age(self) -> Timing:
-        """How long the first message of each poll had been in the queue."""
+    def handled(self, took_s: float) -> None:
+        """A delivery was with its handler for that long."""
         with self._lock:
-            return self._tally.age.read()
+            self._tally.handling.add(took_s)
+
+    def timings(self) -> dict[str, Timing]:
+        """How long the first message of each poll had been in the queue, and how long handlers took."""
+        with self._lock:
+            return {"queue_age": self._tally.age.read(), "handler_time": self._tally.handling.read()}
 
     def await_change(self, until: float) -> None:
         """Wait until something finished, or until that time."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from queuekit._engine.bridging import Onward
 from queuekit._engine.copies import Copying, CopyRoute, detail_of, is_confirmed
@@ -27,6 +28,8 @@ from queuekit.backend import Action, OutgoingMessage, Settlement
 
 _LONGEST_DEAD_RETRY_S = 600.0
 _new = tuple.__new__
+# A member looked up on its class costs ten times a global, and this one is looked up per message.
+_ACK: Final = Action.ACK
 
 
 class SettleThread:
@@ -120,6 +123,21 @@ class SettleThread:
                 return
             held.state = PARKED if park else RECORDED
             if not park and self._settler.add(held):
+                self._settle_wanted.notify()
+
+    def ack(self, held: Held, took_s: float) -> None:
+        """Record the ack of a delivery whose handler took that long; one that was settled meanwhile stays so."""
+        with self._lock:
+            self._tally.handling.add(took_s)
+            if held.settlement is not None:
+                return
+            if held.state is not RUNNING or held.lease.abandoned:
+                self.record(held, _ACK)
+                return
+            held.settlement = _new(Settlement, (held.message.handle, _ACK, 0.0, 0.0, None))
+            self._flow.running -= 1
+            held.state = RECORDED
+            if self._settler.add(held):
                 self._settle_wanted.notify()
 
     def record_copy(self, held: Held, copying: Copying, action: Action, delay_s: float) -> None:

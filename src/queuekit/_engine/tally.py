@@ -74,18 +74,19 @@ class SendTally:
 
 
 class ReceiveTally:
-    """Counts deliveries and what became of them, and how long they had been in the queue.
+    """Counts deliveries and what became of them, how long they had been in the queue and with handlers.
 
     Concurrency:
         None of its own; the owner holds a lock.
     """
 
-    __slots__ = ("_answers", "age", "received")
+    __slots__ = ("_answers", "age", "handling", "received")
 
     def __init__(self) -> None:
         self.received: int = 0
         self._answers: Counter[type] = Counter()
         self.age: Stopwatch = Stopwatch()
+        self.handling: Stopwatch = Stopwatch()
 
     def answered(self, outcomes: Sequence[SettleOutcome]) -> None:
         """These are the final outcomes of deliveries, which are in flight no more."""
@@ -147,7 +148,8 @@ class Stopwatch:
         self._count += 1
         if length_s > 0:
             self._total_s += length_s
-            self._longest_s = max(self._longest_s, length_s)
+            if length_s > self._longest_s:
+                self._longest_s = length_s
 
     def read(self) -> Timing:
         """What was summed up so far."""

@@ -15,9 +15,10 @@ from queuekit._engine.journal import Journal
 from queuekit._portable.batch_judging import BatchJudge
 from queuekit._portable.batches import BatchEntry
 from queuekit._portable.context import _current
+from queuekit._portable.loop_running import TaskRunner
 from queuekit._portable.middleware import Handling
 from queuekit._portable.retry import ACK, RELEASE, DeadLetter, Retry, Verdict
-from queuekit._portable.running import Slot, TaskRunner, WorkerThreads
+from queuekit._portable.running import Slot, WorkerThreads
 from queuekit._portable.triage import Bound, Job, Triage
 from queuekit._portable.wrapping import awaited
 from queuekit.backend import Action
@@ -217,7 +218,7 @@ class BatchThreadRunner(WorkerThreads[BatchJob]):
 
 
 class BatchLoopRunner(TaskRunner[BatchJob]):
-    """Runs async batch handlers on an event loop, each batch in a task of its own; as `LoopRunner`."""
+    """Runs async batch handlers on an event loop; as `LoopRunner`."""
 
     async def _run(self, job: BatchJob) -> None:
         run = open_batch(self._triage, job)

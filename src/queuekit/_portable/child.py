@@ -18,9 +18,9 @@ from queuekit._portable.batch_running import BatchJob
 from queuekit._portable.frames import pack, unpack, unpack_jobs, verdict_row
 from queuekit._portable.handler import AnyHandler, BatchHandler
 from queuekit._portable.link import Link
+from queuekit._portable.loop_running import TaskRunner, own_loop
 from queuekit._portable.retry import Verdict
 from queuekit._portable.runners import Runner, RunnerMaker
-from queuekit._portable.running import TaskRunner, own_loop
 from queuekit._portable.triage import Triage
 from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import SystemClock

@@ -204,7 +204,7 @@ class Consumer(Opened, Generic[T]):
 
     def timings(self) -> Mapping[str, Timing]:
         """``queue_age``: how long messages had been in the queue, by the first message of each poll."""
-        return MappingProxyType({"queue_age": self._receiver.queue_age()})
+        return MappingProxyType({"queue_age": self._receiver.timings()["queue_age"]})
 
     def close(self) -> None:
         """Send every recorded settlement, release what is unsettled, and give everything back.

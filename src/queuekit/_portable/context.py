@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from queuekit._engine import metadata as meta
 from queuekit._portable.link import seconds
@@ -16,6 +17,24 @@ from queuekit.backend import IncomingMessage
 _current: ContextVar[Current] = ContextVar("queuekit_current")
 
 
+class Running(Protocol):
+    """A delivery that a handler runs for."""
+
+    @property
+    def message(self) -> IncomingMessage:
+        """The delivery as the service made it."""
+        ...
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether it is not ours any more."""
+        ...
+
+    def extend(self, by_s: float) -> None:
+        """Extend its lease; raises as `Delivery.extend` does."""
+        ...
+
+
 class Current:
     """What a handler can know about, and ask for, the delivery that it is running for.
 
@@ -23,71 +42,61 @@ class Current:
         Safe from any thread that the handler's context was carried to.
     """
 
-    __slots__ = ("_draining", "_extend", "_lost", "_message", "attempt", "completing", "queue")
+    __slots__ = ("_draining", "_job", "attempt", "completing", "queue")
 
-    def __init__(
-        self,
-        message: IncomingMessage,
-        queue: str,
-        attempt: int | None,
-        *,
-        extend: Callable[[float], None],
-        lost: Callable[[], bool],
-        draining: Callable[[], bool],
-    ) -> None:
-        self._message = message
+    def __init__(self, job: Running, queue: str, attempt: int | None, draining: Callable[[], bool]) -> None:
+        # One is made for every message, and little of it is asked for: what it can it looks up when asked.
+        self._job = job
         self.queue: str = queue
         self.attempt: int | None = attempt
-        self._extend = extend
-        self._lost = lost
         self._draining = draining
         self.completing: Callable[[object], None] | None = None
 
     @property
     def message_id(self) -> str:
         """The message's id; the same at every attempt."""
-        return self._message.message_id
+        return self._job.message.message_id
 
     @property
     def attributes(self) -> Mapping[str, str]:
         """The strings that travel beside the body."""
-        return self._message.attributes
+        return self._job.message.attributes
 
     @property
     def body(self) -> bytes:
         """The bytes as they were sent."""
-        return self._message.body
+        return self._job.message.body
 
     @property
     def ordering_key(self) -> str | None:
         """The message's ordering key."""
-        return self._message.ordering_key
+        return self._job.message.ordering_key
 
     @property
     def dedup_id(self) -> str | None:
         """The dedup id that the message was sent with."""
-        return self._message.metadata.get(meta.DEDUP)
+        return self._job.message.metadata.get(meta.DEDUP)
 
     @property
     def type(self) -> str | None:
         """The message's type, where the sender named one."""
-        return self._message.metadata.get(meta.TYPE)
+        return self._job.message.metadata.get(meta.TYPE)
 
     @property
     def enqueued_at(self) -> datetime | None:
         """When the service took the message, in UTC; None where it does not say."""
-        at = self._message.enqueued_at
+        at = self._job.message.enqueued_at
         return None if at is None else datetime.fromtimestamp(at, UTC)
 
     @property
     def redriven(self) -> int:
         """How often the message came back from a dead-letter queue."""
-        return meta.read(self._message.metadata).redriven
+        return meta.read(self._job.message.metadata).redriven
 
     @property
     def lease_lost(self) -> bool:
         """Whether the delivery is not ours any more: stop, somebody else may be running it."""
-        return self._lost()
+        return self._job.lease_lost
 
     @property
     def draining(self) -> bool:
@@ -104,11 +113,11 @@ class Current:
             LeaseLostError: The delivery is not ours any more. Stop working on it.
             UnavailableError: The service did not answer. The old lease still runs.
         """
-        self._extend(seconds("by", by))
+        self._job.extend(seconds("by", by))
 
     async def aextend(self, *, by: timedelta) -> None:
         """As `extend`, suspending."""
-        await asyncio.get_running_loop().run_in_executor(None, self._extend, seconds("by", by))
+        await asyncio.get_running_loop().run_in_executor(None, self._job.extend, seconds("by", by))
 
     def complete_in(self, connection: object) -> None:
         """Mark the work of an idempotent handler done, in the transaction of its effects.

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from queuekit._engine.held import Held
 from queuekit._engine.receiving import Receiver, ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan, Standing, Step
-from queuekit._engine.tally import Stopwatch, Timing
+from queuekit._engine.tally import Timing
 from queuekit._portable.delivery import DeadLetterMode, Desk, check_extension
 from queuekit._portable.events import Listeners
 from queuekit._portable.letters import Cause, CopyRoute, LetterWriter, describe
@@ -45,6 +44,7 @@ class Intake:
         receiver: The engine behind it.
         desk: Where its settlements go.
         poll_s: Longest wait of one poll.
+        now: The monotonic clock.
         on_lost: Called with each running delivery whose lease was lost; assign before the first take.
     """
 
@@ -62,7 +62,6 @@ class Intake:
         self._listeners = Listeners(link.clock) if listeners is None else listeners
         self.poll_s: float = settings.poll_s
         self.on_lost: Callable[[Held], None] = _ignore
-        self._handling, self._handling_lock = Stopwatch(), threading.Lock()
         mode, self._route = dead_letter_mode(link, dead_letter, opener)
         self.receiver = Receiver(
             backend=link.backend,
@@ -73,6 +72,9 @@ class Intake:
             can=link.capabilities,
             lost=self._lost,
         )
+        # The methods themselves: they run for every message.
+        self.now: Callable[[], float] = link.clock.monotonic
+        self._ack = self.receiver.control.settles.ack
         self.desk = Desk(
             control=self.receiver.control,
             can=link.capabilities,
@@ -85,6 +87,14 @@ class Intake:
             copies=self.receiver.copies,
             route=self._route,
         )
+
+    def handled(self, held: Held, verdict: Verdict, took_s: float) -> None:
+        """As `settle`, for what took that long from being taken to its verdict."""
+        if verdict.action is _ACK and not self._listeners.names:
+            self._ack(held, took_s)
+        else:
+            self.receiver.handled(took_s)
+            self.settle(held, verdict)
 
     def settle(self, held: Held, verdict: Verdict) -> None:
         """Record a handler's verdict; a delivery that was released or lost meanwhile stays so."""
@@ -146,19 +156,13 @@ class Intake:
             self.link.journal.note("delivery.retried", f"{why(cause)}; {what}")
         return delay_s
 
-    def handled(self, took_s: float) -> None:
-        """A handler took that long, from taking the message to its verdict."""
-        with self._handling_lock:
-            self._handling.add(took_s)
-
     def counts(self) -> dict[str, int]:
         """What was received and what became of it, and how often each thing happened."""
         return self.receiver.counts() | self.link.journal.counts()
 
     def timings(self) -> Mapping[str, Timing]:
         """``queue_age`` and ``handler_time``."""
-        with self._handling_lock:
-            return {"queue_age": self.receiver.queue_age(), "handler_time": self._handling.read()}
+        return self.receiver.timings()
 
     def interrupt(self) -> None:
         """End a poll that is waiting, where the backend can."""

@@ -13,17 +13,13 @@ from queuekit.backend import IncomingMessage
 class HeldJob:
     """A delivery of this process's own receiver, as the runners see it."""
 
-    __slots__ = ("_began", "_intake", "held")
+    __slots__ = ("_began", "_intake", "held", "message")
 
     def __init__(self, held: Held, intake: Intake) -> None:
         self.held = held
+        self.message: IncomingMessage = held.message
         self._intake = intake
-        self._began = intake.link.clock.monotonic()
-
-    @property
-    def message(self) -> IncomingMessage:
-        """The delivery as the service made it."""
-        return self.held.message
+        self._began = intake.now()
 
     @property
     def lease_lost(self) -> bool:
@@ -32,8 +28,7 @@ class HeldJob:
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; a delivery that was released or lost meanwhile stays so."""
-        self._intake.handled(self._intake.link.clock.monotonic() - self._began)
-        self._intake.settle(self.held, verdict)
+        self._intake.handled(self.held, verdict, self._intake.now() - self._began)
 
     def abandon(self) -> None:
         """Keep its lease no longer."""

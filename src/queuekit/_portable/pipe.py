@@ -24,12 +24,13 @@ from queuekit._portable.events import Listeners
 from queuekit._portable.handler import AnyHandler, BatchHandler, handler_for
 from queuekit._portable.intake import dead_letter_mode, letter_writer, why
 from queuekit._portable.link import BackendOpener, Link
+from queuekit._portable.loop_running import TaskRunner
 from queuekit._portable.putting_off import PuttingOff
 from queuekit._portable.retry import Verdict
 from queuekit._portable.round import Limits, PushedJob, Round, RoundFeed, TimedTriage, alone, together
 from queuekit._portable.rulings import DONE, GONE, LEFT, Outcome, Ruling, Rulings
 from queuekit._portable.runners import Runner, RunnerMaker
-from queuekit._portable.running import TaskRunner, WorkerThreads
+from queuekit._portable.running import WorkerThreads
 from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import Clock
 from queuekit._values.outcome import Settled

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -149,6 +150,9 @@ class Judge:
         clock: For chance.
         holds: Whether a message with an ordering key stays at the head of its key when its attempts are used
             up.
+
+    Attributes:
+        most: The largest attempt that is not dead on receipt.
     """
 
     def __init__(self, policy: RetryPolicy, can: Capabilities, clock: Clock, *, holds: bool = False) -> None:
@@ -161,7 +165,7 @@ class Judge:
         # Where a retry is a copy, it waits as a send does.
         by_copy = can.counted_attempts is Support.BRIDGED and can.max_delay_s > 0
         self._longest_s = can.max_delay_s if by_copy else can.max_retry_delay_s
-        self._slack = attempt_slack(can)
+        self.most: float = math.inf if holds else policy.max_attempts + attempt_slack(can)
 
     def of(self, overrides: Overrides | None, ordering_key: str | None) -> Judge:
         """The judge of one message: this one, unless the message has retry options of its own, or a key."""
@@ -176,7 +180,7 @@ class Judge:
 
     def on_receipt(self, attempt: int | None) -> Verdict | None:
         """Dead before it runs when it ran too often already, as one that kills its worker does."""
-        if attempt is None or self._holds or attempt <= self._policy.max_attempts + self._slack:
+        if attempt is None or attempt <= self.most:
             return None
         return Verdict(Action.DEAD, cause=Cause(f"attempts used up: delivered {attempt} times"))
 

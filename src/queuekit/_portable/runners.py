@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from queuekit._portable.batch_running import BatchJob, BatchLoopRunner, BatchThreadRunner
-from queuekit._portable.running import Feed, LoopRunner, TaskRunner, ThreadRunner, WorkerThreads
+from queuekit._portable.loop_running import LoopRunner, TaskRunner
+from queuekit._portable.running import Feed, ThreadRunner, WorkerThreads
 from queuekit._portable.triage import Job, Triage
 from queuekit._values.clock import Clock
 

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running handlers: on threads, or on an event loop. Where jobs come from is somebody else's business."""
+"""Running handlers on threads. Where jobs come from is somebody else's business."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Generic, Protocol, TypeVar
 
 from queuekit._portable.context import Current, _current
-from queuekit._portable.retry import ACK, RELEASE, Judge, Verdict
+from queuekit._portable.retry import ACK, Judge, Verdict
 from queuekit._portable.triage import Bound, Job, Triage
-from queuekit._portable.wrapping import awaited
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError
 
@@ -200,134 +197,9 @@ class ThreadRunner(WorkerThreads[Job]):
         _current.set(current)
         try:
             value = bound.call(payload)
-            if inspect.isawaitable(value):
+            if value is not None and inspect.isawaitable(value):
                 # Nothing that has not run is ever acked: the awaitable runs on the worker's loop.
                 value = self._triage.wait_for(value)
         except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
             return judge.on_error(error, current.attempt)
         return ACK if value is None else judge.on_return(value, current.attempt)
-
-
-class TaskRunner(ABC, Generic[A]):
-    """Runs jobs on one event loop, each in a task of its own; what running one means is a subclass's.
-
-    Args:
-        feed: Where jobs come from.
-        triage: Picks handlers.
-        slots: Most handlers at once.
-        failed: Called with what ended the feed, if it was not a stop.
-
-    Concurrency:
-        `run` belongs to the event loop; `cancel` may be called from any thread.
-    """
-
-    def __init__(self, feed: Feed[A], triage: Triage, *, slots: int, failed: Callable[[BaseException], None]) -> None:
-        self._feed, self._triage, self._slots, self._failed = feed, triage, slots, failed
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._free = asyncio.Event()
-        self._cancelling = False
-        self._wake: Callable[[], None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def run(self) -> None:
-        """Take and run jobs until the feed is closed, then wait for what runs."""
-        self._loop = asyncio.get_running_loop()
-        try:
-            while True:
-                await self._take_what_is_here()
-                await self._more()
-        except ClosedError:
-            pass
-        except Exception as error:  # noqa: BLE001 - the feed failed for good; the worker decides
-            self._failed(error)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def cancel(self) -> None:
-        """Cancel what runs; its deliveries are released, not failed."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._cancel_all)
-
-    def _cancel_all(self) -> None:
-        self._cancelling = True
-        for task in self._tasks:
-            task.cancel()
-
-    async def _take_what_is_here(self) -> None:
-        while True:
-            while len(self._tasks) >= self._slots:
-                self._free.clear()
-                await self._free.wait()
-            job = self._feed.take_now()
-            if job is None:
-                return
-            task = asyncio.get_running_loop().create_task(self._run(job))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._free.set()
-        if not self._tasks and self._wake is not None:
-            # Nothing runs any more: to wait anew says so, and what is recorded is sent at once.
-            self._feed.forget(self._wake)
-            self._feed.when_ready(self._wake, self._slots)
-
-    async def _more(self) -> None:
-        loop = asyncio.get_running_loop()
-        arrived = asyncio.Event()
-
-        def wake() -> None:
-            # A loop that was closed meanwhile has nobody left who waits.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(arrived.set)
-
-        self._wake = wake
-        self._feed.when_ready(wake, self._slots - len(self._tasks))
-        try:
-            await arrived.wait()
-        finally:
-            self._wake = None
-            self._feed.forget(wake)
-
-    @abstractmethod
-    async def _run(self, job: A) -> None:
-        """Run one job to its end, and settle it."""
-
-
-class LoopRunner(TaskRunner[Job]):
-    """Runs async handlers on an event loop, each message in a task of its own."""
-
-    async def _run(self, job: Job) -> None:
-        opened = self._triage.open(job)
-        if isinstance(opened, Verdict):
-            job.settle(opened)
-            return
-        bound, judge, payload, current = opened
-        _current.set(current)
-        try:
-            async with asyncio.timeout(bound.timeout_s):
-                value = await awaited(bound.call(payload))
-            verdict = ACK if value is None else judge.on_return(value, current.attempt)
-        except asyncio.CancelledError as error:
-            # Only our own cancelling is a release; a handler that cancels itself has failed.
-            verdict = RELEASE if self._cancelling else judge.on_error(error, current.attempt)
-        except BaseException as error:  # noqa: BLE001 - the handler boundary: whatever a handler raises is an outcome
-            verdict = judge.on_error(error, current.attempt)
-        job.settle(verdict)
-
-
-def own_loop() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
-    """An event loop on a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="queuekit-loop", daemon=True)
-    thread.start()
-    return loop, thread
-
-
-def end_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, timeout_s: float) -> None:
-    """Stop a loop that `own_loop` made."""
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(timeout_s)
-    if not thread.is_alive():
-        loop.close()

@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
-from typing import Any, Final, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from queuekit._engine import metadata as meta
-from queuekit._engine.codec import Codec, codec_for
+from queuekit._engine.codec import codec_for
 from queuekit._portable.context import Current
 from queuekit._portable.handler import AnyHandler, BatchHandler, BatchOptions
 from queuekit._portable.letters import Cause
@@ -21,10 +21,6 @@ from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.errors import CodecError
 from queuekit.backend import Action, IncomingMessage
-
-# A global is found faster than a module's attribute, and these are looked up per message.
-_MAX_ATTEMPTS: Final = meta.MAX_ATTEMPTS
-_RETRY_DELAY: Final = meta.RETRY_DELAY
 
 
 class Job(Protocol):
@@ -56,7 +52,7 @@ class Job(Protocol):
 class Bound:
     """A handler with what running it needs: ``call`` is its function inside everything that wraps it."""
 
-    __slots__ = ("batch", "call", "codec", "handlings", "holds", "judge", "timeout_s")
+    __slots__ = ("batch", "call", "decode", "handlings", "holds", "judge", "timeout_s")
 
     def __init__(
         self, handler: AnyHandler, can: Capabilities, clock: Clock, wait_for: Callable[[Awaitable[Any]], Any]
@@ -66,7 +62,8 @@ class Bound:
         self.call: Call = compose(handler.function, wrappers, is_async=handler.is_async, wait_for=wait_for)
         self.batch = handler.batch if isinstance(handler, BatchHandler) else BatchOptions()
         self.handlings = [each for each in handler.wrappers if isinstance(each, Handling)]
-        self.codec: Codec[Any] = codec_for(handler.payload)
+        # The method itself: it runs for every message.
+        self.decode: Callable[[bytes, str | None], Any] = codec_for(handler.payload).decode
         self.holds = handler.on_dead == "hold"
         self.judge = Judge(handler.retry, can, clock, holds=self.holds)
         self.timeout_s = handler.timeout_s
@@ -78,6 +75,22 @@ class Bound:
         bounded = copy(self)
         bounded.timeout_s = longest_s
         return bounded
+
+
+class Known(NamedTuple):
+    """What the metadata of a message says about running it.
+
+    Attributes:
+        metadata: The metadata.
+        bound: The handler; None where there is none.
+        judge: Its judge; None where that depends on the message.
+        envelope: The metadata as read.
+    """
+
+    metadata: Mapping[str, str]
+    bound: Bound | None
+    judge: Judge | None
+    envelope: meta.Envelope
 
 
 class Triage:
@@ -113,39 +126,40 @@ class Triage:
         self._unknown = Judge(RetryPolicy(), can, clock)
         self._queue = link.shown
         self._draining = draining
+        self._last = self._know(meta.EMPTY)
 
     def open(self, job: Job) -> tuple[Bound, Judge, Any, Current] | Verdict:
         """What to run for a job; or the verdict, where nothing is to be run."""
         message = job.message
-        known = meta.read(message.metadata) if message.metadata else None
+        # Messages that were sent alike mostly share one mapping, which nobody changes.
+        known = self._last
+        if message.metadata is not known.metadata:
+            known = self._last = self._know(message.metadata)
+        _, bound, judge, envelope = known
         attempt = message.attempt
-        if known is not None and attempt is not None:
-            attempt += known.base
-        bound = self._untyped if known is None or known.type is None else self._by_type.get(known.type)
+        if attempt is not None:
+            attempt += envelope.base
         if bound is None:
-            return self._no_handler(known.type if known else None, message, attempt)
-        judge, metadata = bound.judge, message.metadata
-        # Nearly no message has options of its own, and two calls for each would be felt.
-        if bound.holds or _MAX_ATTEMPTS in metadata or _RETRY_DELAY in metadata:
-            judge = judge.of(meta.read_overrides(metadata), message.ordering_key)
-        too_often = judge.on_receipt(attempt)
-        if too_often is not None:
+            return self._no_handler(envelope.type, message, attempt)
+        if judge is None:
+            judge = bound.judge.of(meta.read_overrides(message.metadata), message.ordering_key)
+        if attempt is not None and attempt > judge.most and (too_often := judge.on_receipt(attempt)) is not None:
             return too_often
         try:
-            payload = bound.codec.decode(message.body, known.content_type if known else None)
+            payload = bound.decode(message.body, envelope.content_type)
         except CodecError as error:
             return Verdict(Action.DEAD, cause=Cause("undecodable", error))
         except Exception as error:  # noqa: BLE001 - the handler boundary: validators are the user's code
             return judge.on_error(error, attempt)
-        current = Current(
-            message,
-            self._queue,
-            attempt,
-            extend=job.extend,
-            lost=lambda: job.lease_lost,
-            draining=self._draining,
-        )
-        return bound, judge, payload, current
+        return bound, judge, payload, Current(job, self._queue, attempt, self._draining)
+
+    def _know(self, metadata: Mapping[str, str]) -> Known:
+        envelope = meta.read(metadata)
+        bound = self._untyped if envelope.type is None else self._by_type.get(envelope.type)
+        judge = None
+        if bound is not None and not (bound.holds or meta.MAX_ATTEMPTS in metadata or meta.RETRY_DELAY in metadata):
+            judge = bound.judge
+        return Known(metadata, bound, judge, envelope)
 
     def _no_handler(self, message_type: str | None, message: IncomingMessage, attempt: int | None) -> Verdict:
         """Retried by policy first: during a rolling deploy another worker may know the type."""

@@ -21,8 +21,9 @@ from queuekit._portable.fitness import tell_limits
 from queuekit._portable.handler import AnyHandler, BatchHandler
 from queuekit._portable.intake import Intake, drain
 from queuekit._portable.intake_feed import IntakeFeed
+from queuekit._portable.loop_running import TaskRunner, end_loop, own_loop
 from queuekit._portable.runners import Runner, RunnerMaker
-from queuekit._portable.running import TaskRunner, WorkerThreads, end_loop, own_loop
+from queuekit._portable.running import WorkerThreads
 from queuekit._portable.triage import Triage
 from queuekit._portable.watching import Oversight, Patience
 from queuekit._portable.wrapping import waiting_on

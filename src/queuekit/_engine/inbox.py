@@ -11,6 +11,7 @@ from copy import copy
 from queuekit._engine.flow import Flow
 from queuekit._engine.held import RUNNING, WAITING, Held
 from queuekit._engine.lanes import KeyLanes
+from queuekit._engine.leading import DEPUTY_LOOKS_S, Lead
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError, QueueKitError
 
@@ -25,6 +26,7 @@ class Inbox:
         queue: The queue's redacted URL, for errors.
         wanted: Called when half of what was fetched ahead is taken, lock held.
         somebody_waits: Called when a taker finds nothing, lock held.
+        lead: Which of several threads takes, where they take in turn.
         lanes: Keeps the messages of a key apart, where the service does not.
         expired: Called with a delivery whose time was over before anybody took it, lock held.
 
@@ -51,11 +53,12 @@ class Inbox:
         queue: str,
         wanted: Callable[[], None],
         somebody_waits: Callable[[], None],
+        lead: Lead,
         lanes: KeyLanes | None = None,
         expired: Callable[[Held], None],
     ) -> None:
         self._lock, self._clock, self._flow, self._queue = lock, clock, flow, queue
-        self._wanted, self._somebody_waits, self._lanes = wanted, somebody_waits, lanes
+        self._wanted, self._somebody_waits, self._lead, self._lanes = wanted, somebody_waits, lead, lanes
         self.arrived = threading.Condition(lock)
         self.buffer: deque[Held] = deque()
         self.ends: dict[Held, float] = {}
@@ -81,6 +84,24 @@ class Inbox:
         """
         with self._lock:
             return self._pop() or self._wait_for_one(timeout_s)
+
+    def take_in_turn(self) -> Held:
+        """The next delivery, for one of several threads that run handlers; quick ones are run by one thread.
+
+        Raises:
+            ClosedError: The receiver was stopped.
+            QueueKitError: Polling failed in a way that another try cannot mend.
+        """
+        me, lead = threading.get_ident(), self._lead
+        with self._lock:
+            held = self._pop() if lead.may_take(me) else None
+            if held is None:
+                held = self._await_turn(me)
+            lead.leader = me
+            if self.demand and self.buffer and not (lead.deputy or lead.called):
+                lead.called = True
+                self.arrived.notify()
+            return held
 
     def take_now(self) -> Held | None:
         """The next delivery that is here already, or None. Raises as `take` does."""
@@ -187,6 +208,38 @@ class Inbox:
         finally:
             self.demand -= demand
 
+    def _await_turn(self, me: int) -> Held:
+        lead, told = self._lead, False
+        self._raise_if_over()
+        if lead.leader == me:
+            lead.leader = None
+        self.demand += 1
+        try:
+            while True:
+                if lead.may_take(me) and (held := self._pop()) is not None:
+                    return held
+                if self.buffer and not lead.deputy:
+                    self._stand_by(lead, me)
+                else:
+                    if not (self.buffer or told):
+                        told = True
+                        self._somebody_waits()
+                    self._clock.wait(self.arrived, None)
+                lead.called = False
+                self._raise_if_over()
+        finally:
+            self.demand -= 1
+
+    def _stand_by(self, lead: Lead, me: int) -> None:
+        """Wait for a moment; who led, and took nothing meanwhile, leads no more."""
+        taken, lead.deputy = self._flow.taken_in_all, True
+        try:
+            self._clock.wait(self.arrived, DEPUTY_LOOKS_S)
+        finally:
+            lead.deputy = False
+        if self._flow.taken_in_all == taken:
+            lead.leader = me
+
     def give_up(self) -> None:
         """To be called by who looked for a delivery with `take_now` for as long as it wanted.
 
@@ -226,7 +279,7 @@ class Inbox:
     def wake(self) -> list[Callable[[], None]]:
         """Wake as many takers as there are deliveries; the callbacks returned are to be called, lock not held."""
         if self.buffer and self.demand:
-            self.arrived.notify(len(self.buffer))
+            self.arrived.notify(self._lead.call(len(self.buffer)))
         return self.take_callbacks()
 
     def take_callbacks(self) -> list[Callable[[], None]]:

@@ -17,6 +17,7 @@ from queuekit._engine.held import WAITING, Held, weights
 from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
 from queuekit._engine.lanes import KeyLanes
+from queuekit._engine.leading import Lead
 from queuekit._engine.polling import Poller, PollSettings
 from queuekit._engine.pulse import Pulse
 from queuekit._engine.rate import Rate
@@ -106,6 +107,7 @@ class Receiver:
         )
         one_by_one = can.ordering != "per_key" or can.one_in_flight_per_key
         self._lanes = None if one_by_one else KeyLanes()
+        self._tally = ReceiveTally()
         self._inbox = Inbox(
             self._lock,
             clock,
@@ -113,11 +115,11 @@ class Receiver:
             queue=guard.queue,
             wanted=self._poll_wanted.notify,
             somebody_waits=self._somebody_waits,
+            lead=Lead(self._tally.handling),
             lanes=self._lanes,
             expired=self._expired,
         )
         self.pulses: Mapping[str, Pulse] = {name: Pulse() for name in ("poll", "settle", "leases")}
-        self._tally = ReceiveTally()
         self._closed = False
         self._threads: Threads | None = None
         station = self._make_station(can)
@@ -133,6 +135,7 @@ class Receiver:
         )
         # The methods themselves: one of them runs for every message.
         self.take = self._inbox.take
+        self.take_in_turn = self._inbox.take_in_turn
         self.take_now = self._inbox.take_now
         self.take_many = self._inbox.take_many
         self.when_ready = self._inbox.when_ready

@@ -73,40 +73,6 @@ class SendTally:
         return {"sent": sent} | found | {"pending": sent - sum(found.values())}
 
 
-class ReceiveTally:
-    """Counts deliveries and what became of them, how long they had been in the queue and with handlers.
-
-    Concurrency:
-        None of its own; the owner holds a lock.
-    """
-
-    __slots__ = ("_answers", "age", "handling", "received")
-
-    def __init__(self) -> None:
-        self.received: int = 0
-        self._answers: Counter[type] = Counter()
-        self.age: Stopwatch = Stopwatch()
-        self.handling: Stopwatch = Stopwatch()
-
-    def answered(self, outcomes: Sequence[SettleOutcome]) -> None:
-        """These are the final outcomes of deliveries, which are in flight no more."""
-        self._answers.update(map(type, outcomes))
-
-    def settled(self, count: int) -> None:
-        """So many deliveries were settled as they should."""
-        self._answers[Settled] += count
-
-    def lost(self, count: int) -> None:
-        """The leases of so many deliveries ended before a settlement was recorded."""
-        self._answers[LeaseLost] += count
-
-    def counts(self, in_flight: int) -> dict[str, int]:
-        """The names of `RECEIVED`, each with how many deliveries."""
-        found = {name: self._answers[kind] for kind, name in _SETTLE_NAMES.items()}
-        failed = self._answers.total() - sum(found.values())
-        return {"received": self.received} | found | {"failed": failed, "in_flight": in_flight}
-
-
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Lengths of time, in three numbers.
@@ -148,12 +114,79 @@ class Stopwatch:
         self._count += 1
         if length_s > 0:
             self._total_s += length_s
-            if length_s > self._longest_s:
-                self._longest_s = length_s
+            self._longest_s = max(self._longest_s, length_s)
 
     def read(self) -> Timing:
         """What was summed up so far."""
         return Timing(self._count, timedelta(seconds=self._total_s), timedelta(seconds=self._longest_s))
+
+
+_QUICK_S = 50e-6
+_LONGEST_COUNTED_S = 1e-3
+_REMEMBERED = 64
+
+
+class Handling(Stopwatch):
+    """Sums up how long handlers take, and knows whether they are quick now: shorter than most waits for I/O.
+
+    Attributes:
+        quick: Whether they are, averaged over some sixty of them.
+    """
+
+    __slots__ = ("_usual_s", "quick")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._usual_s = _LONGEST_COUNTED_S
+        self.quick: bool = False
+
+    def add(self, length_s: float) -> None:
+        """One more. One of no length says nothing about the pace: its clock stands still, or is coarse."""
+        self._count += 1
+        if length_s > 0:
+            # Written out, because this runs for every message.
+            self._total_s += length_s
+            if length_s > self._longest_s:
+                self._longest_s = length_s
+            if length_s > _LONGEST_COUNTED_S:
+                # How much longer says little: a thread may lose the interpreter at any time.
+                length_s = _LONGEST_COUNTED_S
+            self._usual_s += (length_s - self._usual_s) / _REMEMBERED
+            self.quick = self._usual_s < _QUICK_S
+
+
+class ReceiveTally:
+    """Counts deliveries and what became of them, how long they had been in the queue and with handlers.
+
+    Concurrency:
+        None of its own; the owner holds a lock.
+    """
+
+    __slots__ = ("_answers", "age", "handling", "received")
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        self._answers: Counter[type] = Counter()
+        self.age: Stopwatch = Stopwatch()
+        self.handling: Handling = Handling()
+
+    def answered(self, outcomes: Sequence[SettleOutcome]) -> None:
+        """These are the final outcomes of deliveries, which are in flight no more."""
+        self._answers.update(map(type, outcomes))
+
+    def settled(self, count: int) -> None:
+        """So many deliveries were settled as they should."""
+        self._answers[Settled] += count
+
+    def lost(self, count: int) -> None:
+        """The leases of so many deliveries ended before a settlement was recorded."""
+        self._answers[LeaseLost] += count
+
+    def counts(self, in_flight: int) -> dict[str, int]:
+        """The names of `RECEIVED`, each with how many deliveries."""
+        found = {name: self._answers[kind] for kind, name in _SETTLE_NAMES.items()}
+        failed = self._answers.total() - sum(found.values())
+        return {"received": self.received} | found | {"failed": failed, "in_flight": in_flight}
 
 
 def read_only(*parts: Mapping[str, int]) -> Mapping[str, int]:

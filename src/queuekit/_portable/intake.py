@@ -45,6 +45,8 @@ class Intake:
         desk: Where its settlements go.
         poll_s: Longest wait of one poll.
         now: The monotonic clock.
+        ack: Records the ack of a delivery, and how long its handler took.
+        listeners: Who is told what becomes of its messages.
         on_lost: Called with each running delivery whose lease was lost; assign before the first take.
     """
 
@@ -59,7 +61,7 @@ class Intake:
     ) -> None:
         _check_lease(link, settings)
         self.link = link
-        self._listeners = Listeners(link.clock) if listeners is None else listeners
+        self.listeners: Listeners = Listeners(link.clock) if listeners is None else listeners
         self.poll_s: float = settings.poll_s
         self.on_lost: Callable[[Held], None] = _ignore
         mode, self._route = dead_letter_mode(link, dead_letter, opener)
@@ -74,7 +76,7 @@ class Intake:
         )
         # The methods themselves: they run for every message.
         self.now: Callable[[], float] = link.clock.monotonic
-        self._ack = self.receiver.control.settles.ack
+        self.ack: Callable[[Held, float], None] = self.receiver.control.settles.ack
         self.desk = Desk(
             control=self.receiver.control,
             can=link.capabilities,
@@ -90,11 +92,8 @@ class Intake:
 
     def handled(self, held: Held, verdict: Verdict, took_s: float) -> None:
         """As `settle`, for what took that long from being taken to its verdict."""
-        if verdict.action is _ACK and not self._listeners.names:
-            self._ack(held, took_s)
-        else:
-            self.receiver.handled(took_s)
-            self.settle(held, verdict)
+        self.receiver.handled(took_s)
+        self.settle(held, verdict)
 
     def settle(self, held: Held, verdict: Verdict) -> None:
         """Record a handler's verdict; a delivery that was released or lost meanwhile stays so."""
@@ -112,19 +111,19 @@ class Intake:
                 self.desk.dead(held, verdict.cause)
         except AlreadySettledError:
             return  # the drain released it between the handler's end and here
-        if self._listeners.names and not held.lease_lost:
+        if self.listeners.names and not held.lease_lost:
             self._tell(held, verdict, delay_s)
 
     def _tell(self, held: Held, verdict: Verdict, delay_s: float | None) -> None:
         cause = verdict.cause
         if verdict.action is _ACK:
-            self._listeners.tell("completed", self.link.shown, self.link.journal, message=held.message)
+            self.listeners.tell("completed", self.link.shown, self.link.journal, message=held.message)
         elif held.settlement is not None and cause is not None:
             # What has no dead-letter queue is retried.
             retried = verdict.action is Action.RETRY or self.desk.dead_letters == "missing"
             if retried and delay_s is None:
                 delay_s = self.receiver.control.settles.dead_retry_s()
-            self._listeners.tell(
+            self.listeners.tell(
                 "retried" if retried else "dead",
                 self.link.shown,
                 self.link.journal,
@@ -135,11 +134,11 @@ class Intake:
 
     def _lost(self, held: Held) -> None:
         self.on_lost(held)
-        self._listeners.tell("lease_lost", self.link.shown, self.link.journal, message=held.message)
+        self.listeners.tell("lease_lost", self.link.shown, self.link.journal, message=held.message)
 
     def stalled(self, reason: str) -> None:
         """The worker, or a part of it, makes no progress on this queue."""
-        self._listeners.tell("stalled", self.link.shown, self.link.journal, reason=reason)
+        self.listeners.tell("stalled", self.link.shown, self.link.journal, reason=reason)
 
     def extend(self, held: Held, by_s: float) -> None:
         """Extend one lease now; refuses a length that the service does not take."""

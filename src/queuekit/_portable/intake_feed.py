@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from queuekit._engine.held import Held
 from queuekit._portable.intake import Intake
-from queuekit._portable.retry import Verdict
+from queuekit._portable.retry import ACK, Verdict
 from queuekit._portable.triage import Job
 from queuekit.backend import IncomingMessage
 
@@ -28,7 +28,11 @@ class HeldJob:
 
     def settle(self, verdict: Verdict) -> None:
         """Record the verdict; a delivery that was released or lost meanwhile stays so."""
-        self._intake.handled(self.held, verdict, self._intake.now() - self._began)
+        intake = self._intake
+        if verdict is ACK and not intake.listeners.names:
+            intake.ack(self.held, intake.now() - self._began)
+        else:
+            intake.handled(self.held, verdict, intake.now() - self._began)
 
     def abandon(self) -> None:
         """Keep its lease no longer."""
@@ -42,20 +46,19 @@ class HeldJob:
 class IntakeFeed:
     """The jobs of one queue, from this process's own receiver."""
 
-    __slots__ = ("_intake", "_receiver", "forget", "when_ready")
+    __slots__ = ("_intake", "_take", "_take_now", "forget", "when_ready")
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._receiver = intake.receiver
-        self.when_ready = self._receiver.when_ready
-        self.forget = self._receiver.forget
+        receiver = intake.receiver
+        self._take, self._take_now = receiver.take_in_turn, receiver.take_now
+        self.when_ready, self.forget = receiver.when_ready, receiver.forget
 
-    def take(self) -> Job | None:
+    def take(self) -> Job:
         """The next job, waiting for it."""
-        held = self._receiver.take(None)
-        return None if held is None else HeldJob(held, self._intake)
+        return HeldJob(self._take(), self._intake)
 
     def take_now(self) -> Job | None:
         """The next job that is here, or None."""
-        held = self._receiver.take_now()
+        held = self._take_now()
         return None if held is None else HeldJob(held, self._intake)

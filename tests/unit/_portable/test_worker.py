@@ -526,3 +526,27 @@ def test_a_worker_holds_its_queues_against_what_is_required_before_it_takes_anyt
         with pytest.raises(qk.UnavailableError):
             app.run(signals=False)
         assert not script.calls("receive")
+
+
+def test_no_message_waits_behind_a_slow_one_among_very_quick_ones(real_app: App, landing: Landing) -> None:
+    # Quick ones are run by one thread. When it is held up, twice here, another takes what waits behind.
+    free = threading.Event()
+
+    @real_app.handler("q", concurrency=3)
+    def handle(text: str) -> None:
+        if text == "slow":
+            landing.note("slow began")
+            assert free.wait(20)
+        landing.note(text)
+
+    quick = [str(number) for number in range(400)]
+    sent = [*quick[:300], "slow", *quick[300:350], "slow", *quick[350:]]
+    handle.send_many(sent).raise_for_failures()
+    worker = threading.Thread(target=real_app.run, kwargs={"signals": False}, daemon=True)
+    worker.start()
+    assert set(landing.wait(402)) == {*quick, "slow began"}
+    free.set()
+    landing.wait(404)
+    real_app.stop()
+    worker.join(20)
+    assert not worker.is_alive()

@@ -105,8 +105,7 @@ class Receiver:
             max_bytes=settings.max_bytes,
             by_pace=settings.prefetch_by_pace,
         )
-        one_by_one = can.ordering != "per_key" or can.one_in_flight_per_key
-        self._lanes = None if one_by_one else KeyLanes()
+        self._lanes = None if can.ordering != "per_key" or can.one_in_flight_per_key else KeyLanes()
         self._tally = ReceiveTally()
         self._inbox = Inbox(
             self._lock,
@@ -374,11 +373,6 @@ class Receiver:
         """What was received so far and what became of it; see `queuekit._engine.tally.RECEIVED`."""
         with self._lock:
             return self._tally.counts(self._flow.count)
-
-    def handled(self, took_s: float) -> None:
-        """A delivery was with its handler for that long."""
-        with self._lock:
-            self._tally.handling.add(took_s)
 
     def timings(self) -> dict[str, Timing]:
         """How long the first message of each poll had been in the queue, and how long handlers took."""

@@ -125,6 +125,11 @@ class SettleThread:
             if not park and self._settler.add(held):
                 self._settle_wanted.notify()
 
+    def handled(self, took_s: float) -> None:
+        """A handler took that long."""
+        with self._lock:
+            self._tally.handling.add(took_s)
+
     def ack(self, held: Held, took_s: float) -> None:
         """Record the ack of a delivery whose handler took that long; one that was settled meanwhile stays so."""
         with self._lock:

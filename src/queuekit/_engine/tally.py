@@ -116,6 +116,14 @@ class Stopwatch:
             self._total_s += length_s
             self._longest_s = max(self._longest_s, length_s)
 
+    def add_all(self, lengths_s: Sequence[float]) -> None:
+        """Many more at once."""
+        self._count += len(lengths_s)
+        if min(lengths_s, default=0.0) < 0:
+            lengths_s = [each for each in lengths_s if each > 0]
+        self._total_s += sum(lengths_s)
+        self._longest_s = max(self._longest_s, max(lengths_s, default=0.0))
+
     def read(self) -> Timing:
         """What was summed up so far."""
         return Timing(self._count, timedelta(seconds=self._total_s), timedelta(seconds=self._longest_s))
@@ -124,34 +132,48 @@ class Stopwatch:
 _QUICK_S = 50e-6
 _LONGEST_COUNTED_S = 1e-3
 _REMEMBERED = 64
+_TOGETHER = 32
 
 
-class Handling(Stopwatch):
+class Handling:
     """Sums up how long handlers take, and knows whether they are quick now: shorter than most waits for I/O.
 
     Attributes:
-        quick: Whether they are, averaged over some sixty of them.
+        quick: Whether they are, averaged over some hundred of them.
+
+    Concurrency:
+        None of its own; the owner holds a lock.
     """
 
-    __slots__ = ("_usual_s", "quick")
+    __slots__ = ("_fresh", "_lengths", "_usual_s", "quick")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._lengths = Stopwatch()
+        # Summed up by many: this runs for every message.
+        self._fresh: list[float] = []
         self._usual_s = _LONGEST_COUNTED_S
         self.quick: bool = False
 
     def add(self, length_s: float) -> None:
         """One more. One of no length says nothing about the pace: its clock stands still, or is coarse."""
-        self._count += 1
-        if length_s > 0:
-            # Written out, because this runs for every message.
-            self._total_s += length_s
-            if length_s > self._longest_s:
-                self._longest_s = length_s
-            if length_s > _LONGEST_COUNTED_S:
-                # How much longer says little: a thread may lose the interpreter at any time.
-                length_s = _LONGEST_COUNTED_S
-            self._usual_s += (length_s - self._usual_s) / _REMEMBERED
+        fresh = self._fresh
+        fresh.append(length_s)
+        if len(fresh) == _TOGETHER:
+            self._sum_up()
+
+    def read(self) -> Timing:
+        """What was summed up so far."""
+        self._sum_up()
+        return self._lengths.read()
+
+    def _sum_up(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        self._lengths.add_all(fresh)
+        # How much longer than a millisecond says little: a thread may lose the interpreter at any time.
+        if fresh and not 0 < min(fresh) <= max(fresh) <= _LONGEST_COUNTED_S:
+            fresh = [min(each, _LONGEST_COUNTED_S) for each in fresh if each > 0]
+        if fresh:
+            self._usual_s += (sum(fresh) / len(fresh) - self._usual_s) * len(fresh) / _REMEMBERED
             self.quick = self._usual_s < _QUICK_S
 
 

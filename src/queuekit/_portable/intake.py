@@ -92,7 +92,7 @@ class Intake:
 
     def handled(self, held: Held, verdict: Verdict, took_s: float) -> None:
         """As `settle`, for what took that long from being taken to its verdict."""
-        self.receiver.handled(took_s)
+        self.receiver.control.settles.handled(took_s)
         self.settle(held, verdict)
 
     def settle(self, held: Held, verdict: Verdict) -> None:

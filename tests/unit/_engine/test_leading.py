@@ -23,13 +23,13 @@ def after(*lengths_s: float) -> Handling:
 
 
 def test_handlers_are_quick_once_most_of_many_were() -> None:
-    assert not after(*[1e-6] * 10).quick
-    assert after(*[1e-6] * 300).quick
+    assert not after(*[1e-6] * 64).quick
+    assert after(*[1e-6] * 512).quick
 
 
-def test_a_few_slow_ones_in_a_row_end_it_and_one_alone_does_not() -> None:
-    assert after(*[1e-6] * 500, 5.0).quick
-    assert not after(*[1e-6] * 500, *[0.001] * 5).quick
+def test_some_slow_ones_in_a_row_end_it_and_one_alone_does_not() -> None:
+    assert after(*[1e-6] * 543, 5.0).quick
+    assert not after(*[1e-6] * 512, *[0.001] * 32).quick
 
 
 def test_handlers_that_wait_a_tenth_of_a_millisecond_for_something_are_not_quick() -> None:
@@ -42,8 +42,13 @@ def test_a_clock_that_stands_still_says_nothing_about_the_pace() -> None:
     assert handling.read().count == 1000
 
 
+def test_lengths_are_summed_up_with_none_left_out() -> None:
+    timing = after(*[0.5] * 33, -1.0, 2.0).read()
+    assert (timing.count, timing.total.total_seconds(), timing.longest.total_seconds()) == (35, 18.5, 2.0)
+
+
 def test_while_handlers_are_quick_only_the_leader_takes() -> None:
-    lead = Lead(after(*[1e-6] * 500))
+    lead = Lead(after(*[1e-6] * 512))
     assert lead.may_take(1)
     lead.leader = 1
     assert lead.may_take(1)
@@ -55,7 +60,7 @@ def test_while_handlers_are_quick_only_the_leader_takes() -> None:
 
 def test_as_many_threads_are_woken_as_will_take_something() -> None:
     assert Lead(after(0.01)).call(7) == 7
-    lead = Lead(after(*[1e-6] * 500))
+    lead = Lead(after(*[1e-6] * 512))
     assert lead.call(7) == 1  # nobody leads yet
     lead.leader = 1
     assert lead.call(7) == 0  # one was woken and has not come
@@ -76,8 +81,8 @@ def receiver() -> Iterator[Receiver]:
     with Producer("memory://q", payload=str) as producer:
         producer.send_many([str(number) for number in range(8)]).raise_for_failures()
     intake = app._plan_queue("q").intake
-    for _ in range(500):
-        intake.receiver.handled(1e-6)
+    for _ in range(512):
+        intake.receiver.control.settles.handled(1e-6)
     yield intake.receiver
     intake.receiver.stop_polling()
     intake.close(timeout_s=1.0)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from queuekit._portable.context import Current, current
     from queuekit._portable.dead_letters import DeadLetters, DeadMessage, PurgeReport, RedriveReport
     from queuekit._portable.delivery import Delivery
+    from queuekit._portable.doctoring import adoctor, doctor
     from queuekit._portable.events import Event
     from queuekit._portable.handler import BatchHandler, Handler
     from queuekit._portable.idempotent import Idempotency
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from queuekit._portable.report import SendReport
     from queuekit._portable.retry import DeadLetter, Retry, RetryPolicy
     from queuekit._portable.worker import ExitCode
+    from queuekit._values.diagnosis import Diagnosis, Finding
     from queuekit._values.errors import (
         AccessDeniedError,
         AlreadySettledError,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         ThrottledError,
         UnavailableError,
         UnknownSchemeError,
+        UnsafeSettingsError,
         UnsupportedError,
         UsageError,
     )
@@ -83,12 +86,14 @@ __all__ = [
     "DeadMessage",
     "DecodeError",
     "Delivery",
+    "Diagnosis",
     "Duplicate",
     "EncodeError",
     "ErrorClass",
     "ErrorCode",
     "Event",
     "ExitCode",
+    "Finding",
     "Handler",
     "Idempotency",
     "InvalidMessageError",
@@ -122,9 +127,12 @@ __all__ = [
     "UnavailableError",
     "Unknown",
     "UnknownSchemeError",
+    "UnsafeSettingsError",
     "UnsupportedError",
     "UsageError",
+    "adoctor",
     "current",
+    "doctor",
 ]
 
 # Each name is imported at its first use, because the engine is not needed by whoever only imports
@@ -145,6 +153,8 @@ _HOMES = {
     "PurgeReport": "queuekit._portable.dead_letters",
     "RedriveReport": "queuekit._portable.dead_letters",
     "Delivery": "queuekit._portable.delivery",
+    "adoctor": "queuekit._portable.doctoring",
+    "doctor": "queuekit._portable.doctoring",
     "Handler": "queuekit._portable.handler",
     "Idempotency": "queuekit._portable.idempotent",
     "CheckReport": "queuekit._portable.link",
@@ -156,6 +166,8 @@ _HOMES = {
     "Event": "queuekit._portable.events",
     "Middleware": "queuekit._portable.middleware",
     "ExitCode": "queuekit._portable.worker",
+    "Diagnosis": "queuekit._values.diagnosis",
+    "Finding": "queuekit._values.diagnosis",
     "AccessDeniedError": "queuekit._values.errors",
     "AlreadySettledError": "queuekit._values.errors",
     "BackendBugError": "queuekit._values.errors",
@@ -179,6 +191,7 @@ _HOMES = {
     "ThrottledError": "queuekit._values.errors",
     "UnavailableError": "queuekit._values.errors",
     "UnknownSchemeError": "queuekit._values.errors",
+    "UnsafeSettingsError": "queuekit._values.errors",
     "UnsupportedError": "queuekit._values.errors",
     "UsageError": "queuekit._values.errors",
     "Message": "queuekit._values.message",

@@ -35,6 +35,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runti
 
 from queuekit._values.capability import Capabilities, Support
 from queuekit._values.clock import Clock, SystemClock
+from queuekit._values.diagnosis import Finding, Wanted
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.options import Range, Size
 from queuekit._values.outcome import (
@@ -71,10 +72,12 @@ __all__ = [
     "Capabilities",
     "ClientPool",
     "Clock",
+    "Diagnosable",
     "Duplicate",
     "ErrorClass",
     "ErrorCode",
     "Failed",
+    "Finding",
     "Handle",
     "Host",
     "IncomingMessage",
@@ -104,6 +107,7 @@ __all__ = [
     "Unknown",
     "Unsupported",
     "Waitable",
+    "Wanted",
 ]
 
 SPI_VERSION = 1
@@ -467,6 +471,27 @@ class Recreating(Protocol):
 
     def recreated(self) -> int:
         """How often, since this backend was opened, the queue that it had used was found gone. No I/O."""
+        ...
+
+
+@runtime_checkable
+class Diagnosable(Protocol):
+    """Judge the queue's own settings: what of them can lose messages, or will surprise."""
+
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:
+        """Ask the service for its settings, and say what is good to know about them.
+
+        Called after `Backend.probe`. May take several calls to the service, and changes nothing. What the
+        service does not let be asked is a finding of its own, a ``note`` that says so; what follows from
+        `Capabilities` alone is said by the engine, except that a loss which is found here takes the place of
+        what ``durability`` says.
+
+        Args:
+            wanted: How the queue is going to be worked, to be held against the service's own limits.
+
+        Raises:
+            Exception: The SDK's own, unwrapped, when the service could not be reached.
+        """
         ...
 
 

@@ -78,6 +78,11 @@ ROWS: Mapping[str, Scenario] = {
         "SIGSTOP of a worker for 3 leases, then SIGCONT", "the late ack is a lost lease, told within 1 s"
     ),
     "R15": Scenario("messages delayed by 3 leases, five workers", "each once, at most 1 s late, never early"),
+    "R17": Scenario(
+        "settings that can lose messages: no append-only file, snapshots only, `appendfsync no`, eviction, "
+        "a replica; `durability=normal`; memory",
+        "`doctor` flags each with the sentence of what can be lost; `strict=true` refuses each",
+    ),
     "R27": Scenario("the disk is full", "QueueFullError; acks and drains go on; none lost; the file is sound"),
     "R28": Scenario("eight processes hammer one file", "nobody is told that the database is locked"),
     "R30": Scenario(

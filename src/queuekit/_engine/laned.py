@@ -35,6 +35,8 @@ from queuekit.backend import (
     Backend,
     Cancellable,
     Clock,
+    Diagnosable,
+    Finding,
     Handle,
     IncomingMessage,
     Interruptible,
@@ -46,6 +48,7 @@ from queuekit.backend import (
     Redrivable,
     Settlement,
     StoredMessage,
+    Wanted,
 )
 
 T = TypeVar("T")
@@ -339,6 +342,12 @@ class _WithRecreated(LanedBackend):
         return sum(lane.recreated() for lane in self.lanes)
 
 
+class _WithDiagnosis(LanedBackend):
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:
+        # The lanes are mostly on one server, and would say the same.
+        return tuple(dict.fromkeys(each for lane in self.lanes for each in lane.diagnose(wanted)))
+
+
 _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
     (Admin, _WithAdmin),
     (Peekable, _WithPeek),
@@ -347,6 +356,7 @@ _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
     (Pausable, _WithPause),
     (Interruptible, _WithInterrupt),
     (Recreating, _WithRecreated),
+    (Diagnosable, _WithDiagnosis),
 )
 
 

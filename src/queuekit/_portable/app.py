@@ -14,7 +14,7 @@ from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.tally import Timing
 from queuekit._portable.events import EventName, Listener, Listeners
 from queuekit._portable.figures import Figures
-from queuekit._portable.fitness import check_fitness
+from queuekit._portable.fitness import check_fitness, wanted_of
 from queuekit._portable.fronts import Fronts
 from queuekit._portable.handler import AnyHandler, BatchHandler, slots_of
 from queuekit._portable.intake import Intake
@@ -347,6 +347,7 @@ class App(Fronts):
 
     def _plan_queue(self, name: str) -> QueuePlan:
         link, handlers = self.open_queue(name)
+        link.wanted = wanted_of(handlers)
         check_fitness(link, handlers)
         can, wanted = link.capabilities, handlers[0].options
         batch = max((each.batch.max_size for each in handlers if isinstance(each, BatchHandler)), default=0)

@@ -149,7 +149,7 @@ class Consumer(Opened, Generic[T]):
 
     async def areceive(self, *, timeout: timedelta | float | None = None) -> Delivery[T] | None:
         """As `receive`, suspending. Cancelling loses no message."""
-        self._ready()
+        await self._aready()
         limit_s = timeout_seconds(timeout)
         loop = asyncio.get_running_loop()
         clock = self._link.clock

@@ -11,6 +11,7 @@ from queuekit._portable.link import Link
 from queuekit._portable.retry import attempt_slack, longest_wait_s
 from queuekit._values.capability import Capabilities, Support
 from queuekit._values.clock import Clock
+from queuekit._values.diagnosis import Wanted
 from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
 from queuekit.backend import Interruptible
 
@@ -42,6 +43,12 @@ def check_fitness(link: Link, handlers: Sequence[AnyHandler]) -> None:
             return
     _check_counted(link, link.capabilities, None)
     _check_native_limit(link, link.capabilities, max(each.retry.max_attempts for each in handlers))
+
+
+def wanted_of(handlers: Sequence[AnyHandler]) -> Wanted:
+    """What these handlers of one queue will ask of it."""
+    most = max(each.retry.max_attempts for each in handlers)
+    return Wanted(max_attempts=most, lease_s=handlers[0].options.lease.total_seconds())
 
 
 def tell_limits(intake: Intake, handlers: Sequence[AnyHandler], clock: Clock, *, drain_s: float) -> None:

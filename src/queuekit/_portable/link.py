@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
+from queuekit._engine.diagnosing import diagnose
 from queuekit._engine.guard import Guard
 from queuekit._engine.journal import Journal
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
+from queuekit._values.diagnosis import Diagnosis, Wanted, refusal_of
 from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.defaults import default_url
@@ -54,7 +56,7 @@ class CheckReport:
         queue: The queue's redacted URL.
         capabilities: What the queue can do, as its service says; static where it did not answer.
         problems: One sentence per thing that is wrong; empty when all is well.
-        error: Why the service could not be asked, if so.
+        error: Why the service could not be asked, or what ``strict=true`` refuses.
     """
 
     queue: str
@@ -72,6 +74,7 @@ class CheckReport:
 
         Raises:
             QueueKitError: The service's own error, where there was one.
+            UnsafeSettingsError: ``strict=true``, and the queue's settings can lose messages.
             UnsupportedError: Something else is wrong; the message lists all.
         """
         if self.error is not None:
@@ -94,6 +97,9 @@ class Link:
         clock: Time and chance.
         require: The features that the user demanded.
         foreign: Whether consumers other than queuekit's take part, so that nothing is bridged by copies.
+        strict: Whether settings that can lose messages are refused.
+        wanted: How the queue is going to be worked, as far as it is known.
+        unvetted: Whether something is demanded of the queue that its service was not asked for yet.
     """
 
     url: QueueURL
@@ -105,7 +111,13 @@ class Link:
     require: Require = ()
     probed: Capabilities | None = None
     foreign: bool = False
+    strict: bool = False
+    wanted: Wanted = field(default_factory=Wanted)
+    unvetted: bool = field(init=False)
     _warned: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        self.unvetted = bool(self.require) or self.strict
 
     @property
     def capabilities(self) -> Capabilities:
@@ -114,24 +126,35 @@ class Link:
         return replace(found, foreign=True) if self.foreign else found
 
     def ensure(self) -> None:
-        """Probe once if something is required, and hold it against what was found.
+        """Probe once if something is demanded, and hold it against what was found; a refusal is not forgotten.
 
         Raises:
             UnsupportedError: A required feature is missing; the message lists all that are.
+            UnsafeSettingsError: ``strict=true``, and the queue's settings can lose messages.
             QueueKitError: The service could not be asked.
         """
-        if self.require and self.probed is None:
-            self.probed = self.guard.probe()
+        if self.unvetted:
+            self.probed = self.probed or self.guard.probe()
             _check_required(self.capabilities, self.require, self.shown)
+            if self.strict:
+                self._diagnose().raise_for_losses()
+            self.unvetted = False
 
     def check(self) -> CheckReport:
         """Ask the service everything at once."""
         try:
             self.probed = self.guard.probe()
+            diagnosis = self._diagnose() if self.strict else None
         except QueueKitError as error:
             return CheckReport(self.shown, self.capabilities, (str(error),), error)
         missing = self.capabilities.missing(self.require)
-        return CheckReport(self.shown, self.capabilities, tuple(f"the queue lacks {each}" for each in missing))
+        problems = tuple(f"the queue lacks {each}" for each in missing)
+        refusal = None if diagnosis is None else refusal_of(diagnosis)
+        unsafe = () if refusal is None else tuple(each.text for each in refusal.findings)
+        return CheckReport(self.shown, self.capabilities, (*problems, *unsafe), refusal)
+
+    def _diagnose(self) -> Diagnosis:
+        return diagnose(self.backend, self.guard, self.capabilities, self.wanted)
 
     def warn_in_loop(self, blocking: str, twin: str) -> None:
         """Log once that a blocking call was made inside a running event loop."""
@@ -174,8 +197,11 @@ def open_link(
     backend = opener.open(whole, options)
     shown = str(whole)
     require = require if isinstance(require, Mapping) else tuple(require)
-    foreign = engine_options(whole, options).foreign
-    link = Link(whole, shown, backend, Guard(backend, shown), Journal(shown), opener.clock, require, foreign=foreign)
+    ours = engine_options(whole, options)
+    guard, journal = Guard(backend, shown), Journal(shown)
+    link = Link(
+        whole, shown, backend, guard, journal, opener.clock, require, foreign=ours.foreign, strict=ours.strict
+    )
     _check_required(link.capabilities, require, shown)
     return link
 

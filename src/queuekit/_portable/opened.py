@@ -56,8 +56,8 @@ class Opened(ABC):
         self.close()
 
     async def __aenter__(self) -> Self:
-        if self._link.require:
-            await asyncio.get_running_loop().run_in_executor(None, self._ready)
+        if self._link.unvetted:
+            await self._aready()
         return self
 
     async def __aexit__(
@@ -71,6 +71,13 @@ class Opened(ABC):
     def __reduce__(self) -> NoReturn:
         msg = f"a {type(self).__name__} cannot be pickled; open one by its URL in the other process"
         raise TypeError(msg)
+
+    async def _aready(self) -> None:
+        """As `_ready`, on a thread where the service is to be asked."""
+        if self._link.unvetted:
+            await asyncio.get_running_loop().run_in_executor(None, self._ready)
+        else:
+            self._ready()
 
     @abstractmethod
     def _ready(self, blocking: str = "", twin: str = "") -> None:

@@ -213,7 +213,7 @@ class Producer(Opened, Generic[T]):
         Concurrency:
             Safe from any event loop. Cancelling stops the wait, not the send.
         """
-        self._ready()
+        await self._aready()
         message, told = self._begin(_message(payload, options))
         composed = self._compose(message, told, pausing=True)
         future: asyncio.Future[SendOutcome] = asyncio.get_running_loop().create_future()
@@ -229,7 +229,7 @@ class Producer(Opened, Generic[T]):
         Raises:
             ClosedError: The producer was closed.
         """
-        self._ready()
+        await self._aready()
         given = list(payloads)
         # Middleware on that thread sees the caller's context, such as its trace.
         run = copy_context().run
@@ -325,7 +325,7 @@ class Producer(Opened, Generic[T]):
             self._reopen()
         if blocking:
             self._link.warn_in_loop(blocking, twin)
-        if self._link.require and self._link.probed is None:
+        if self._link.unvetted:
             self._link.ensure()
             self._composer.use(self._link.capabilities)
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from queuekit._values.diagnosis import Finding
 
 
 class QueueKitError(Exception):
@@ -79,6 +82,22 @@ class UnsupportedError(SetupError):
     """The backend cannot do what was asked, and queuekit will not pretend. The message names the remedy."""
 
     default_code = "unsupported"
+
+
+class UnsafeSettingsError(SetupError):
+    """The queue's own settings can lose accepted messages, and ``strict=true`` refuses that. Correct the settings.
+
+    Args:
+        message: Each finding with its remedy.
+        findings: What was found, each a `Finding`.
+        **context: As for `QueueKitError`.
+    """
+
+    default_code = "unsafe_settings"
+
+    def __init__(self, message: str, *, findings: Sequence[Finding], **context: Any) -> None:
+        super().__init__(message, **context)
+        self.findings: tuple[Finding, ...] = tuple(findings)
 
 
 class UsageError(QueueKitError):

@@ -8,18 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from queuekit._values.errors import InvalidURLError
+from queuekit._values.platform import short_lived_platform
 from queuekit._values.url import QueueURL
 
 logger = logging.getLogger("queuekit")
 
 VARIABLE = "QUEUEKIT_URL"
 _FILE = "queuekit.db"
-_SHORT_LIVED = {
-    "AWS_LAMBDA_FUNCTION_NAME": "AWS Lambda",
-    "K_SERVICE": "Cloud Run",
-    "CLOUD_RUN_JOB": "Cloud Run",
-    "KUBERNETES_SERVICE_HOST": "Kubernetes",
-}
 
 
 def default_url(environment: Mapping[str, str]) -> QueueURL:
@@ -38,10 +33,10 @@ def default_url(environment: Mapping[str, str]) -> QueueURL:
         raise InvalidURLError(msg)
     if text is not None:
         return QueueURL.parse(text)
-    for variable, place in _SHORT_LIVED.items():
-        if variable in environment:
-            msg = f"{VARIABLE} is not set, and files do not last on {place}; set it to the URL of a queue service"
-            raise InvalidURLError(msg)
+    place = short_lived_platform(environment)
+    if place:
+        msg = f"{VARIABLE} is not set, and files do not last on {place}; set it to the URL of a queue service"
+        raise InvalidURLError(msg)
     url = QueueURL(scheme="sqlite", path="/" + str(Path.cwd() / _FILE))
     logger.info("%s is not set; using %s", VARIABLE, url, extra={"action": "setup.default_url"})
     return url

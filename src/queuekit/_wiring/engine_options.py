@@ -29,11 +29,14 @@ class EngineOptions:
             one queue per lane, ``q-high`` and so on, and the priorities 0 to 9 are spread over them.
         lane_weights: A whole number of 1 to 1000 per lane, with commas between them: each lane's share of the
             polls while all have messages. Without it the highest lane that has messages comes first.
+        strict: Whether a queue whose own settings can lose accepted messages is refused, at the first call, with
+            `UnsafeSettingsError`; a worker does not start. What `doctor` calls a loss is meant.
     """
 
     foreign: bool = False
     lanes: str = ""
     lane_weights: str = ""
+    strict: bool = False
 
 
 NAMES = tuple(each.name for each in dataclasses.fields(EngineOptions))

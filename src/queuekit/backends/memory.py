@@ -36,6 +36,7 @@ from queuekit.backend import (
     Clock,
     ErrorClass,
     ErrorCode,
+    Finding,
     IncomingMessage,
     InvalidURLError,
     Opening,
@@ -49,6 +50,7 @@ from queuekit.backend import (
     StoredMessage,
     Support,
     Unsupported,
+    Wanted,
 )
 from queuekit.backends import _memory_idempotency
 from queuekit.backends._memory_queue import PRIORITIES, MemoryQueue, Retention
@@ -62,6 +64,13 @@ _MAX_BATCH = 1000
 # Measured: what belongs to 200 messages is freed again before Python's garbage collector looks at it.
 _MAX_RECEIVE = 200
 _FULL = ErrorClass(ErrorCode.QUEUE_FULL, retryable=True, scope="queue", sent="no")
+_GONE = Finding(
+    severity="loss",
+    code="volatile",
+    text="the queue is kept in the memory of this process",
+    remedy="use a queue that is kept on disk, such as sqlite:///FILE",
+    loses="everything, when the process ends",
+)
 _NO_DEAD = Unsupported("a dead-letter queue has no dead-letter queue of its own")
 _NO_SOURCE = Unsupported("only a queue whose name ends in .dead has a source to redrive to")
 
@@ -230,6 +239,10 @@ class MemoryBackend:
                 self._subscribe()
             alone = not any(self._space.queues.get(self._name, {}))
         return self.capabilities if alone else replace(self.capabilities, copies="fanout")
+
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:  # noqa: ARG002 - there are no limits of this kind
+        """See `Diagnosable.diagnose`."""
+        return (_GONE,)
 
     def size(self, message: OutgoingMessage) -> int:
         """The body, and the names and values of attributes and metadata in UTF-8."""

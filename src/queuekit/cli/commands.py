@@ -301,6 +301,22 @@ def info(
 
 
 @app.command()
+def doctor(
+    url: URL,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Of the handlers that are to work it.")] = None,
+    lease: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="DURATION", help="Of the handlers that are to work it, as in 60s."),
+    ] = None,
+    as_json: JSON = False,
+) -> int:
+    """Look at a queue's own settings, and say what can be lost by them; fails where accepted messages can."""
+    from queuekit.cli.doctor import doctor as look
+
+    return look(url, max_attempts=max_attempts, lease=lease, as_json=as_json)
+
+
+@app.command()
 def contract(
     url: Annotated[
         str, typer.Argument(metavar="URL", help="A backend, without a queue or with {name} for it: memory://.")

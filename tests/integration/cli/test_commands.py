@@ -338,3 +338,35 @@ def test_ctrl_c_ends_a_command_without_a_traceback(url: str, queuekit: Start, tm
         sending.signal(signal.SIGINT)
         assert sending.wait() == 130
     assert "Traceback" not in sending.err
+
+
+# doctor
+
+
+def test_the_doctor_says_what_can_be_lost_and_fails(run: Run) -> None:
+    result = run("doctor", "memory://q", "--lease", "24h")
+    assert result.code == 1
+    assert "This can lose everything, when the process ends." in result.out
+    assert "the lease is 86400 s" in result.out
+
+
+def test_a_queue_that_is_well_is_told_in_json(run: Run, url: str) -> None:
+    result = run("doctor", url, "--json", "--max-attempts", "5")
+    (found,) = result.json
+    lossless = not any(each["severity"] == "loss" for each in found["findings"])
+    assert (result.code, found["ok"]) == (0 if lossless else 1, lossless)
+    assert found["can_lose"].startswith("This can lose")
+    assert found["queue"] == url
+
+
+def test_a_worker_does_not_start_on_a_queue_that_strict_refuses(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "unsafe.py").write_text(
+        "import queuekit as qk\napp = qk.App('sqlite:///jobs.db?durability=normal&strict=true')\n"
+        "@app.handler('q')\ndef handle(body: bytes) -> None: ...\n"
+    )
+    worker = start(*QUEUEKIT, "worker", "unsafe:app", "--processes", "1")
+    assert worker.wait() == 2
+    (line,) = [each for each in worker.err.splitlines() if "strict=true" in each]
+    assert "durability is normal" in line
+    assert "leave out durability=normal" in line
+    assert "Traceback" not in worker.err

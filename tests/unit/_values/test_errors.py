@@ -18,6 +18,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "MessageTooLargeError": {"size": 300, "limit": 256},
     "ThrottledError": {"retry_after_s": 1.5},
     "PartialFailureError": {"failures": ("one", "two")},
+    "UnsafeSettingsError": {"findings": ("one", "two")},
 }
 
 

@@ -18,6 +18,7 @@ from queuekit.backend import (
     Duplicate,
     ErrorClass,
     ErrorCode,
+    Finding,
     IncomingMessage,
     Opening,
     OutgoingMessage,
@@ -29,8 +30,9 @@ from queuekit.backend import (
     StoredMessage,
     Support,
     Unsupported,
+    Wanted,
 )
-from queuekit.backends.redis import _errors, _managing, _messages
+from queuekit.backends.redis import _diagnosing, _errors, _managing, _messages
 from queuekit.backends.redis._connections import Connections
 from queuekit.backends.redis._options import FORMS, RedisOptions, address_of, rate_of
 from queuekit.backends.redis._probing import look
@@ -146,6 +148,10 @@ class RedisBackend:
             return found
         alone = not self._call("HEXISTS", self._keys.subs, "fanned")
         return found if alone else replace(found, copies="fanout")
+
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:  # noqa: ARG002 - the server has no limits of this kind
+        """See `Diagnosable.diagnose`."""
+        return _diagnosing.diagnose(self._call)
 
     def size(self, message: OutgoingMessage) -> int:
         """See `Backend.size`."""

@@ -32,7 +32,7 @@ def look(connections: Connections, can: Capabilities, *, timeout_s: float) -> Ca
     except exceptions.NoPermissionError:
         connections.call("EXISTS", "qk:", timeout_s=timeout_s)
         return replace(can, assumed=frozenset({"durability", "server"}))
-    facts = {name.decode(): value.decode("utf-8", "replace") for name, value in _LINE.findall(text)}
+    facts = facts_of(text)
     name, version = name_of(facts)
     found = _VERSION.match(facts.get("redis_version", ""))
     if found and (int(found[1]), int(found[2])) < OLDEST:
@@ -42,6 +42,11 @@ def look(connections: Connections, can: Capabilities, *, timeout_s: float) -> Ca
     # A snapshot now and then does not keep what was accepted since.
     lasting = facts.get("aof_enabled") == "1"
     return replace(can, server=f"{name} {version}", durability="disk" if lasting else "process")
+
+
+def facts_of(text: bytes) -> dict[str, str]:
+    """The lines of an answer to ``INFO``, or to another command that answers like it."""
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in _LINE.findall(text)}
 
 
 def name_of(facts: dict[str, str]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from queuekit.backend import (
     Duplicate,
     ErrorClass,
     ErrorCode,
+    Finding,
     IncomingMessage,
     Opening,
     OutgoingMessage,
@@ -28,8 +30,9 @@ from queuekit.backend import (
     StoredMessage,
     Support,
     Unsupported,
+    Wanted,
 )
-from queuekit.backends.sqlite import _claiming, _errors, _managing, _places, _retention
+from queuekit.backends.sqlite import _claiming, _diagnosing, _errors, _managing, _places, _retention
 from queuekit.backends.sqlite._claiming import Claim, Moment, Outlook
 from queuekit.backends.sqlite._database import MAX_LEASE_S, Database
 from queuekit.backends.sqlite._options import FORMS, SQLiteOptions, file_of
@@ -68,7 +71,7 @@ class SQLiteBackend:
         self._subscription = self._options.subscription
         self._clock = opening.clock
         self._timeout_s = opening.call_timeout_s
-        path = file_of(opening.url)
+        self._path = path = file_of(opening.url)
         self._database = opening.clients.get(
             ("sqlite", path, self._options.durability, self._options.max_size),
             lambda: Database(path, self._options, opening.clock),
@@ -104,6 +107,10 @@ class SQLiteBackend:
         with self._database.reading(self._timeout_s) as connection:
             alone = len(_places.find_queues(connection, self._queue)) <= 1
         return self._capabilities if alone else replace(self._capabilities, copies="fanout")
+
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:  # noqa: ARG002 - a file has no limits of this kind
+        """See `Diagnosable.diagnose`."""
+        return _diagnosing.diagnose(self._path, self._options.durability, os.environ)
 
     def size(self, message: OutgoingMessage) -> int:
         """See `Backend.size`."""

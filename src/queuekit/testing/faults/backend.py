@@ -16,7 +16,9 @@ from queuekit.backend import (
     Backend,
     Cancellable,
     Capabilities,
+    Diagnosable,
     ErrorClass,
+    Finding,
     IncomingMessage,
     Interruptible,
     OutgoingMessage,
@@ -31,6 +33,7 @@ from queuekit.backend import (
     StoredMessage,
     Support,
     Waitable,
+    Wanted,
 )
 from queuekit.stores import IdempotencyStore
 from queuekit.testing.faults.script import Answers, Call, InjectedFault, Proceed, Script, Verb
@@ -181,6 +184,12 @@ class _WithWait(FaultyBackend):
         return bool(self.inner.wait_for_change(timeout_s))
 
 
+class _WithDiagnosis(FaultyBackend):
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:
+        findings: Sequence[Finding] = self.inner.diagnose(wanted)
+        return findings
+
+
 _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
     (Admin, _WithAdmin),
     (Peekable, _WithPeek),
@@ -190,6 +199,7 @@ _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
     (Interruptible, _WithInterrupt),
     (Recreating, _WithRecreated),
     (Waitable, _WithWait),
+    (Diagnosable, _WithDiagnosis),
 )
 
 

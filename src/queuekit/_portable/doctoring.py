@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``doctor``: ask a queue's service for its settings, and say what can be lost by them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from queuekit._engine.diagnosing import diagnose, unusable
+from queuekit._portable.link import Link, open_link, seconds, whole_number
+from queuekit._values.clock import SystemClock
+from queuekit._values.diagnosis import Diagnosis, Wanted
+from queuekit._values.errors import UnsupportedError
+from queuekit._values.url import QueueURL
+from queuekit._wiring.opening import Opener
+
+
+def doctor(
+    url: str | QueueURL,
+    *,
+    max_attempts: int | None = None,
+    lease: timedelta | None = None,
+    **options: Any,
+) -> Diagnosis:
+    """Look at a queue and at its service's settings, and say what can be lost by them.
+
+    To be asked before a queue is relied upon, and after its server was changed. It sends, receives and changes
+    nothing; where the first use makes a queue, asking makes it. ``?strict=true`` asks the same at the first
+    call of a producer, consumer or worker, and refuses what is a loss.
+
+    Args:
+        url: The queue's URL.
+        max_attempts: Of the handlers that are to work the queue, to be held against the service's own limit.
+        lease: Of the handlers that are to work the queue, to be held against the service's bounds.
+        **options: URL options, under the same names.
+
+    Returns:
+        Every finding, what can be lost in one sentence, and whether that is `Diagnosis.ok`.
+
+    Raises:
+        SetupError: The URL or an option is wrong.
+        UsageError: The URL names no queue, or a number is out of range.
+        UnavailableError: The service could not be reached. Try again later.
+        AccessDeniedError: The credentials do not allow it. Correct them.
+        ProviderError: The service could not be asked for another reason.
+
+    Concurrency:
+        Safe from any thread; blocks the calling one.
+
+    Examples:
+        ```python
+        found = doctor("memory://orders")
+        assert not found.ok
+        print(found.can_lose)  # This can lose everything, when the process ends.
+        ```
+    """
+    wanted = Wanted(
+        max_attempts=None if max_attempts is None else whole_number("max_attempts", max_attempts, least=1),
+        lease_s=None if lease is None else seconds("lease", lease),
+    )
+    opener = Opener(SystemClock())
+    link = open_link(url, None, options, opener=opener)
+    try:
+        return examine(link, wanted)
+    finally:
+        link.backend.close()
+        opener.close()
+
+
+async def adoctor(
+    url: str | QueueURL,
+    *,
+    max_attempts: int | None = None,
+    lease: timedelta | None = None,
+    **options: Any,
+) -> Diagnosis:
+    """As `doctor`, on a thread of the loop's executor.
+
+    Raises:
+        QueueKitError: As `doctor` does.
+    """
+    ask = partial(doctor, url, max_attempts=max_attempts, lease=lease, **options)
+    return await asyncio.get_running_loop().run_in_executor(None, ask)
+
+
+def examine(link: Link, wanted: Wanted) -> Diagnosis:
+    """Look at an open queue.
+
+    Raises:
+        QueueKitError: The service could not be asked.
+    """
+    try:
+        can = link.guard.probe()
+    except UnsupportedError as error:
+        return unusable(link.backend, link.guard, error)
+    return diagnose(link.backend, link.guard, can, wanted)

@@ -47,7 +47,11 @@ class Opened(ABC):
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def __enter__(self) -> Self:
-        self._ready()
+        try:
+            self._ready()
+        except BaseException:
+            self.close()  # what raises here is left by no __exit__
+            raise
         return self
 
     def __exit__(
@@ -57,7 +61,11 @@ class Opened(ABC):
 
     async def __aenter__(self) -> Self:
         if self._link.unvetted:
-            await self._aready()
+            try:
+                await self._aready()
+            except BaseException:
+                await self.aclose()
+                raise
         return self
 
     async def __aexit__(

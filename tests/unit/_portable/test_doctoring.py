@@ -161,6 +161,15 @@ def test_the_async_face_asks_on_a_thread() -> None:
     assert threading.main_thread() not in judged.threads
 
 
+def test_a_block_that_is_not_entered_leaves_nothing_open() -> None:
+    made: Any
+    for made in (qk.Producer("memory://q", strict=True), qk.Consumer[bytes]("memory://q", strict=True)):
+        with pytest.raises(qk.UnsafeSettingsError), made:
+            pytest.fail("it was entered")
+        with pytest.raises(qk.ClosedError):
+            made.check()
+
+
 def test_a_worker_says_how_it_is_going_to_work_the_queue() -> None:
     judged = Judged(LOSS)
     app = qk.App("memory://", strict=True)

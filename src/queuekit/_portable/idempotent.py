@@ -40,7 +40,8 @@ class Idempotency:
     one transaction, see `Current.complete_in`.
 
     Attributes:
-        store: A store's URL, such as ``sqlite:///done.db`` or ``memory://``, or a store of your own.
+        store: A store's URL, such as ``redis://HOST``, ``sqlite:///done.db`` or ``memory://``, or a store of
+            your own.
         key: The key of a payload, 1 to 1,000 characters; by default the dedup id that the message was sent
             with, else its id. Keys of different queues, subscriptions and message types are different.
         ttl: How long done work is remembered, at least; 24 h outlasts redeliveries and most resends.
@@ -187,7 +188,8 @@ class Once:
         store = self._choice.store
         if isinstance(store, str) and find_store(QueueURL.parse(store).scheme).one_process:
             shown = QueueURL.parse(store)
-            msg = f"each child process would have its own {shown}, and do again what another did; use sqlite:///FILE"
+            remedy = "use sqlite:///FILE or redis://HOST"
+            msg = f"each child process would have its own {shown}, and do again what another did; {remedy}"
             raise UsageError(msg, operation="open")
 
     def rest(self) -> None:

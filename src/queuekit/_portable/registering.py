@@ -27,7 +27,7 @@ from queuekit._portable.producer import Producer
 from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.wrapping import Wrapper
 from queuekit._values.clock import Clock
-from queuekit._values.errors import InvalidURLError
+from queuekit._values.errors import InvalidURLError, UsageError
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener
 
 T = TypeVar("T")
@@ -145,6 +145,7 @@ class Registering(ABC):
         message_type: str | None = None,
         default: bool = False,
         on_dead: OnDead = "skip",
+        idempotent: None = None,
     ) -> Callable[[Callable[[Batch[T]], R]], BatchHandler[T, R]]:
         """Make a function the handler of a queue's messages, many at once.
 
@@ -173,15 +174,23 @@ class Registering(ABC):
             message_type: As for `handler`.
             default: As for `handler`.
             on_dead: As for `handler`.
+            idempotent: Refused, as a batch has no key of its own: use `handler`, or have the function write so
+                that a second time changes nothing.
 
         Raises:
-            UsageError: The function cannot be a batch handler, a number is out of range, or handlers on this
-                queue disagree.
+            UsageError: The function cannot be a batch handler, it is to be idempotent, a number is out of range, or
+                handlers on this queue disagree.
             InvalidURLError: The queue's name ends in ``.dead``.
         """
         options = QueueOptions(
             concurrency=concurrency, lease=lease, prefetch=prefetch, rate=rate, dead_letter=dead_letter
         )
+        if idempotent is not None:
+            msg = (
+                "a batch handler takes no idempotent=, as a batch has no key of its own; use app.handler(…), "
+                "or have the function write so that a second time changes nothing"
+            )
+            raise UsageError(msg, operation="open")
         batch = BatchOptions(max_size=max_size, max_wait=max_wait, strict=strict, on_error=on_error)
         timeout_s = _checked(queue, timeout)
 

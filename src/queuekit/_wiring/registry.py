@@ -33,12 +33,14 @@ class BuiltIn:
 
 
 _REDIS = BuiltIn("queuekit.backends.redis:SPEC", extra="redis")
+_REDIS_STORE = BuiltIn("queuekit.backends.redis._idempotency:STORE", extra="redis")
+_REDIS_SCHEMES = ("redis", "rediss", "redis+unix", "valkey", "valkeys")
 
 BUILT_INS: Mapping[str, BuiltIn] = MappingProxyType(
     {
         "memory": BuiltIn("queuekit.backends.memory:SPEC"),
         "sqlite": BuiltIn("queuekit.backends.sqlite:SPEC"),
-        **dict.fromkeys(("redis", "rediss", "redis+unix", "valkey", "valkeys"), _REDIS),
+        **dict.fromkeys(_REDIS_SCHEMES, _REDIS),
     }
 )
 
@@ -49,6 +51,7 @@ BUILT_IN_STORES: Mapping[str, BuiltIn] = MappingProxyType(
     {
         "memory": BuiltIn("queuekit.backends._memory_idempotency:STORE"),
         "sqlite": BuiltIn("queuekit.backends.sqlite._idempotency:STORE"),
+        **dict.fromkeys(_REDIS_SCHEMES, _REDIS_STORE),
     }
 )
 

@@ -792,3 +792,9 @@ def test_a_rig_runs_batches_of_what_is_due() -> None:
         rig.run(timedelta(minutes=30))
         assert loads.batches == [["a", "b"], ["c"]]
     assert loads.handler.batch.max_wait == timedelta(minutes=10)
+
+
+def test_a_batch_handler_that_is_to_be_idempotent_is_refused_with_a_remedy() -> None:
+    app = qk.App("memory://")
+    with pytest.raises(qk.UsageError, match=r"no idempotent=.*a second time changes nothing"):
+        app.batch_handler("q", idempotent="memory://")  # type: ignore[arg-type]

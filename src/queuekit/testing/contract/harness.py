@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -78,6 +78,7 @@ class Harness:
         url_table: Whole URLs to the queue and the options that each stands for; every form that the
             backend's page documents belongs here.
         short_dedup: Options with which dedup ids are remembered so briefly that a case can wait for it.
+        stores: The idempotency stores that the cases about them are run with; see `store_url`.
         stored_settings: Options that the service keeps with the queue, each with a value that is not its
             default; none where each opening has its own.
     """
@@ -96,6 +97,7 @@ class Harness:
     url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
     short_dedup: Mapping[str, Any] = {}
     stored_settings: Mapping[str, Any] = {}
+    stores: Sequence[str] = ("memory", "sqlite")
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -109,6 +111,10 @@ class Harness:
     def base_url(self) -> str:
         """The backend's URL without a queue, or with ``{name}`` where the queue's name goes."""
         raise NotImplementedError
+
+    def store_url(self, store: str) -> str:
+        """The URL of a store that no other case uses; override it for those of your own that `stores` names."""
+        return f"memory://?space={self.unique_name()}" if store == "memory" else f"sqlite:///{self.directory}/done.db"
 
     def url_of(self, queue: str) -> str:
         """The whole URL of a queue, which may not exist."""

@@ -31,11 +31,15 @@ _AGAIN = RetryPolicy(max_attempts=50, wait=wait_none())
 class Idempotent(Group):
     """A message that is delivered again does not do its work again."""
 
-    @pytest.fixture(params=["memory", "sqlite"])
-    def store_url(self, request: pytest.FixtureRequest, harness: Harness) -> str:
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One run of a case for each store that the harness names, or every harness does."""
+        if "store" in metafunc.fixturenames:
+            metafunc.parametrize("store", getattr(self, "harness_class", Harness).stores)
+
+    @pytest.fixture
+    def store_url(self, store: str, harness: Harness) -> str:
         """Where done work is remembered."""
-        space = harness.unique_name()
-        return f"memory://?space={space}" if request.param == "memory" else f"sqlite:///{harness.directory}/done.db"
+        return harness.store_url(store)
 
     @requires("lease")
     def test_DUP_07_idempotent_handler_runs_once(self, harness: Harness, face: Face, store_url: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from queuekit._portable.events import Listeners
 from queuekit._portable.figures import Figures
+from queuekit._portable.fitness import wanted_of
 from queuekit._portable.handler import AnyHandler, slots_of
 from queuekit._portable.idempotent import Once
 from queuekit._portable.kept_loop import KeptLoop
@@ -112,6 +113,8 @@ class Doorway:
         with self._lock:
             if url not in self._pipes:
                 link = open_link(url, None, options, opener=self._opener, require=self._require)
+                if handlers:
+                    link.wanted = wanted_of(handlers)
                 slots = slots_of(handlers) if handlers else 1
                 made = Pipe(link, handlers, slots=slots, opener=self._opener, listeners=self._listeners)
                 self._pipes[url] = made

@@ -104,9 +104,15 @@ class Pipe:
 
         Returns:
             One for each message, in order.
+
+        Raises:
+            UnsupportedError: The queue lacks what is required of it, so that nothing was begun.
+            UnsafeSettingsError: ``strict=true`` refuses the queue, so that nothing was begun.
+            QueueKitError: One of these was to be asked, and the service did not answer.
         """
         if not messages:
             return []
+        self.link.ensure()
         round_ = Round(self._clock, limits, rule=self._rule, given_back=self._given_back)
         jobs = self._admit(round_, messages)
         ended = self._start(round_, limits, loop, len(messages))

@@ -16,7 +16,7 @@ from queuekit._portable.doorway import Doorway
 from queuekit._portable.pipe import Pipe
 from queuekit._portable.round import Limits
 from queuekit._portable.rulings import DONE, GIVEN_BACK, GONE, LEFT, Outcome
-from queuekit.backend import Action, ErrorClass, ErrorCode, IncomingMessage, Support
+from queuekit.backend import Action, ErrorClass, ErrorCode, IncomingMessage, OutgoingMessage, Support
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.faults import FaultyOpener, Script, raise_after, raise_before, unavailable
 
@@ -561,3 +561,19 @@ def test_a_wait_beyond_the_longest_is_a_copy_or_shortened(
 def test_an_empty_round_is_nothing(app: App, push: Push) -> None:
     on_loop(app)
     assert push("orders").push() == []
+
+
+def test_a_queue_that_strict_refuses_begins_nothing(app: App) -> None:
+    begun: list[str] = []
+
+    @app.handler("memory://unsafe?strict=true")
+    def handle(text: str) -> None:
+        begun.append(text)
+
+    pushing = Pushing(app, "memory://unsafe?strict=true")
+    pushing.backend.send([OutgoingMessage("m", b"x")], timeout_s=1)
+    messages = pushing.take()
+    for _ in range(2):
+        with pytest.raises(qk.UnsafeSettingsError, match="the memory of this process"):
+            pushing.run(messages)
+    assert begun == []

@@ -63,8 +63,12 @@ def refuses(url: str) -> bool:
     def handle(_text: str) -> None:
         pytest.fail("the worker started")
 
-    tries: list[Any] = [lambda: producer.send("x"), lambda: producer.send("x"), producer.check, producer.__enter__]
+    tries: list[Any] = [lambda: producer.send("x"), lambda: producer.send("x"), producer.__enter__]
     tries += [lambda: consumer.receive(timeout=0), consumer.__enter__, lambda: app.run(signals=False)]
+    report = consumer.check()
+    assert report.problems
+    assert all(each in str(report.error) for each in report.problems)
+    tries.insert(0, report.raise_for_problems)
     refused = 0
     for each in tries:
         with pytest.raises(qk.UnsafeSettingsError) as error:

@@ -223,7 +223,7 @@ class Consumer(Opened, Generic[T]):
         if self._owns_opener:
             self._opener.close()
 
-    def _ready(self, blocking: str = "", twin: str = "") -> None:
+    def _ready(self, blocking: str = "", twin: str = "", *, vet: bool = True) -> None:
         if self._closed:
             msg = "the consumer is closed; open a new one"
             raise ClosedError(msg, queue=self._link.shown, operation="receive")
@@ -231,7 +231,8 @@ class Consumer(Opened, Generic[T]):
             self._reopen()
         if blocking:
             self._link.warn_in_loop(blocking, twin)
-        self._link.ensure()
+        if vet:
+            self._link.ensure()
 
     def _reopen(self) -> None:
         """In a forked child: threads, sockets, locks and leases are the parent's, so nothing of them is used."""

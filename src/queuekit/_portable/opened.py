@@ -26,12 +26,14 @@ class Opened(ABC):
         return self._link.shown
 
     def check(self) -> CheckReport:
-        """Ask the service whether the queue can be reached and does what was required.
+        """Ask the service whether the queue can be reached, does what was required, and is not refused by ``strict``.
+
+        Whatever is wrong is in the report; `CheckReport.raise_for_problems` raises it.
 
         Raises:
             ClosedError: It was closed.
         """
-        self._ready("check()", "acheck()")
+        self._ready("check()", "acheck()", vet=False)
         return self._link.check()
 
     async def acheck(self) -> CheckReport:
@@ -88,10 +90,11 @@ class Opened(ABC):
             self._ready()
 
     @abstractmethod
-    def _ready(self, blocking: str = "", twin: str = "") -> None:
-        """Refuse what is closed, open afresh after a fork, and probe once where features are required.
+    def _ready(self, blocking: str = "", twin: str = "", *, vet: bool = True) -> None:
+        """Refuse what is closed, open afresh after a fork, and probe once where something is demanded of the queue.
 
         Args:
             blocking: The blocking call that is being made, if it is one.
             twin: What to use instead inside an event loop.
+            vet: Whether what is demanded is held against the queue.
         """

@@ -317,7 +317,7 @@ class Producer(Opened, Generic[T]):
             self._link.journal.note("send.unflushed", f"{left} messages had no outcome in time", count=left)
         return left
 
-    def _ready(self, blocking: str = "", twin: str = "") -> None:
+    def _ready(self, blocking: str = "", twin: str = "", *, vet: bool = True) -> None:
         if self._closed:
             msg = "the producer is closed; open a new one"
             raise ClosedError(msg, queue=self._link.shown, operation="send")
@@ -325,7 +325,7 @@ class Producer(Opened, Generic[T]):
             self._reopen()
         if blocking:
             self._link.warn_in_loop(blocking, twin)
-        if self._link.unvetted:
+        if vet and self._link.unvetted:
             self._link.ensure()
             self._composer.use(self._link.capabilities)
 

@@ -56,12 +56,12 @@ def diagnose(backend: Backend, guard: Guard, can: Capabilities, wanted: Wanted) 
     return Diagnosis(url=guard.queue, capabilities=can, findings=tuple(sorted(findings, key=by_gravity)))
 
 
-def unusable(backend: Backend, guard: Guard, reason: Exception) -> Diagnosis:
-    """What is to be said about a queue that cannot be used at all."""
+def unusable(reason: Exception, guard: Guard, can: Capabilities, others: Sequence[Finding] = ()) -> Diagnosis:
+    """What is to be said about a queue that cannot be used, beside what else was found."""
     found = Finding(
         severity="loss", code="unusable", text=str(reason), loses="whatever is meant for it, as it cannot be used"
     )
-    return Diagnosis(url=guard.queue, capabilities=backend.capabilities, findings=(found,))
+    return Diagnosis(url=guard.queue, capabilities=can, findings=(found, *others))
 
 
 def _implied(can: Capabilities, wanted: Wanted, *, lossy: bool) -> Iterator[Finding]:

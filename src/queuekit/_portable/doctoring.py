@@ -12,7 +12,7 @@ from queuekit._engine.diagnosing import diagnose, unusable
 from queuekit._portable.link import Link, open_link, seconds, whole_number
 from queuekit._values.clock import SystemClock
 from queuekit._values.diagnosis import Diagnosis, Wanted
-from queuekit._values.errors import UnsupportedError
+from queuekit._values.errors import QueueKitError, UnavailableError, UnsupportedError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import Opener
 
@@ -94,5 +94,20 @@ def examine(link: Link, wanted: Wanted) -> Diagnosis:
     try:
         can = link.guard.probe()
     except UnsupportedError as error:
-        return unusable(link.backend, link.guard, error)
+        return unusable(error, link.guard, link.capabilities)
+    except UnavailableError as error:
+        return _ask_why(error, link, wanted)
     return diagnose(link.backend, link.guard, can, wanted)
+
+
+def _ask_why(error: UnavailableError, link: Link, wanted: Wanted) -> Diagnosis:
+    """A service that cannot work the queue now may still tell its settings.
+
+    Raises:
+        UnavailableError: It does not.
+    """
+    try:
+        found = diagnose(link.backend, link.guard, link.capabilities, wanted)
+    except QueueKitError:
+        raise error from error.__cause__
+    return unusable(error, link.guard, link.capabilities, found.findings)

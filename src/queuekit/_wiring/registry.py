@@ -41,6 +41,7 @@ BUILT_INS: Mapping[str, BuiltIn] = MappingProxyType(
         "memory": BuiltIn("queuekit.backends.memory:SPEC"),
         "sqlite": BuiltIn("queuekit.backends.sqlite:SPEC"),
         **dict.fromkeys(_REDIS_SCHEMES, _REDIS),
+        "sqs": BuiltIn("queuekit.backends.sqs:SPEC", extra="sqs"),
     }
 )
 

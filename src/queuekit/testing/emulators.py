@@ -16,6 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from queuekit.testing.local_sqs import LocalFauxqs, LocalMoto, fauxqs_folder
+
+__all__ = ["LocalFauxqs", "LocalMoto", "LocalRedis", "fauxqs_folder", "redis_program"]
+
 _STARTS_S = 20.0
 
 

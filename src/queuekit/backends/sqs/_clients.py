@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""boto3's clients, and a count of every call that goes through them."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import boto3.session
+from botocore.config import Config
+
+from queuekit.backends.sqs._options import Place
+
+LONGEST_POLL_S = 20
+_WAITS_S = (1.0, 5.0)
+_CONNECTIONS = 100
+"""Beyond those that are open at once none is kept; fewer cost nothing."""
+
+
+class Clients:
+    """Two clients of one service: receives, which take their time, never hold up what settles or sends.
+
+    boto3 finds the credentials in its own way. Its retries are one attempt: the engine retries, inside one budget.
+
+    Args:
+        place: Where the service is.
+
+    Concurrency:
+        Safe from any thread, and after a fork.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._session: Any = None
+        self._made: dict[str, Any] = {}
+
+    def calling(self, timeout_s: float = math.inf) -> Any:
+        """The client for what is answered at once.
+
+        Args:
+            timeout_s: What is left of the caller's time. botocore fixes the timeout of a client, so there are
+                some to choose from; no call outlives this by more than a few seconds.
+        """
+        answer_s = self._place.answer_s
+        wait_s = next((each for each in _WAITS_S if timeout_s <= each < answer_s), answer_s)
+        return self._client(f"calling for {wait_s:g} s", wait_s)
+
+    def polling(self) -> Any:
+        """The client for receives that wait."""
+        return self._client("polling", self._place.answer_s + LONGEST_POLL_S)
+
+    def close(self) -> None:
+        """Close the connections that are idle. Idempotent."""
+        with self._lock:
+            made, self._made = self._made, {}
+        for each in made.values():
+            each.close()
+
+    def _client(self, name: str, read_s: float) -> Any:
+        client = self._made.get(name)
+        if client is None or self._pid != os.getpid():
+            with self._lock:
+                client = self._make(name, read_s)
+        return client
+
+    def _make(self, name: str, read_s: float) -> Any:
+        if self._pid != os.getpid() or self._session is None:
+            # Its own: boto3's default one is shared by the whole process, and not for several threads.
+            self._made, self._session, self._pid = {}, boto3.session.Session(), os.getpid()
+        if name not in self._made:
+            self._made[name] = self._session.client(
+                "sqs",
+                region_name=self._place.region,
+                endpoint_url=self._place.endpoint or None,
+                config=Config(
+                    connect_timeout=self._place.connect_s,
+                    read_timeout=read_s,
+                    retries={"total_max_attempts": 1, "mode": "standard"},
+                    max_pool_connections=_CONNECTIONS,
+                    parameter_validation=False,
+                    tcp_keepalive=True,
+                    user_agent_extra="queuekit",
+                ),
+            )
+        return self._made[name]
+
+
+class Calls:
+    """How often each operation was asked for, answered or not: the service charges for each.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def count(self, operation: str) -> None:
+        """One call is made."""
+        with self._lock:
+            self._counts[operation] += 1
+
+    def read(self) -> Mapping[str, int]:
+        """Operation to count, for those that were called."""
+        with self._lock:
+            return dict(self._counts)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a queue says about itself, and what follows for what it can do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from queuekit.backend import Capabilities
+
+ASSUMED = frozenset({"max_message_bytes", "native_max_attempts"})
+"""What only the queue's settings tell."""
+
+_ARN = re.compile(r"arn:[a-z0-9-]+:sqs:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<name>[\w.-]{1,80})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """Where the service itself moves a message, and when.
+
+    Attributes:
+        region: The region of that queue.
+        account: Its account.
+        name: Its name.
+        max_receives: After how many receives.
+    """
+
+    region: str
+    account: str
+    name: str
+    max_receives: int
+
+
+def redrive_of(settings: Mapping[str, str]) -> Redrive | None:
+    """A queue's redrive policy; None where it has none, or one that cannot be read."""
+    try:
+        policy = json.loads(settings.get("RedrivePolicy") or "null")
+        target = _ARN.fullmatch(str(policy["deadLetterTargetArn"]))
+        most = int(policy.get("maxReceiveCount", 10))
+    except (ValueError, TypeError, KeyError):
+        return None
+    return None if target is None else Redrive(target["region"], target["account"], target["name"], most)
+
+
+def refined(can: Capabilities, settings: Mapping[str, str]) -> Capabilities:
+    """The capabilities as the queue's settings bear them out."""
+    redrive = redrive_of(settings)
+    return replace(
+        can,
+        max_message_bytes=number(settings, "MaximumMessageSize", can.max_message_bytes),
+        native_max_attempts=None if redrive is None else redrive.max_receives,
+        server="Amazon SQS",
+    )
+
+
+def number(settings: Mapping[str, str], name: str, otherwise: int) -> int:
+    """A whole number among a queue's settings, which are texts."""
+    text = settings.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else otherwise

@@ -57,6 +57,7 @@ _DETOURS = 8
 
 _TIDY_EVERY_S = 60.0
 _MEND_EVERY_S = 5.0
+_MEND_PAGES = 20
 
 _TOKEN, _RESUME = 1, 2
 """What must come before anything is handed out: a token of the rate, or the end of a pause."""
@@ -422,10 +423,13 @@ class RedisBackend:
 
     def _mend(self) -> None:
         """Now and then, where nothing is ready, look for what an eviction has left behind."""
-        now = self._clock.monotonic()
-        if now >= self._mend_at:
-            self._mended = self._run("mend", self._mended)
-            self._mend_at = now if self._mended else now + _MEND_EVERY_S
+        if self._clock.monotonic() < self._mend_at:
+            return
+        pages = _MEND_PAGES
+        while pages:
+            self._mended, restored = self._run("mend", self._mended)
+            pages = 0 if not self._mended else pages if restored else pages - 1
+        self._mend_at = self._clock.monotonic() + _MEND_EVERY_S
 
     def _last_changes(self) -> list[bytes]:
         found = [self._call("XREVRANGE", key, "+", "-", "COUNT", "1") for key in self._watches.keys]

@@ -1,12 +1,14 @@
 -- uses: queue fanout
 -- Find what is in no place any more, because a key was removed from outside, and put it into one. ARGV: how far an
--- earlier look came, '' for none. Answers how far this one came, '' where all is well or was looked at.
+-- earlier look came, '' for none. Answers how far this one came, '' where all is well or was looked at; and how much it
+-- put back.
 local PAGE = 100
 local q = keys_of(1)
 local now = time_us()
 if settle_down(q, now) then
-  return ARGV[1]
+  return { ARGV[1], 1 }
 end
+local restored = 0
 local phase, position = string.match(ARGV[1], '^(%a+) (%S+)$')
 
 local spans, in_runs, leased_runs = {}, 0, 0
@@ -22,7 +24,7 @@ for i = 1, #all, 2 do
   else
     end_run(q, all[i])
     wake(q)
-    return ARGV[1] == '' and 'plain 0-0' or ARGV[1]
+    return { ARGV[1] == '' and 'plain 0-0' or ARGV[1], 1 }
   end
 end
 
@@ -30,7 +32,10 @@ if not phase then
   local items = call('HLEN', q.items)
   local placed = call('ZCARD', q.ready) + call('ZCARD', q.due) + call('ZCARD', q.leases) - leased_runs
   if call('XLEN', q.plain) + call('XLEN', q.kept) <= in_runs + items and items <= placed then
-    return ''
+    if items == 0 then
+      call('HDEL', q.meta, 'strays')
+    end
+    return { '', 0 }
   end
   phase, position = 'plain', '0-0'
 end
@@ -57,12 +62,17 @@ local function record_of(id, header)
   return item
 end
 
+local function into_line(id, item)
+  if item.key ~= '' then
+    restored = restored + call('ZADD', q.lines, 0, line_of(item.key) .. padded(id))
+  end
+end
+
 -- Into its line, and where it can be received if it is the first of it.
 local function restore(id, item)
-  if item.key ~= '' then
-    call('ZADD', q.lines, 0, line_of(item.key) .. padded(id))
-  end
+  into_line(id, item)
   call('ZREM', q.leases, id)
+  restored = restored + 1
   if item.key == '' or head_of(q, item.key) == id then
     place(q, id, item, now)
   else
@@ -93,16 +103,11 @@ end
 
 local function look_at_records(look)
   local scan = call('HSCAN', q.items, position, 'COUNT', PAGE)
-  local strays = 0
   for i = 1, #scan[2], 2 do
     local item = find(q, scan[2][i]) -- as it is now: the one before may have come forward
     if item then
-      strays = strays + (item.where == 'p' and 1 or 0)
       look(scan[2][i], item)
     end
-  end
-  if position == '0' and scan[1] == '0' then
-    call('HSET', q.meta, 'strays', strays)
   end
   return scan[1] ~= '0' and scan[1]
 end
@@ -112,27 +117,25 @@ if phase == 'plain' then
   local cursor = call('HGET', q.meta, 'cursor') or '0-0'
   next = look_at_entries(q.plain, cursor, function(id)
     if not in_a_run(id) then
-      place(q, id, stray(q, 1), 0)
-      wake(q)
+      restore(id, stray(q, 1))
     end
   end)
-  return next and 'plain ' .. next or 'kept 0-0'
+  return { next and 'plain ' .. next or 'kept 0-0', restored }
 elseif phase == 'kept' then
   next = look_at_entries(q.kept, '+', function(id, header)
     restore(id, record_of(id, header))
   end)
-  return next and 'kept ' .. next or 'lines 0'
+  return { next and 'kept ' .. next or 'lines 0', restored }
 elseif phase == 'lines' then
-  next = look_at_records(function(id, item)
-    if item.key ~= '' then
-      call('ZADD', q.lines, 0, line_of(item.key) .. padded(id))
-    end
-  end)
-  return next and 'lines ' .. next or 'items 0'
+  next = look_at_records(into_line)
+  return { next and 'lines ' .. next or 'items 0', restored }
 end
 next = look_at_records(function(id, item)
   if is_lost(id, item) then
     restore(id, item)
   end
 end)
-return next and 'items ' .. next or ''
+if not next then
+  call('HSET', q.meta, 'strays', count_strays(q))
+end
+return { next and 'items ' .. next or '', restored }

@@ -194,8 +194,9 @@ local function remove(q, id, item, now)
   local first = head_of(q, item.key) == id
   call('ZREM', q.lines, line_of(item.key) .. padded(id))
   local after = first and head_of(q, item.key)
-  if after then
-    place(q, after, find(q, after), now)
+  local next = after and find(q, after)
+  if next then -- else its record was removed from outside, and `mend` makes it anew
+    place(q, after, next, now)
     wake(q)
   end
 end
@@ -273,6 +274,24 @@ local function withdraw(q, id, now, most)
   return gone
 end
 
+local COUNTED_AT_ONCE = 1000
+
+-- How many records are of messages in `plain`; of very many, those of the first thousands.
+local function count_strays(q)
+  local strays, position = 0, '0'
+  for _ = 1, 10 do
+    local scan = call('HSCAN', q.items, position, 'COUNT', COUNTED_AT_ONCE)
+    for i = 2, #scan[2], 2 do
+      strays = strays + (string.find(scan[2][i], '^%d+|%d|p|') and 1 or 0)
+    end
+    position = scan[1]
+    if position == '0' then
+      break
+    end
+  end
+  return strays
+end
+
 -- Where to go on with `plain` after `meta` was removed, and up to where some of it may have records. A run that has
 -- been taken is not taken again.
 local function recover_cursor(q)
@@ -285,6 +304,6 @@ local function recover_cursor(q)
   end
   local newest = call('XREVRANGE', q.plain, '+', '-', 'COUNT', 1)[1]
   local mixed = newest and newest[1] or '0-0'
-  call('HSET', q.meta, 'cursor', cursor, 'mixed', mixed)
+  call('HSET', q.meta, 'cursor', cursor, 'mixed', mixed, 'strays', count_strays(q))
   return cursor, mixed
 end

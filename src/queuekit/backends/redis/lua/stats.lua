@@ -13,7 +13,8 @@ for i = 1, #runs, 2 do
   end
 end
 local plain, kept = call('XLEN', q.plain), call('XLEN', q.kept)
-local strays = tonumber(call('HGET', q.meta, 'strays') or 0)
+in_runs = math.min(in_runs, plain) -- some of them may be gone
+local strays = call('EXISTS', q.items) == 1 and tonumber(call('HGET', q.meta, 'strays') or 0) or 0
 local ready = call('ZCARD', q.ready) + plain - in_runs - strays
 local leased = in_runs + call('ZCARD', q.leases) - #runs / 4
 local done = call('ZCOUNT', q.past, string.format('(%.0f', now), '+inf')

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .rows import Result, row_of, write
+from .servers import Servers
 from .workers import Workers
 from .working import Place
 
@@ -76,15 +77,33 @@ def row(request: pytest.FixtureRequest) -> Result:
     return result
 
 
-@pytest.fixture
-def workers(tmp_path: Path) -> Iterator[Workers]:
-    """Real workers of a folder of the test's own."""
-    made = Workers(tmp_path)
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Where tests get their Redis servers from."""
+    made = Servers(tmp_path_factory.mktemp("servers"))
     yield made
     made.end()
 
 
 @pytest.fixture
-def place(backend: str, tmp_path: Path) -> Place:
+def app_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty store of the backend that the test names, without a queue."""
+    backend = request.getfixturevalue("backend")
+    if backend == "redis":
+        servers: Servers = request.getfixturevalue("servers")
+        return servers.empty_database()
+    return "memory://" if backend == "memory" else f"sqlite:///{tmp_path}/jobs.db"
+
+
+@pytest.fixture
+def workers(app_url: str, tmp_path: Path) -> Iterator[Workers]:
+    """Real workers of a folder of the test's own."""
+    made = Workers(tmp_path, app_url)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def place(backend: str, app_url: str) -> Place:
     """Where the queues of a test are, by the backend that it names."""
-    return Place(backend, tmp_path)
+    return Place(backend, app_url)

@@ -21,7 +21,7 @@ LEASE_S = 2.0
 IDLE_LEASE_S = 1.0
 STOPPED_LEASE_S = 0.5
 
-app = qk.App("sqlite:///jobs.db")
+app = qk.App(os.environ.get("QK_APP_URL", "sqlite:///jobs.db"))
 
 
 class Task(BaseModel):

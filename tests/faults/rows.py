@@ -37,6 +37,10 @@ ROWS: Mapping[str, Scenario] = {
         "`kill -9` of random workers, of three, while messages are worked",
         "none lost; duplicates at most what the killed workers held; the file is sound",
     ),
+    "R2": Scenario(
+        "`kill -9` of random workers, of three, on a broker",
+        "none lost; duplicates at most what the killed workers held; the last one is back by the lease's end + 2 s",
+    ),
     "R3": Scenario(
         "`kill -9` on a queue where nothing else happens", "another worker has it by the lease's end + 2 s"
     ),

@@ -22,14 +22,14 @@ from .killed_app import Task
 from .rows import Result, figure
 from .test_killed_workers import dead, send
 from .workers import Workers
-from .working import Place, left, letters, on_both, until, working
+from .working import Place, left, letters, on_each, until, working
 
 pytestmark = pytest.mark.slow
 
 MAX_ATTEMPTS = 5
 
 
-@on_both
+@on_each
 def test_R43_messages_that_always_fail(row: Result, place: Place, backend: str) -> None:
     count, wait_s = figure(1_000), 0.5
     row.ran(messages=count, max_attempts=MAX_ATTEMPTS, wait_s=wait_s)
@@ -60,7 +60,7 @@ def assert_waits(row: Result, waits: list[float], wait_s: float) -> None:
     assert max(waits) <= 5 * (1.1 * wait_s + 1)
 
 
-@pytest.mark.parametrize("backend", ["sqlite"])
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
 def test_R43_messages_that_always_fail_with_crashes_mixed_in(workers: Workers, row: Result, backend: str) -> None:
     """In child processes on real time. What ran in a child when it died is tried again at once, and alone."""
     count, crashes, wait_s = figure(1_000), figure(60, 4), 0.5
@@ -93,7 +93,7 @@ def test_R43_messages_that_always_fail_with_crashes_mixed_in(workers: Workers, r
     assert_waits(row, waits, wait_s)
 
 
-@on_both
+@on_each
 def test_R44_a_dead_letter_tells_everything(row: Result, place: Place, backend: str) -> None:
     app, body = qk.App(place.app_url), b"\x00\xff raw \xf0"
     sent_at = datetime.now(UTC)
@@ -168,7 +168,7 @@ def send_raw(place: Place, bodies: list[bytes]) -> None:
             assert all(isinstance(each, qk.Accepted) for each in backend.send(batch, timeout_s=30))
 
 
-@on_both
+@on_each
 def test_R47_bodies_that_are_no_payload(row: Result, place: Place, backend: str) -> None:
     count, neighbours = figure(10_000), figure(1_000)
     row.ran(bad=count, good=neighbours)
@@ -196,7 +196,7 @@ def test_R47_bodies_that_are_no_payload(row: Result, place: Place, backend: str)
     assert {each.reason for each in found} == {"undecodable"}
 
 
-@on_both
+@on_each
 @pytest.mark.parametrize("how", ["purge", "delete"])
 def test_R55_purged_and_deleted_under_a_worker(
     row: Result, place: Place, backend: str, how: str, caplog: pytest.LogCaptureFixture

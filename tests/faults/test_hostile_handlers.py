@@ -15,10 +15,11 @@ import pytest
 from .killed_app import IDLE_LEASE_S, Task
 from .rows import Result, figure
 from .test_killed_workers import dead, handled, send
-from .workers import Workers, assert_sound, duplicates
+from .workers import Workers, duplicates
 
 pytestmark = pytest.mark.slow
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"])
+on_disk = pytest.mark.parametrize("backend", ["sqlite", "redis"])
 
 MAX_CRASHES = 3
 MAX_ATTEMPTS = 5
@@ -28,7 +29,7 @@ def until_done(workers: Workers, good: set[str]) -> None:
     workers.until(lambda lines: len(lines) >= len(good) and handled(lines) >= good)
 
 
-@on_sqlite
+@on_disk
 def test_R9_poison_among_good_messages(workers: Workers, row: Result, backend: str) -> None:
     """In child processes: the parent knows which messages a dead child was running."""
     row.case = "in child processes"
@@ -52,10 +53,10 @@ def test_R9_poison_among_good_messages(workers: Workers, row: Result, backend: s
     assert {each.reason for each in letters} == {f"worker lost {MAX_CRASHES} times"}
     assert all(starts[each] <= MAX_CRASHES for each in bad)
     assert handled(lines) == good
-    assert_sound(workers.database, len(bad))
+    workers.assert_sound(len(bad))
 
 
-@on_sqlite
+@on_disk
 def test_R9_poison_in_the_worker_itself(workers: Workers, row: Result, backend: str) -> None:
     """Without child processes the worker dies with its handler, and what else it held has used an attempt too.
 
@@ -81,7 +82,7 @@ def test_R9_poison_in_the_worker_itself(workers: Workers, row: Result, backend: 
     assert letters[0].reason == f"attempts used up: delivered {MAX_ATTEMPTS + 1} times"
     assert crashes == MAX_ATTEMPTS == max(starts[each] for each in bad)
     assert workers.stop() == {pid: 0}
-    assert_sound(workers.database, 1)
+    workers.assert_sound(1)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_R11_a_handler_that_hangs_in_a_child(workers: Workers, row: Result, back
     assert 1.0 <= second.at - first.at <= 5 * (1.0 + 1.0)
 
 
-@on_sqlite
+@on_disk
 def test_R12_handlers_that_burn_the_cpu(workers: Workers, row: Result, backend: str) -> None:
     """The heartbeat stands outside the handlers' threads, and gets its turn."""
     leases = figure(10, 3)
@@ -184,7 +185,7 @@ def test_R12_handlers_that_burn_the_cpu(workers: Workers, row: Result, backend: 
     assert "lease.lost" not in workers.log()
 
 
-@on_sqlite
+@on_disk
 @pytest.mark.parametrize("processes", [0, 1])
 def test_R12_handlers_that_hold_the_interpreter_lock(
     workers: Workers, row: Result, backend: str, processes: int
@@ -200,5 +201,5 @@ def test_R12_handlers_that_hold_the_interpreter_lock(
     log = workers.log()
     row.found(lost=0, duplicates=len(duplicates(done)), bound=1 - processes, lost_leases=log.count("lease.lost"))
     assert workers.stop() == {pid: 0}
-    assert len(duplicates(done)) == log.count("lease.lost") == 1 - processes, "never a silent second success"
+    assert log.count("lease.lost") >= len(duplicates(done)) == 1 - processes, "never a silent second success"
     assert done[0].at - workers.lines()[0].at >= 3 * IDLE_LEASE_S * 0.99

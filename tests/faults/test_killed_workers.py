@@ -16,10 +16,12 @@ from queuekit.cli.ledger import Kill, Line
 
 from .killed_app import IDLE_LEASE_S, LEASE_S, STOPPED_LEASE_S, Task
 from .rows import Result, figure
-from .workers import Workers, assert_explained, assert_sound, duplicates, in_flight, leased
+from .workers import Workers, assert_explained, duplicates, in_flight
 
 pytestmark = pytest.mark.slow
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"])
+on_disk = pytest.mark.parametrize("backend", ["sqlite", "redis"])
+on_redis = pytest.mark.parametrize("backend", ["redis"])
 
 WORKERS = 3
 GRACE_S = 2.0
@@ -44,7 +46,15 @@ def dead(workers: Workers, queue: str) -> list[qk.DeadMessage]:
 
 @on_sqlite
 def test_R1_kills_of_random_workers(workers: Workers, row: Result, backend: str) -> None:
-    messages, times = figure(200_000), figure(100)
+    kill_at_random(workers, row, figure(200_000), figure(100))
+
+
+@on_redis
+def test_R2_kills_of_random_workers(workers: Workers, row: Result, backend: str) -> None:
+    kill_at_random(workers, row, figure(50_000), figure(20))
+
+
+def kill_at_random(workers: Workers, row: Result, messages: int, times: int) -> None:
     row.ran(messages=messages, kills=times, workers=WORKERS)
     seed = random.SystemRandom().randrange(1 << 32)
     sys.stdout.write(f"seed: {seed}\n")
@@ -78,7 +88,7 @@ def test_R1_kills_of_random_workers(workers: Workers, row: Result, backend: str)
     assert_explained(kills, lines)
     assert len(duplicates(lines)) <= held
     assert held >= times, "every victim was at work, else nothing was shown"
-    assert_sound(workers.database)
+    workers.assert_sound()
 
 
 def last_one_back(kills: list[Kill], lines: list[Line]) -> float:
@@ -89,7 +99,7 @@ def last_one_back(kills: list[Kill], lines: list[Line]) -> float:
     return max(first_done.values()) - kills[-1].at
 
 
-@on_sqlite
+@on_disk
 def test_R3_on_an_idle_queue_another_worker_gets_what_a_killed_one_held(
     workers: Workers, row: Result, backend: str
 ) -> None:
@@ -116,7 +126,7 @@ def test_R3_on_an_idle_queue_another_worker_gets_what_a_killed_one_held(
     row.found(lost=0, back=rounds)
 
 
-@on_sqlite
+@on_disk
 def test_R4_all_workers_are_killed_and_one_starts_later(workers: Workers, row: Result, backend: str) -> None:
     messages = figure(20_000)
     row.ran(messages=messages, workers=WORKERS)
@@ -139,10 +149,10 @@ def test_R4_all_workers_are_killed_and_one_starts_later(workers: Workers, row: R
     row.found(lost=len(sent - handled(lines)), duplicates=len(duplicates(lines)), bound=in_flight(kills, lines))
     assert handled(lines) == sent
     assert_explained(kills, lines)
-    assert_sound(workers.database)
+    workers.assert_sound()
 
 
-@on_sqlite
+@on_disk
 def test_R5_a_worker_is_killed_and_started_again(workers: Workers, row: Result, backend: str) -> None:
     rounds = figure(20, 2)
     row.ran(rounds=rounds)
@@ -157,17 +167,17 @@ def test_R5_a_worker_is_killed_and_started_again(workers: Workers, row: Result, 
             last = workers.lines()[-1]
             assert (last.message_id, last.attempt, last.pid) == (held, 2, pid)
             row.took(back=last.at - kill.at)
-        producer.send(Task(number=rounds))  # whoever sends removes the sockets of the dead
+        producer.send(Task(number=rounds))  # with SQLite, whoever sends removes the sockets of the dead
         workers.until_lines(2 * rounds + 1)
     workers.until_empty()
-    assert leased(workers.database) == {}
-    sockets = [each.name for each in (workers.folder / "jobs.db-wake").iterdir()]
+    assert workers.leased() == {}
+    sockets = [] if backend == "redis" else [each.name for each in (workers.folder / "jobs.db-wake").iterdir()]
     assert all(name.startswith(f"{pid}-") for name in sockets), "the dead left nothing behind"
     assert set(workers.stop().values()) == {0}
     row.found(lost=0, back=rounds)
 
 
-@on_sqlite
+@on_disk
 def test_R7_rolling_restarts(workers: Workers, row: Result, backend: str) -> None:
     messages, restarts = figure(50_000), figure(50)
     row.ran(messages=messages, restarts=restarts, workers=WORKERS)
@@ -194,7 +204,7 @@ def test_R7_rolling_restarts(workers: Workers, row: Result, backend: str) -> Non
     assert duplicates(lines) == []
     assert {each.attempt for each in lines} == {1}, "what had not begun was released, and did not cost an attempt"
     assert not {code for pid, code in codes.items() if pid in {each.pid for each in lines}} - {0}
-    assert_sound(workers.database)
+    workers.assert_sound()
 
 
 @on_sqlite
@@ -218,7 +228,7 @@ def test_R8_a_handler_longer_than_the_drain(workers: Workers, row: Result, backe
     assert dead(workers, "long") == []
 
 
-@on_sqlite
+@on_disk
 def test_R14_stopped_workers_and_late_acks(workers: Workers, row: Result, backend: str) -> None:
     stops, at_once, each_holds = figure(200, 10), 5, 10
     row.ran(stops=stops, leases=stops * each_holds)

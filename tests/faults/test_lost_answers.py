@@ -19,7 +19,7 @@ from queuekit.testing import VirtualClock
 from queuekit.testing.faults import FaultyOpener, Script, as_is, raise_after, raise_before, unavailable
 
 from .rows import Result, figure
-from .working import LIMIT_S, Place, on_both, until
+from .working import LIMIT_S, Place, on_both, on_each, until
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +140,7 @@ class Sending:
         return not self._thread.is_alive()
 
 
-@on_both
+@on_each
 def test_R48_cancelled_at_a_random_await(row: Result, place: Place, backend: str) -> None:
     """Each of seven clients sends, receives and settles by turns, and is cancelled at any of its steps."""
     times, chance = figure(10_000, 600), seeded()

@@ -22,7 +22,7 @@ import pytest
 import queuekit as qk
 
 from .rows import Result, figure
-from .working import LIMIT_S, Place, left, on_both, until
+from .working import LIMIT_S, Place, left, on_both, on_each, until
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ USES: dict[str, Callable[[Place], None]] = {
 }
 
 
-@on_both
+@on_each
 @pytest.mark.parametrize("use", USES)
 def test_cycles_leave_everything_as_it_was(place: Place, backend: str, use: str, tmp_path: Path) -> None:
     USES[use](place)
@@ -107,7 +107,7 @@ def test_cycles_leave_everything_as_it_was(place: Place, backend: str, use: str,
     assert [each.name for each in tmp_path.glob("*-wake/*")] == []
 
 
-@on_both
+@on_each
 def test_async_cycles_in_one_loop_leave_no_task(place: Place, backend: str) -> None:
     async def main() -> None:
         await awaiting(place)
@@ -183,7 +183,7 @@ def test_an_interpreter_that_ends_with_everything_open(place: Place, backend: st
     assert left(place, "jobs") == 21
 
 
-@on_both
+@on_each
 def test_R49_spawn_and_pickles(row: Result, place: Place, backend: str) -> None:
     """What is open cannot be pickled, and says so; its URL can, and is opened afresh."""
     row.case = "spawn"
@@ -200,7 +200,7 @@ def test_R49_spawn_and_pickles(row: Result, place: Place, backend: str) -> None:
     row.found(refused=refused)
 
 
-@on_both
+@on_each
 def test_R49_threads_that_share(row: Result, place: Place, backend: str) -> None:
     messages, threads = figure(10_000), 8
     row.case = "threads that share"

@@ -12,10 +12,13 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
+import queuekit as qk
+from queuekit.backend import StoredMessage
 from queuekit.cli.ledger import Kill, Line, held_by, read_lines
 
 from .rows import FULL
@@ -26,15 +29,18 @@ LIMIT_S = 150.0 if FULL else 60.0
 
 
 class Workers:
-    """The workers of an app of this folder, which keeps its database and its ledger in another one.
+    """The workers of an app of this folder, which keeps its ledger in another one.
 
     Args:
         folder: Where they work.
+        app_url: Where their queues are.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, app_url: str) -> None:
         self.folder = folder
+        self.app_url = app_url
         self.app = "killed_app"
+        self._queues = set[str]()
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         self._offset, self._rest, self._lines = 0, b"", list[Line]()
 
@@ -43,14 +49,20 @@ class Workers:
         return self.folder / "jobs.db"
 
     def url(self, queue: str) -> str:
-        return f"sqlite:///{self.database}?queue={queue}"
+        self._queues.add(queue)
+        return f"{self.app_url}?queue={queue}"
+
+    @property
+    def is_file(self) -> bool:
+        return self.app_url.startswith("sqlite")
 
     def start(self, queue: str, *options: str, env: Mapping[str, str] | None = None) -> int:
+        self._queues.add(queue)
         with (self.folder / "log").open("ab") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "queuekit.cli", "worker", f"{self.app}:app", "--queue", queue, *options],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": _path(), **(env or {})},
+                env={**os.environ, "PYTHONPATH": _path(), "QK_APP_URL": self.app_url, **(env or {})},
                 stdout=log,
                 stderr=log,
             )
@@ -65,7 +77,7 @@ class Workers:
         victim = self.running.pop(pid)
         victim.kill()
         victim.wait()
-        return Kill(pid=pid, at=time.monotonic(), leased=leased(self.database))
+        return Kill(pid=pid, at=time.monotonic(), leased=self.leased())
 
     def wait(self, pid: int) -> int:
         """The exit code of a worker that ends."""
@@ -123,18 +135,53 @@ class Workers:
             del self.running[pid]
         return set(self.running)
 
+    def leased(self) -> Mapping[str, int]:
+        """Every message that is leased, with its attempt."""
+        if self.is_file:
+            return leased(self.database)
+        return {each.message_id: each.attempt for each in self._peeked() if each.state == "leased"}
+
     def until_empty(self) -> None:
-        """Until the database holds no message at all."""
+        """Until there is no message at all."""
         self.until_empty_but(dead=0)
 
     def until_empty_but(self, *, dead: int) -> None:
-        """Until the database holds nothing but so many dead letters."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
-            count = "SELECT count(*), total(findable) FROM message"
-            wanted = (dead, dead)
-            self.until(
-                lambda _: connection.execute(count).fetchone() == wanted, lambda: connection.execute(count).fetchone()
-            )
+        """Until there is nothing but so many dead letters."""
+        with ExitStack() as opened:
+            counts = self._counting(opened)
+            self.until(lambda _: counts() == (dead, dead), counts)
+
+    def _counting(self, opened: ExitStack) -> Callable[[], tuple[float, float]]:
+        """What tells how many messages there are, and how many of the dead."""
+        if self.is_file:
+            connection = opened.enter_context(closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)))
+            return lambda: connection.execute("SELECT count(*), total(findable) FROM message").fetchone()  # type: ignore[no-any-return]
+        backends: list[Any] = [
+            opened.enter_context(qk.Consumer(self.url(each)))._link.backend for each in self._queues
+        ]
+
+        def count() -> tuple[float, float]:
+            found = [backend.stats() for backend in backends]
+            dead = sum(each.dead for each in found)
+            return sum(each.ready + each.delayed + each.leased for each in found) + dead, dead
+
+        return count
+
+    def assert_sound(self, messages: int = 0) -> None:
+        """The store is whole, and holds so many messages."""
+        if self.is_file:
+            assert_sound(self.database, messages)
+        else:
+            self.until_empty_but(dead=messages)
+
+    def _peeked(self) -> Iterator[StoredMessage]:
+        for queue in sorted(self._queues):
+            with qk.Consumer(self.url(queue)) as consumer:
+                backend: Any = consumer._link.backend
+                after = ""
+                while found := backend.peek(limit=500, after=after):
+                    yield from found
+                    after = found[-1].cursor
 
     def at_work(self) -> set[int]:
         """The workers that are up: those that handled something lately."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers inside this process, on memory and on SQLite, on the real clock or on one that the test moves."""
+"""Workers inside this process, on memory, SQLite or Redis, on the real clock or on one that the test moves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from .rows import FULL
 LIMIT_S = 150.0 if FULL else 60.0
 BOTH = ("memory", "sqlite")
 on_both = pytest.mark.parametrize("backend", BOTH)
+on_each = pytest.mark.parametrize("backend", [*BOTH, "redis"])
+on_redis = pytest.mark.parametrize("backend", ["redis"])
 
 
 class Place:
@@ -27,15 +28,17 @@ class Place:
 
     Args:
         backend: The scheme.
-        folder: Of the test's own.
+        app_url: The URL without a queue.
     """
 
-    def __init__(self, backend: str, folder: Path) -> None:
+    def __init__(self, backend: str, app_url: str) -> None:
         self.backend = backend
-        self.app_url = "memory://" if backend == "memory" else f"sqlite:///{folder}/jobs.db"
+        self.app_url = app_url
 
-    def url(self, queue: str) -> str:
-        return f"memory://{queue}" if self.backend == "memory" else f"{self.app_url}?queue={queue}"
+    def url(self, queue: str, **options: str) -> str:
+        if self.backend == "memory":
+            return f"memory://{queue}"
+        return f"{self.app_url}?queue={queue}" + "".join(f"&{name}={value}" for name, value in options.items())
 
 
 @contextmanager

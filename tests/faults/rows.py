@@ -82,10 +82,31 @@ ROWS: Mapping[str, Scenario] = {
         "SIGSTOP of a worker for 3 leases, then SIGCONT", "the late ack is a lost lease, told within 1 s"
     ),
     "R15": Scenario("messages delayed by 3 leases, five workers", "each once, at most 1 s late, never early"),
+    "R16": Scenario(
+        "the server is killed, or shut down, while messages are sent and worked",
+        "none lost; work goes on 5 s after the port answers",
+    ),
     "R17": Scenario(
         "settings that can lose messages: no append-only file, snapshots only, `appendfsync no`, eviction, "
         "a replica; `durability=normal`; memory",
         "`doctor` flags each with the sentence of what can be lost; `strict=true` refuses each",
+    ),
+    "R18": Scenario("the server is restarted under load", "as R16; one log line for an outage, none for a retry"),
+    "R19": Scenario(
+        "the network resets every connection every few seconds",
+        "none lost; no descriptor and no thread more than before",
+    ),
+    "R20": Scenario(
+        "a half-open link: nothing arrives, and nobody is told",
+        "no call outlives its timeout by 1 s; none lost; work goes on 5 s after the link does",
+    ),
+    "R21": Scenario(
+        "a server that is not there",
+        "a send fails in time, without a secret; a worker waits with < 5 % of a CPU and 6 log lines a minute",
+    ),
+    "R25": Scenario("the queue is deleted under a worker", "the worker tells of it in 5 s and works what comes next"),
+    "R26": Scenario(
+        "the server forgets its scripts, or everything", "healed in 2 s; where messages may be lost, that is told"
     ),
     "R27": Scenario("the disk is full", "QueueFullError; acks and drains go on; none lost; the file is sound"),
     "R28": Scenario("eight processes hammer one file", "nobody is told that the database is locked"),
@@ -96,6 +117,13 @@ ROWS: Mapping[str, Scenario] = {
     ),
     "R31": Scenario("workers whose wall clocks are 10 min ahead and behind", "no early redelivery"),
     "R32": Scenario("the wall clock steps by an hour, forth and back", "no stall; none early by the clock in force"),
+    "R34": Scenario(
+        "a backlog of large messages, and a slow handler",
+        "no more in flight than the prefetch; memory does not grow with the backlog",
+    ),
+    "R35": Scenario(
+        "a handler far slower than lease times prefetch", "what waits in the worker keeps its lease: no duplicate"
+    ),
     "R36": Scenario("the answer of an ack is lost", "the outcome is `unknown`; duplicates at most the acks cut"),
     "R37": Scenario(
         "the answer of a send is lost after it was stored", "with a dedup id no duplicate; else at most one"
@@ -113,6 +141,10 @@ ROWS: Mapping[str, Scenario] = {
     "R47": Scenario("bodies that are no payload", "no crash; dead with their bytes; good neighbours are done"),
     "R48": Scenario("cancelled at a random await of send, receive and ack", "none lost; none answered to another"),
     "R49": Scenario("fork after use, spawn, threads that share", "it works, or a typed error; nothing mixed up"),
+    "R51": Scenario(
+        "a soak under load, with a fault every few seconds",
+        "none lost; memory, descriptors and threads end where they began",
+    ),
     "R55": Scenario("purge and delete while a worker consumes", "what was removed is said; the worker goes on"),
     "S1": Scenario("hostile bodies: pickles, YAML tags, class paths", "nothing imported or executed; all dead"),
     "S2": Scenario("dotted names as message types", "nothing imported; dead as `no_handler`"),

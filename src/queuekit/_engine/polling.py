@@ -15,6 +15,9 @@ from queuekit._engine.waits import FullJitter, planned_wait_s
 from queuekit._values.errors import QueueKitError, ThrottledError
 from queuekit.backend import Backend, IncomingMessage, Recreating
 
+_LONGEST_BACKOFF_S = 4.0
+"""Work goes on at most that much later than the service does; many workers still do not come back at one moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class PollSettings:
@@ -63,7 +66,7 @@ class Poller:
         self._inbox, self._settings, self._wanted = inbox, settings, wanted
         self._admit, self._end = admit, end
         self._bucket = None if settings.rate is None else TokenBucket(settings.rate, self._clock.monotonic())
-        self._backoff = FullJitter(self._clock.random, least_s=0.1, most_s=10.0)
+        self._backoff = FullJitter(self._clock.random, least_s=0.1, most_s=_LONGEST_BACKOFF_S)
         self._recreating = backend if isinstance(backend, Recreating) else None
         self._recreated = 0
         self._full_since: tuple[float, int] | None = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -18,16 +19,22 @@ from queuekit.backends.redis._options import Address
 from queuekit.backends.redis._scripts import Script
 
 _pack: Any = hiredis.pack_command
+_LEAST_S = 0.001  # none at all would mean not to wait, which no connection survives
 
 
 class Line:
-    """One connection. It is used by one thread at a time."""
+    """One connection. It is used by one thread at a time.
+
+    Args:
+        address: Where to.
+        within_s: Longest time for connecting, and for each answer of the greeting, where the address allows more.
+    """
 
     __slots__ = ("_connection", "_poll", "_timeout_s")
 
-    def __init__(self, address: Address) -> None:
-        self._connection = _make(address)
-        self._timeout_s = address.answer_s
+    def __init__(self, address: Address, within_s: float = math.inf) -> None:
+        self._timeout_s = max(_LEAST_S, min(within_s, address.answer_s))
+        self._connection = _make(address, self._timeout_s, max(_LEAST_S, min(within_s, address.connect_s)))
         self._poll = select.poll()
 
     def connect(self) -> None:
@@ -120,15 +127,15 @@ class Line:
         return self._connection._sock  # noqa: SLF001
 
 
-def _make(address: Address) -> Any:
+def _make(address: Address, answer_s: float, connect_s: float) -> Any:
     # One attempt, and no time limit of the client's own choice: redis-py 8 changed it (and 5 had none).
     kinds: Any = redis_connections
     common: dict[str, Any] = {
         "db": address.database,
         "username": address.user,
         "password": address.password,
-        "socket_timeout": address.answer_s,
-        "socket_connect_timeout": address.connect_s,
+        "socket_timeout": answer_s,
+        "socket_connect_timeout": connect_s,
         "retry_on_timeout": False,
         "health_check_interval": 0,
         "protocol": 2,
@@ -176,7 +183,7 @@ class Connections:
         Raises:
             RedisError: See `Line.call`.
         """
-        line = self.take()
+        line = self.take(timeout_s)
         try:
             return line.call(min(timeout_s, self._address.answer_s), *command)
         finally:
@@ -188,14 +195,17 @@ class Connections:
         Raises:
             RedisError: See `Line.call_together`.
         """
-        line = self.take()
+        line = self.take(timeout_s)
         try:
             return line.call_together(min(timeout_s, self._address.answer_s), commands)
         finally:
             self.give_back(line)
 
-    def take(self) -> Line:
+    def take(self, within_s: float = math.inf) -> Line:
         """A connection for one thread, to be given back.
+
+        Args:
+            within_s: See `Line`.
 
         Raises:
             NotConnectedError: None could be made.
@@ -206,7 +216,7 @@ class Connections:
             with self._lock:
                 line = self._idle.pop() if self._idle else None
             if line is None:
-                line = Line(self._address)
+                line = Line(self._address, within_s)
                 line.connect()
                 return line
             if line.is_alive():

@@ -31,16 +31,16 @@ from .once import WHERE
 from .rows import Result, figure
 from .test_killed_workers import send
 from .workers import HERE, Workers
-from .working import Place, left, letters, on_both, until, working
+from .working import Place, left, letters, on_both, on_each, until, working
 
 pytestmark = pytest.mark.slow
 
 
 def store_url(place: Place, folder: Path) -> str:
-    return "memory://" if place.backend == "memory" else f"sqlite:///{folder}/done.db"
+    return f"sqlite:///{folder}/done.db" if place.backend == "sqlite" else place.app_url
 
 
-@on_both
+@on_each
 def test_R40_a_fifth_comes_twice_and_out_of_order(row: Result, place: Place, tmp_path: Path, backend: str) -> None:
     keys = figure(100_000 if backend == "memory" else 10_000, 1_000)
     seed = random.SystemRandom().randrange(1 << 32)

@@ -19,6 +19,7 @@ from queuekit.testing import VirtualClock
 from queuekit.testing.faults import FaultyOpener, Script, as_is, raise_after, raise_before, unavailable
 
 from .rows import Result, figure
+from .test_one_process import held
 from .working import LIMIT_S, Place, on_both, on_each, until
 
 pytestmark = pytest.mark.slow
@@ -183,17 +184,22 @@ def test_R48_cancelled_at_a_random_await(row: Result, place: Place, backend: str
             await one(-2, producer, consumer, [""])
             shares = [list(range(first, times, 7)) for first in range(7)]
             await asyncio.gather(*(client(share, producer, consumer) for share in shares))
+            sockets.append(held()["sockets"])
 
-    before = threading.active_count()
+    before, sockets = threading.active_count(), [held()["sockets"]]
     asyncio.run(main())
     after = threading.active_count()
     left_over = received(place, "jobs")
     lost = sent - set(handled) - set(left_over)
     row.found(
-        lost=len(lost), threads_more=after - before, **{f"in_{step}": n for step, n in cancelled.items() if step}
+        lost=len(lost),
+        threads_more=after - before,
+        sockets_at_most=sockets[1] - sockets[0],
+        **{f"in_{step}": n for step, n in cancelled.items() if step},
     )
     assert not lost
     assert after == before
+    assert sockets[1] - sockets[0] <= 7 + 6, "one for each client, those of the engine, and the loop's own two"
     assert set(left_over) <= set(range(0, times, 2))
     assert max(handled.values()) == 1, "what was handed over to somebody was not given to another"
     assert cancelled["send"], "else nothing was shown"

@@ -59,6 +59,8 @@ class Inbox:
     ) -> None:
         self._lock, self._clock, self._flow, self._queue = lock, clock, flow, queue
         self._wanted, self._somebody_waits, self._lead, self._lanes = wanted, somebody_waits, lead, lanes
+        # A with statement takes twice as long to take a lock, and messages are taken one by one.
+        self._acquire, self._release = lock.acquire, lock.release
         self.arrived = threading.Condition(lock)
         self.buffer: deque[Held] = deque()
         self.ends: dict[Held, float] = {}
@@ -82,8 +84,11 @@ class Inbox:
             QueueKitError: Polling failed in a way that another try cannot mend, or the service could not be
                 reached during the whole wait.
         """
-        with self._lock:
+        self._acquire()
+        try:
             return self._pop() or self._wait_for_one(timeout_s)
+        finally:
+            self._release()
 
     def take_in_turn(self) -> Held:
         """The next delivery, for one of several threads that run handlers; quick ones are run by one thread.
@@ -93,7 +98,8 @@ class Inbox:
             QueueKitError: Polling failed in a way that another try cannot mend.
         """
         me, lead = threading.get_ident(), self._lead
-        with self._lock:
+        self._acquire()
+        try:
             held = self._pop() if lead.may_take(me) else None
             if held is None:
                 held = self._await_turn(me)
@@ -102,14 +108,19 @@ class Inbox:
                 lead.called = True
                 self.arrived.notify()
             return held
+        finally:
+            self._release()
 
     def take_now(self) -> Held | None:
         """The next delivery that is here already, or None. Raises as `take` does."""
-        with self._lock:
+        self._acquire()
+        try:
             held = self._pop()
             if held is None:
                 self._raise_if_over()
             return held
+        finally:
+            self._release()
 
     def take_many(self, most: int, timeout_s: float | None, *, with_key: bool = False) -> list[Held]:
         """Up to ``most`` deliveries, waiting for the first. Raises as `take` does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
@@ -132,49 +132,47 @@ class Stopwatch:
 _QUICK_S = 50e-6
 _LONGEST_COUNTED_S = 1e-3
 _REMEMBERED = 64
-_TOGETHER = 32
 
 
 class Handling:
-    """Sums up how long handlers take, and knows whether they are quick now: shorter than most waits for I/O.
+    """How long handlers take, and whether they are quick now: shorter than most waits for I/O.
 
     Attributes:
-        quick: Whether they are, averaged over some hundred of them.
+        add: Called with the length of each, in seconds; it is counted by `sum_up`.
+        quick: Whether they are, averaged over some sixty of them.
 
     Concurrency:
         None of its own; the owner holds a lock.
     """
 
-    __slots__ = ("_fresh", "_lengths", "_usual_s", "quick")
+    __slots__ = ("_fresh", "_lengths", "_usual_s", "add", "quick")
 
     def __init__(self) -> None:
         self._lengths = Stopwatch()
-        # Summed up by many: this runs for every message.
         self._fresh: list[float] = []
+        # The list's own method, because it runs for every message.
+        self.add: Callable[[float], None] = self._fresh.append
         self._usual_s = _LONGEST_COUNTED_S
         self.quick: bool = False
 
-    def add(self, length_s: float) -> None:
-        """One more. One of no length says nothing about the pace: its clock stands still, or is coarse."""
-        fresh = self._fresh
-        fresh.append(length_s)
-        if len(fresh) == _TOGETHER:
-            self._sum_up()
-
-    def read(self) -> Timing:
-        """What was summed up so far."""
-        self._sum_up()
-        return self._lengths.read()
-
-    def _sum_up(self) -> None:
-        fresh, self._fresh = self._fresh, []
+    def sum_up(self) -> None:
+        """Count what was added."""
+        fresh = self._fresh.copy()
+        self._fresh.clear()
         self._lengths.add_all(fresh)
-        # How much longer than a millisecond says little: a thread may lose the interpreter at any time.
+        # One of no length says nothing about the pace: its clock stands still, or is coarse. How much longer
+        # than a millisecond one is says little: a thread may lose the interpreter at any time.
         if fresh and not 0 < min(fresh) <= max(fresh) <= _LONGEST_COUNTED_S:
             fresh = [min(each, _LONGEST_COUNTED_S) for each in fresh if each > 0]
         if fresh:
-            self._usual_s += (sum(fresh) / len(fresh) - self._usual_s) * len(fresh) / _REMEMBERED
+            weight = min(1.0, len(fresh) / _REMEMBERED)
+            self._usual_s += (sum(fresh) / len(fresh) - self._usual_s) * weight
             self.quick = self._usual_s < _QUICK_S
+
+    def read(self) -> Timing:
+        """What was counted so far."""
+        self.sum_up()
+        return self._lengths.read()
 
 
 class ReceiveTally:

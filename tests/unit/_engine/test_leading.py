@@ -17,8 +17,11 @@ LIMIT_S = 20.0
 
 def after(*lengths_s: float) -> Handling:
     handling = Handling()
-    for each in lengths_s:
+    for number, each in enumerate(lengths_s, 1):
         handling.add(each)
+        if number % 32 == 0:
+            handling.sum_up()
+    handling.sum_up()
     return handling
 
 

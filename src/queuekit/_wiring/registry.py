@@ -34,7 +34,9 @@ class BuiltIn:
 
 _REDIS = BuiltIn("queuekit.backends.redis:SPEC", extra="redis")
 _REDIS_STORE = BuiltIn("queuekit.backends.redis._idempotency:STORE", extra="redis")
-_REDIS_SCHEMES = ("redis", "rediss", "redis+unix", "valkey", "valkeys")
+_REDIS_SCHEMES = tuple(
+    f"{name}{form}" for name in ("redis", "valkey") for form in ("", "s", "+unix", "+cluster", "+sentinel")
+)
 
 BUILT_INS: Mapping[str, BuiltIn] = MappingProxyType(
     {

@@ -34,7 +34,7 @@ from queuekit.backend import (
 )
 from queuekit.backends.redis import _diagnosing, _errors, _managing, _messages
 from queuekit.backends.redis._connections import Connections
-from queuekit.backends.redis._options import FORMS, RedisOptions, address_of, rate_of
+from queuekit.backends.redis._options import FORMS, RedisOptions, rate_of, target_of
 from queuekit.backends.redis._probing import look
 from queuekit.backends.redis._scripts import DEAD_SUFFIX, WORKED, keys_of, load
 from queuekit.backends.redis._settling import Fresh, Plan
@@ -101,12 +101,13 @@ class RedisBackend:
         self._options: RedisOptions = opening.options
         self._clock = opening.clock
         self._timeout_s = opening.call_timeout_s
-        address = address_of(opening.url, self._options, opening.connect_timeout_s)
-        self._connections = opening.clients.get(("redis", address), lambda: Connections(address), Connections.close)
+        target = target_of(opening.url, self._options, opening.connect_timeout_s)
+        shared = opening.clients.get(("redis", target), lambda: Connections(target, opening.clock), Connections.close)
         self._is_dead = self._queue.endswith(DEAD_SUFFIX)
         other = self._queue.removesuffix(DEAD_SUFFIX) if self._is_dead else self._queue + DEAD_SUFFIX
         self._subscription = self._options.subscription
         self._keys = keys_of(self._queue, self._subscription)
+        self._connections = shared.for_key(self._keys.meta)
         self._other = keys_of(other, self._subscription)
         """The keys of the dead-letter queue, or of the queue that this is the dead-letter queue of."""
         self._root = keys_of(self._queue)
@@ -125,7 +126,7 @@ class RedisBackend:
         self._name = ""
         self._numbers = itertools.count()
         wakes = dict.fromkeys((self._keys.wake, self._sent_to.wake))
-        self._watches = Watches(self._connections, tuple(wakes), address.answer_s)
+        self._watches = Watches(self._connections, tuple(wakes), target.address.answer_s)
         self._born: bytes | None = None
         self._recreated = 0
         self._fresh = Fresh()
@@ -143,7 +144,7 @@ class RedisBackend:
 
     def probe(self) -> Capabilities:
         """Ask the server what it is and what it keeps; make the subscription. See `Backend.probe`."""
-        found = look(self._connections, self._capabilities, timeout_s=self._timeout_s)
+        found = look(self._connections, self._keys.meta, self._capabilities, timeout_s=self._timeout_s)
         if self._subscription:
             self._subscribe()
             return found

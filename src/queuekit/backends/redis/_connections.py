@@ -1,167 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections to one server: made when needed, used by one thread at a time, given up at the first doubt."""
+"""Calling the server of a queue, wherever that is now."""
 
 from __future__ import annotations
 
 import math
-import os
-import select
-import threading
-from collections.abc import Sequence
 from typing import Any
 
-import hiredis
-from redis import connection as redis_connections
 from redis import exceptions
 
-from queuekit.backends.redis._errors import NotConnectedError
-from queuekit.backends.redis._options import Address
+from queuekit.backend import Clock, SystemClock
+from queuekit.backends.redis._errors import NotConnectedError, shakes
+from queuekit.backends.redis._lines import Line, Lines
+from queuekit.backends.redis._options import Target
 from queuekit.backends.redis._scripts import Script
+from queuekit.backends.redis._servers import Servers
+from queuekit.backends.redis._topology import Node, redirect_of, slot_of
 
-_pack: Any = hiredis.pack_command
-_LEAST_S = 0.001  # none at all would mean not to wait, which no connection survives
+_DETOURS = 5
+"""How often a call is made again, by which nothing is done twice: each answer proves that nothing ran."""
 
-
-class Line:
-    """One connection. It is used by one thread at a time.
-
-    Args:
-        address: Where to.
-        within_s: Longest time for connecting, and for each answer of the greeting, where the address allows more.
-    """
-
-    __slots__ = ("_connection", "_poll", "_timeout_s")
-
-    def __init__(self, address: Address, within_s: float = math.inf) -> None:
-        self._timeout_s = max(_LEAST_S, min(within_s, address.answer_s))
-        self._connection = _make(address, self._timeout_s, max(_LEAST_S, min(within_s, address.connect_s)))
-        self._poll = select.poll()
-
-    def connect(self) -> None:
-        """Connect, and log in.
-
-        Raises:
-            NotConnectedError: It could not be done.
-        """
-        try:
-            self._connection.connect()
-        except (exceptions.RedisError, OSError) as error:
-            self._connection.disconnect()
-            raise NotConnectedError(str(error)) from error
-        self._poll.register(self._socket, select.POLLIN)
-
-    def is_alive(self) -> bool:
-        """Whether the server still holds the other end; it says nothing unasked but that it closes."""
-        return not self._poll.poll(0)
-
-    def call(self, timeout_s: float, *command: Any) -> Any:
-        """Send a command, and wait for its answer.
-
-        Raises:
-            RedisError: The server's error, or what became of the connection, which is closed then.
-        """
-        self._limit(timeout_s)
-        self.ask(*command)
-        return self.answer()
-
-    def call_together(self, timeout_s: float, commands: Sequence[tuple[Any, ...]]) -> Any:
-        """Send commands at once, wait for all answers, and give the first.
-
-        Raises:
-            RedisError: As for `call`; an answer that is an error counts only where it is the first.
-        """
-        self._limit(timeout_s)
-        self._connection.send_packed_command((b"".join(map(_pack, commands)),))
-        try:
-            return self.answer()
-        finally:
-            for _ in commands[1:]:
-                if self.is_open:
-                    self._skip()
-
-    def _skip(self) -> None:
-        try:
-            self.answer()
-        except exceptions.ResponseError:
-            return  # what it was about does not matter
-
-    def _limit(self, timeout_s: float) -> None:
-        if timeout_s != self._timeout_s:
-            self._timeout_s = timeout_s
-            self._socket.settimeout(timeout_s)
-
-    def ask(self, *command: Any) -> None:
-        """Send a command.
-
-        Raises:
-            RedisError: What became of the connection, which is closed then.
-        """
-        # Straight to hiredis: redis-py's own packing looks at each argument twice.
-        self._connection.send_packed_command((_pack(command),))
-
-    def answer(self) -> Any:
-        """Wait for the answer to what was asked.
-
-        Raises:
-            RedisError: As for `call`.
-        """
-        return self._connection.read_response()
-
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        number: int = self._socket.fileno()
-        return number
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can be used again."""
-        return self._socket is not None
-
-    def close(self) -> None:
-        """Close it."""
-        self._connection.disconnect()
-
-    @property
-    def _socket(self) -> Any:
-        # redis-py has no public name for it, and no other way to wait for an answer only so long.
-        return self._connection._sock  # noqa: SLF001
-
-
-def _make(address: Address, answer_s: float, connect_s: float) -> Any:
-    # One attempt, and no time limit of the client's own choice: redis-py 8 changed it (and 5 had none).
-    kinds: Any = redis_connections
-    common: dict[str, Any] = {
-        "db": address.database,
-        "username": address.user,
-        "password": address.password,
-        "socket_timeout": answer_s,
-        "socket_connect_timeout": connect_s,
-        "retry_on_timeout": False,
-        "health_check_interval": 0,
-        "protocol": 2,
-    }
-    if address.socket:
-        del common["socket_connect_timeout"]
-        return kinds.UnixDomainSocketConnection(path=address.socket, **common)
-    common |= {"host": address.host, "port": address.port, "socket_keepalive": True}
-    if address.tls:
-        return kinds.SSLConnection(ssl_ca_certs=address.ca_file or None, **common)
-    return kinds.Connection(**common)
+_Command = tuple[Any, ...]
 
 
 class Connections:
-    """The connections to one server, shared by the backends of one owner.
+    """The connections to all servers that one owner's backends use.
+
+    Args:
+        target: What the URL points to.
+        clock: Measures how long connecting takes.
 
     Concurrency:
         Safe from any thread, and after a fork.
     """
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._idle: list[Line] = []
-        self._closed = False
+    def __init__(self, target: Target, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._servers = Servers(target, self._clock)
+        self._divided = target.form == "cluster"
+
+    def for_key(self, key: str) -> Way:
+        """The way to the server that has a key, and all others with the same part in braces."""
+        return Way(self._servers, self._clock, slot_of(key) if self._divided else 0)
+
+    def close(self) -> None:
+        """Close what is idle now, and all else when it is given back."""
+        self._servers.close()
+
+
+class Way:
+    """The way to the server that has certain keys.
+
+    A cluster's redirections are followed, and a script that a server does not have is given to it: both prove that
+    nothing ran. Whatever else fails is raised, and makes the next call look for the server anew.
+
+    Args:
+        servers: Finds it.
+        clock: Measures what is left of a time limit.
+        slot: Which part of a cluster the keys are in; without one it does not matter.
+
+    Concurrency:
+        Safe from any thread, and after a fork.
+    """
+
+    def __init__(self, servers: Servers, clock: Clock, slot: int) -> None:
+        self._servers = servers
+        self._clock = clock
+        self._slot = slot
+        self._answer_s = servers.answer_s
+        self._known: tuple[int, Lines] | None = None
 
     def run(self, script: Script, keys: tuple[str, ...], *args: Any, timeout_s: float) -> Any:
         """Run a script in the server, which is given its text if it does not have it.
@@ -169,13 +75,7 @@ class Connections:
         Raises:
             RedisError: See `Line.call`.
         """
-        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        try:
-            return self.call(*command, timeout_s=timeout_s)
-        except exceptions.NoScriptError:
-            # It proves that nothing ran.
-            self.call("SCRIPT", "LOAD", script.source, timeout_s=timeout_s)
-            return self.call(*command, timeout_s=timeout_s)
+        return self._call(("EVALSHA", script.sha, len(keys), *keys, *args), timeout_s, script)
 
     def call(self, *command: Any, timeout_s: float) -> Any:
         """Run a command in the server.
@@ -183,13 +83,19 @@ class Connections:
         Raises:
             RedisError: See `Line.call`.
         """
+        return self._call(command, timeout_s, None)
+
+    def _call(self, command: _Command, timeout_s: float, script: Script | None) -> Any:
         line = self.take(timeout_s)
         try:
-            return line.call(min(timeout_s, self._address.answer_s), *command)
+            return line.call(min(timeout_s, self._answer_s), *command)
+        except (exceptions.RedisError, OSError) as error:
+            failed = error
         finally:
             self.give_back(line)
+        return self._go_on(failed, line.lines, (command,), timeout_s, script)
 
-    def call_together(self, *commands: tuple[Any, ...], timeout_s: float) -> Any:
+    def call_together(self, *commands: _Command, timeout_s: float) -> Any:
         """Run commands in the server, of which only the first matters; its answer.
 
         Raises:
@@ -197,52 +103,106 @@ class Connections:
         """
         line = self.take(timeout_s)
         try:
-            return line.call_together(min(timeout_s, self._address.answer_s), commands)
+            return line.call_together(min(timeout_s, self._answer_s), commands)
+        except (exceptions.RedisError, OSError) as error:
+            failed = error
         finally:
             self.give_back(line)
+        return self._go_on(failed, line.lines, commands, timeout_s)
 
     def take(self, within_s: float = math.inf) -> Line:
         """A connection for one thread, to be given back.
 
         Args:
-            within_s: See `Line`.
+            within_s: Longest time for finding the server and connecting to it, where the URL allows more.
 
         Raises:
-            NotConnectedError: None could be made.
+            NotConnectedError: None could be made, or nobody knows to which server.
         """
-        if os.getpid() != self._pid:
-            self._after_fork()
-        while True:
-            with self._lock:
-                line = self._idle.pop() if self._idle else None
-            if line is None:
-                line = Line(self._address, within_s)
-                line.connect()
-                return line
-            if line.is_alive():
-                return line
-            line.close()
+        within_s = min(within_s, self._servers.connect_s)
+        known = self._known
+        if known is not None and known[0] == self._servers.generation:
+            return self._connect(known[1], within_s)
+        until = self._clock.monotonic() + within_s
+        generation = self._servers.generation
+        lines = self._servers.find(self._slot, until)
+        self._known = (generation, lines)
+        return self._connect(lines, max(0.0, until - self._clock.monotonic()))
 
     def give_back(self, line: Line) -> None:
         """Keep a connection for the next call, unless it was closed."""
-        if not line.is_open:
-            return
-        with self._lock:
-            if not self._closed:
-                self._idle.append(line)
-                return
-        line.close()
+        line.lines.give_back(line)
 
-    def close(self) -> None:
-        """Close what is idle now, and all else when it is given back."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for line in idle:
-            line.close()
+    def is_current(self, line: Line) -> bool:
+        """Whether a connection that was taken before still leads to where the keys are believed to be."""
+        known = self._known
+        return (
+            known is not None
+            and known[0] == self._servers.generation
+            and known[1] is line.lines
+            and line.epoch == line.lines.epoch
+        )
 
-    def _after_fork(self) -> None:
-        # The parent's connections are the parent's; it may also have held the lock.
-        self._lock = threading.Lock()
-        self._idle = []
-        self._pid = os.getpid()
+    def judge(self, error: exceptions.RedisError, lines: Lines) -> None:
+        """Learn from an error where the keys are now; if that cannot be, raise it.
+
+        Raises:
+            RedisError: The error.
+        """
+        redirect = redirect_of(error, _node(lines))
+        if redirect is None or redirect.once or not self._servers.learn(redirect):
+            self._doubt(error, lines)
+            raise error
+
+    def _connect(self, lines: Lines, limit_s: float) -> Line:
+        try:
+            return lines.take(limit_s)
+        except NotConnectedError:
+            self._servers.doubt(lines)
+            raise
+
+    def _doubt(self, error: Exception, lines: Lines) -> None:
+        if shakes(error):
+            self._servers.doubt(lines)
+
+    def _go_on(
+        self,
+        error: exceptions.RedisError | OSError,
+        lines: Lines,
+        commands: tuple[_Command, ...],
+        timeout_s: float,
+        script: Script | None = None,
+    ) -> Any:
+        """Make a call again where the last answer proves that nothing ran; else raise it."""
+        until, asking = self._clock.monotonic() + timeout_s, False
+        for _ in range(_DETOURS):
+            given = script if isinstance(error, exceptions.NoScriptError) else None
+            redirect = redirect_of(error, _node(lines))
+            if redirect is not None and self._servers.learn(redirect):
+                lines, asking = self._servers.lines_of(redirect.node), redirect.once
+            elif given is None:
+                break
+            line = self._connect(lines, min(until - self._clock.monotonic(), self._servers.connect_s))
+            try:
+                return self._ask_again(line, commands, until, given, asking=asking)
+            except (exceptions.RedisError, OSError) as another:
+                error = another
+            finally:
+                self.give_back(line)
+        self._doubt(error, lines)
+        raise error
+
+    def _ask_again(
+        self, line: Line, commands: tuple[_Command, ...], until: float, given: Script | None, *, asking: bool
+    ) -> Any:
+        limit_s = min(max(until - self._clock.monotonic(), 0.001), self._answer_s)
+        if given is not None:
+            line.call(limit_s, "SCRIPT", "LOAD", given.source)
+        if asking:
+            before = (("ASKING",),)
+            return line.call_together(limit_s, tuple(each for one in commands for each in (*before, one)), counts=1)
+        return line.call_together(limit_s, commands)
+
+
+def _node(lines: Lines) -> Node:
+    return Node(lines.address.host, lines.address.port)

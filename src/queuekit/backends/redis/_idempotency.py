@@ -14,7 +14,7 @@ from redis import exceptions
 
 from queuekit._values.options import read_options
 from queuekit.backends.redis._connections import Connections
-from queuekit.backends.redis._options import FORMS, Address, RedisOptions, address_of
+from queuekit.backends.redis._options import FORMS, RedisOptions, Target, target_of
 from queuekit.backends.redis._scripts import load
 from queuekit.stores import Claim, ClaimState, Clock, InvalidURLError, QueueURL, StoreSpec
 
@@ -28,15 +28,15 @@ _OPTIONS = frozenset({"database", "answer_timeout", "tls", "ca_file", "sentinel_
 
 
 class RedisIdempotency:
-    """Keys in one server, shared by everybody who opens it.
+    """Keys in one server or cluster, shared by everybody who opens it.
 
     Args:
-        address: The server.
+        target: What the URL points to.
     """
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._connections = Connections(address)
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._connections = Connections(target)
 
     def claim(self, key: str, *, owner: str, lease_s: float, fingerprint: str) -> Claim:
         """See `IdempotencyStore.claim`; ends by the server's clock."""
@@ -57,7 +57,7 @@ class RedisIdempotency:
 
     def close(self) -> None:
         """Close the connections; a later call opens them again."""
-        connections, self._connections = self._connections, Connections(self._address)
+        connections, self._connections = self._connections, Connections(self._target)
         connections.close()
 
     def _run(self, step: str, key: str, *args: str) -> Any:
@@ -68,7 +68,9 @@ class RedisIdempotency:
             return self._run_once(step, key, *args)
 
     def _run_once(self, step: str, key: str, *args: str) -> Any:
-        return self._connections.run(load(f"idempotent_{step}"), (_name(key),), *args, timeout_s=_CALL_S)
+        name = _name(key)
+        way = self._connections.for_key(name)
+        return way.run(load(f"idempotent_{step}"), (name,), *args, timeout_s=_CALL_S)
 
 
 def _name(key: str) -> str:
@@ -92,7 +94,7 @@ def _open(url: QueueURL, clock: Clock) -> RedisIdempotency:  # noqa: ARG001 - th
         )
         raise InvalidURLError(msg)
     options = read_options(RedisOptions, url.options, {}, scheme=url.scheme)
-    return RedisIdempotency(address_of(url, options, _CONNECT_S))
+    return RedisIdempotency(target_of(url, options, _CONNECT_S))
 
 
 STORE = StoreSpec(open=_open, forms=tuple(form.partition("?")[0] for form in FORMS))

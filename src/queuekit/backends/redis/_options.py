@@ -1,24 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a Redis URL, and the server that it points to."""
+"""The options of a Redis URL, and the servers that it points to."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
-from queuekit.backend import InvalidURLError, QueueURL, Range
+from queuekit.backend import Host, InvalidURLError, QueueURL, Range
+from queuekit.backends.redis._topology import Node
 
 FORMS = (
     "redis://HOST:PORT/DATABASE?queue=QUEUE",
     "rediss://USER:PASSWORD@HOST:PORT/DATABASE?queue=QUEUE",
     "redis+unix:///ABSOLUTE/SOCKET?queue=QUEUE",
+    "redis+cluster://HOST:PORT,HOST:PORT?queue=QUEUE",
+    "redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE?queue=QUEUE",
 )
 _DATABASE = re.compile(r"/?([0-9]{1,5})?")
+_NO_DATABASE = re.compile(r"/?0?")
+_SERVICE = re.compile(r"/([^/]+)(?:/([0-9]{1,5})?)?")
 _PORT = 6379
+_SENTINEL_PORT = 26_379
 _TLS = frozenset({"rediss", "valkeys"})
-_UNIX = "redis+unix"
+Form = Literal["server", "unix", "cluster", "sentinel"]
+_FORMS: Mapping[str, Form] = {
+    "": "server",
+    "s": "server",
+    "+unix": "unix",
+    "+cluster": "cluster",
+    "+sentinel": "sentinel",
+}
+"""By what follows ``redis`` or ``valkey`` in the scheme."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +57,12 @@ class RedisOptions:
         rate_burst: Most messages that are handed out at once after a quiet time; by default as many as `rate`.
         answer_timeout: The longest that the server may take to answer, beside what it was asked to wait. After it
             the connection is given up, because a dead server and a slow one look alike.
+        tls: Whether connections to a cluster, or to Sentinels and what they name, are encrypted. Other forms of
+            URL say it by their scheme.
         ca_file: With TLS, the certificates that the server's must be signed by; without it, those of the system.
+        sentinel_user: The user's name at the Sentinels, where they ask for one.
+        sentinel_password: The password at the Sentinels, where they ask for one. User and password of the URL are
+            for the servers that they name.
     """
 
     subscription: str = ""
@@ -68,12 +88,15 @@ class RedisOptions:
     answer_timeout: timedelta = field(
         default=timedelta(seconds=5), metadata={"range": Range(timedelta(seconds=0.1), timedelta(minutes=5))}
     )
+    tls: bool = False
     ca_file: str = ""
+    sentinel_user: str = ""
+    sentinel_password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a server is, and who we are there. Two backends with equal ones share connections.
+    """Where a server is, and who we are there.
 
     Attributes:
         host: A name or an address; empty for a socket.
@@ -100,6 +123,25 @@ class Address:
     connect_s: float = 5.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a URL points to. Two backends with equal ones share connections.
+
+    Attributes:
+        form: One server, by TCP or by a socket; a cluster; or Sentinels that know a service.
+        address: The server. For a cluster and for Sentinels, what all servers have in common, without a place.
+        nodes: Some nodes of the cluster, or the Sentinels; else empty.
+        service: What the Sentinels call the servers; else empty.
+        asking: For Sentinels, who we are there, without a place; else as ``address``.
+    """
+
+    form: Form
+    address: Address
+    nodes: tuple[Node, ...] = ()
+    service: str = ""
+    asking: Address
+
+
 class Bucket(NamedTuple):
     """A rate as the scripts take it."""
 
@@ -123,47 +165,96 @@ def rate_of(options: RedisOptions) -> Bucket | None:
     return Bucket(options.rate, per_us, options.rate if options.rate_burst is None else options.rate_burst)
 
 
-def address_of(url: QueueURL, options: RedisOptions, connect_s: float) -> Address:
-    """The server of a URL.
+def target_of(url: QueueURL, options: RedisOptions, connect_s: float) -> Target:
+    """What a URL points to.
 
     Raises:
-        InvalidURLError: The URL names no server, or several, or no database.
+        InvalidURLError: It names no server, or more than its form has, or no database, or has an option of
+            another form.
     """
-    answer_s = options.answer_timeout.total_seconds()
-    if url.scheme == _UNIX:
-        if url.hosts or not url.path.strip("/"):
-            msg = f"a {_UNIX} URL has no host, and names the socket; the form is {FORMS[2]}"
-            raise InvalidURLError(msg)
-        place = Address(socket=url.path, database=options.database)
-    else:
-        place = _tcp_address(url, options)
-    return Address(
-        host=place.host,
-        port=place.port,
-        socket=place.socket,
-        database=place.database,
+    form = _FORMS[url.scheme.removeprefix("redis").removeprefix("valkey")]
+    _check_options(url, options, form)
+    common = Address(
         user=url.user,
         password=url.password,
-        tls=url.scheme in _TLS,
+        tls=options.tls or url.scheme in _TLS,
         ca_file=options.ca_file,
-        answer_s=answer_s,
+        answer_s=options.answer_timeout.total_seconds(),
         connect_s=connect_s,
     )
+    return _READERS[form](url, options, common)
 
 
-def _tcp_address(url: QueueURL, options: RedisOptions) -> Address:
+def _check_options(url: QueueURL, options: RedisOptions, form: Form) -> None:
+    several = form in {"cluster", "sentinel"}
+    if options.tls and not several:
+        remedy = "a socket has no need of it" if form == "unix" else "use rediss or valkeys"
+        msg = f"the option 'tls' is for clusters and Sentinel, and the URL begins with {url.scheme}; {remedy}"
+        raise InvalidURLError(msg)
+    if options.ca_file and not (options.tls or url.scheme in _TLS):
+        remedy = "add tls=true" if several else "use rediss or valkeys"
+        msg = f"'ca_file' is for URLs with TLS, and this {url.scheme} URL has none; {remedy}"
+        raise InvalidURLError(msg)
+    if (options.sentinel_user or options.sentinel_password) and form != "sentinel":
+        msg = f"'sentinel_user' and 'sentinel_password' are for redis+sentinel URLs, and this is a {url.scheme} URL"
+        raise InvalidURLError(msg)
+    if options.sentinel_user and not options.sentinel_password:
+        msg = "'sentinel_user' needs 'sentinel_password'"
+        raise InvalidURLError(msg)
+    if options.database and form != "unix":
+        place = "is always 0" if form == "cluster" else "stands in its path"
+        msg = f"the database of a {url.scheme} URL {place}; the option 'database' is for redis+unix URLs"
+        raise InvalidURLError(msg)
+
+
+def _socket(url: QueueURL, options: RedisOptions, common: Address) -> Target:
+    if url.hosts or not url.path.strip("/"):
+        msg = f"a {url.scheme} URL has no host, and names the socket; the form is {FORMS[2]}"
+        raise InvalidURLError(msg)
+    address = replace(common, socket=url.path, database=options.database)
+    return Target(form="unix", address=address, asking=address)
+
+
+def _server(url: QueueURL, _options: RedisOptions, common: Address) -> Target:
     if len(url.hosts) != 1:
-        msg = f"a {url.scheme} URL names one host; the form is {FORMS[0]}"
+        msg = f"a {url.scheme} URL names one host; the form is {FORMS[0]}, and several are for {FORMS[3]}"
         raise InvalidURLError(msg)
     database = _DATABASE.fullmatch(url.path)
     if database is None:
         msg = f"the path of a {url.scheme} URL is the number of the database, as in {FORMS[0]}"
         raise InvalidURLError(msg)
-    if options.database:
-        msg = f"a {url.scheme} URL gives the database in its path; the option 'database' is for {_UNIX} URLs"
+    ((host, port),) = _nodes(url.hosts, _PORT)
+    address = replace(common, host=host, port=port, database=int(database[1] or 0))
+    return Target(form="server", address=address, asking=address)
+
+
+def _cluster(url: QueueURL, _options: RedisOptions, common: Address) -> Target:
+    if not url.hosts:
+        msg = f"a {url.scheme} URL names nodes of the cluster; the form is {FORMS[3]}"
         raise InvalidURLError(msg)
-    if options.ca_file and url.scheme not in _TLS:
-        msg = f"'ca_file' is for URLs with TLS, and {url.scheme} has none; use rediss or valkeys"
+    if not _NO_DATABASE.fullmatch(url.path):
+        msg = f"a {url.scheme} URL has no path but /0, as a cluster has one database; the form is {FORMS[3]}"
         raise InvalidURLError(msg)
-    (host,) = url.hosts
-    return Address(host=host.name, port=host.port or _PORT, database=int(database[1] or 0))
+    return Target(form="cluster", address=common, nodes=_nodes(url.hosts, _PORT), asking=common)
+
+
+def _sentinel(url: QueueURL, options: RedisOptions, common: Address) -> Target:
+    path = _SERVICE.fullmatch(url.path)
+    if not url.hosts or path is None:
+        msg = f"a {url.scheme} URL names Sentinels, and the service as they know it; the form is {FORMS[4]}"
+        raise InvalidURLError(msg)
+    asking = replace(common, user=options.sentinel_user or None, password=options.sentinel_password or None)
+    return Target(
+        form="sentinel",
+        address=replace(common, database=int(path[2] or 0)),
+        nodes=_nodes(url.hosts, _SENTINEL_PORT),
+        service=path[1],
+        asking=asking,
+    )
+
+
+def _nodes(hosts: tuple[Host, ...], port: int) -> tuple[Node, ...]:
+    return tuple(dict.fromkeys(Node(host.name, host.port or port) for host in hosts))
+
+
+_READERS = {"server": _server, "unix": _socket, "cluster": _cluster, "sentinel": _sentinel}

@@ -9,8 +9,8 @@ from dataclasses import replace
 from redis import exceptions
 
 from queuekit.backend import Capabilities
-from queuekit.backends.redis._connections import Connections
-from queuekit.backends.redis._errors import ServerTooOldError
+from queuekit.backends.redis._connections import Way
+from queuekit.backends.redis._errors import NotPrimaryError, ServerTooOldError
 
 OLDEST = (6, 2)
 
@@ -18,19 +18,26 @@ _LINE = re.compile(rb"^(\w+):([^\r\n]*)", re.MULTILINE)
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
-def look(connections: Connections, can: Capabilities, *, timeout_s: float) -> Capabilities:
+def look(connections: Way, key: str, can: Capabilities, *, timeout_s: float) -> Capabilities:
     """The capabilities as the server bears them out.
 
     A user who may not ask ``INFO`` still has a probe of the connection; what it would have told stays assumed.
 
+    Args:
+        connections: The way to the server.
+        key: One of the queue's.
+        can: The capabilities as far as the URL tells.
+        timeout_s: How long the server may take.
+
     Raises:
+        NotPrimaryError: It is a replica.
         ServerTooOldError: It is older than `OLDEST`.
         RedisError: It could not be asked.
     """
     try:
         text = connections.call("INFO", "everything", timeout_s=timeout_s)
     except exceptions.NoPermissionError:
-        connections.call("EXISTS", "qk:", timeout_s=timeout_s)
+        connections.call("EXISTS", key, timeout_s=timeout_s)
         return replace(can, assumed=frozenset({"durability", "server"}))
     facts = facts_of(text)
     name, version = name_of(facts)
@@ -39,6 +46,9 @@ def look(connections: Connections, can: Capabilities, *, timeout_s: float) -> Ca
         oldest = ".".join(map(str, OLDEST))
         msg = f"{name} {version} is too old; {oldest} or later is needed"
         raise ServerTooOldError(msg)
+    if facts.get("role") == "slave":
+        msg = f"{name} {version} is a replica"
+        raise NotPrimaryError(msg)
     # A snapshot now and then does not keep what was accepted since.
     lasting = facts.get("aof_enabled") == "1"
     return replace(can, server=f"{name} {version}", durability="disk" if lasting else "process")

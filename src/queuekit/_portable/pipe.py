@@ -21,6 +21,7 @@ from queuekit._engine.tally import ReceiveTally, Stopwatch, Timing
 from queuekit._portable.course import Course, Entry
 from queuekit._portable.delivery import check_extension
 from queuekit._portable.events import Listeners
+from queuekit._portable.fitness import check_pushed
 from queuekit._portable.handler import AnyHandler, BatchHandler, handler_for
 from queuekit._portable.intake import dead_letter_mode, letter_writer, why
 from queuekit._portable.link import BackendOpener, Link
@@ -54,6 +55,10 @@ class Pipe:
         opener: Opens the dead-letter queue, where one is named.
         listeners: Who is told what becomes of its messages.
 
+    Raises:
+        SetupError: The dead-letter queue's URL is wrong, or the queue cannot do what the handlers ask for.
+        UsageError: They ask for what only a worker does.
+
     Attributes:
         link: The same.
 
@@ -70,6 +75,7 @@ class Pipe:
         opener: BackendOpener,
         listeners: Listeners,
     ) -> None:
+        check_pushed(link, handlers)
         self.link = link
         self._handlers, self._slots, self._listeners, self._clock = handlers, slots, listeners, link.clock
         can = link.capabilities

@@ -23,6 +23,10 @@ from queuekit._values.outcome import (
 from queuekit.backend import Action, Settlement
 
 _CALL_S: Final = 10.0
+_PUT_OFF_S: Final = 5.0
+"""What comes again by itself is not worth waiting longer for; a function without a way to the service has none."""
+_UNREACHED_S: Final = 60.0
+"""For so long the service is not asked again after that."""
 _NO_USE: Final = frozenset(
     {ErrorCode.ACCESS_DENIED, ErrorCode.NOT_FOUND, ErrorCode.UNSUPPORTED, ErrorCode.UNKNOWN, ErrorCode.CLOSED}
 )
@@ -43,6 +47,7 @@ class PuttingOff:
         self._link, self._clock, self._can = link, link.clock, link.capabilities
         self._waiting = threading.Condition()
         self._refused = False
+        self._not_before = 0.0
 
     def put_off(self, batch: Sequence[Held], until: float) -> None:
         """Carry out the RETRY or RELEASE that each has; what fails leaves its message to the service's own wait.
@@ -51,9 +56,14 @@ class PuttingOff:
             batch: Each with its settlement recorded.
             until: When to stop trying, in monotonic seconds.
         """
-        if self._refused or not batch:
+        now = self._clock.monotonic()
+        if self._refused or not batch or now < self._not_before:
             return
-        outcomes = self.settle(batch, until)
+        outcomes = self.settle(batch, min(until, now + _PUT_OFF_S))
+        if all(each is None for each in outcomes):
+            self._not_before = self._clock.monotonic() + _UNREACHED_S
+            self._link.journal.note("settle.failed", "the service does not answer", count=len(outcomes))
+            return
         failed = [each for each in outcomes if each is not None and not isinstance(each, (Settled, LeaseLost))]
         refused = [each for each in failed if isinstance(each, Unsupported) or each.error.code in _NO_USE]
         if refused and len(refused) == len(outcomes):

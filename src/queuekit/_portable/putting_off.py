@@ -59,7 +59,7 @@ class PuttingOff:
         now = self._clock.monotonic()
         if self._refused or not batch or now < self._not_before:
             return
-        outcomes = self.settle(batch, min(until, now + _PUT_OFF_S))
+        outcomes = self.settle(batch, min(until, now + _PUT_OFF_S), end=until)
         if all(each is None for each in outcomes):
             self._not_before = self._clock.monotonic() + _UNREACHED_S
             self._link.journal.note("settle.failed", "the service does not answer", count=len(outcomes))
@@ -73,8 +73,15 @@ class PuttingOff:
         elif failed:
             self._link.journal.note("settle.failed", _detail(failed[0]), count=len(failed))
 
-    def settle(self, batch: Sequence[Held], until: float) -> list[SettleOutcome | None]:
-        """Carry out the settlement that each has, trying again what can be; None where the time was over."""
+    def settle(self, batch: Sequence[Held], until: float, *, end: float | None = None) -> list[SettleOutcome | None]:
+        """Carry out the settlement that each has, trying again what can be; None where the time was over.
+
+        Args:
+            batch: Each with its settlement recorded.
+            until: When no other call is begun.
+            end: When none may go on; by default the same.
+        """
+        end = until if end is None else end
         settler = Settler(batch=self._can.max_settle_batch, linger_s=0.0, late_ack=False)
         # In order of their delays, so that those with the same one go together.
         for held in sorted(batch, key=lambda each: settlements([each])[0].delay_s):
@@ -86,7 +93,7 @@ class PuttingOff:
                 continue
             taken = settler.take(now)
             for part in [taken] if self._can.mixed_settles else group_by_call(taken):
-                self._settle(settler, part, until)
+                self._settle(settler, part, end)
         return [held.outcome for held in batch]
 
     def extend(self, held: Held, by_s: float) -> None:
@@ -112,8 +119,8 @@ class PuttingOff:
         failure = error_from(outcome.error, queue=queue, operation="extend")
         raise failure
 
-    def _settle(self, settler: Settler, part: list[Held], until: float) -> None:
-        left_s = until - self._clock.monotonic()
+    def _settle(self, settler: Settler, part: list[Held], end: float) -> None:
+        left_s = end - self._clock.monotonic()
         outcomes = self._link.guard.settle(settlements(part), timeout_s=min(_CALL_S, max(left_s, 0.1)))
         now = self._clock.monotonic()
         for held, outcome in zip(part, outcomes, strict=True):

@@ -59,7 +59,7 @@ def mapped(client: Any) -> Map:
 
 
 def until_empty(source: Mapped) -> None:
-    for _ in range(500):
+    for _ in range(40):
         if not source.turn(wait_s=1) and source.left() == (0, 0, 0):
             return
     pytest.fail(f"still {source.left()} in the queue")

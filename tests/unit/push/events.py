@@ -9,9 +9,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from queuekit.backends.sqs._messages import Writer, group_of
-
 from queuekit.backend import OutgoingMessage
+from queuekit.backends.sqs._messages import Writer, group_of
 
 STANDARD: Mapping[str, Any] = {
     "Records": [

@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from botocore import exceptions, xform_name
-
 from queuekit.backend import (
     Accepted,
     BackendSpec,
@@ -96,9 +94,11 @@ class SqsBackend:
         Raises:
             ClientError: The service refused, for another reason than a permission that is missing.
         """
+        from botocore.exceptions import ClientError
+
         try:
             return _probing.refined(self._capabilities, self._settings())
-        except exceptions.ClientError as error:
+        except ClientError as error:
             if _errors.classify(error).code is not ErrorCode.ACCESS_DENIED:
                 raise
             return replace(self._capabilities, assumed=_probing.ASSUMED)
@@ -154,6 +154,10 @@ class SqsBackend:
             _messages.read(each, Handle(url, each["ReceiptHandle"]), asked_at + lease, grouped=self._grouped)
             for each in found or ()
         ]
+
+    def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
+        """A message in the form of an answer to ReceiveMessage. See `PushCodec.read_pushed`."""
+        return _messages.read(pushed, Handle("", pushed["ReceiptHandle"]), None, grouped=self._grouped)
 
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Settle a batch in one request. See `Backend.settle`."""
@@ -238,7 +242,9 @@ class SqsBackend:
             for index, each in enumerate(found)
         ]
         if entries:
-            with suppress(exceptions.BotoCoreError, exceptions.ClientError):
+            from botocore.exceptions import BotoCoreError, ClientError
+
+            with suppress(BotoCoreError, ClientError):
                 self._call("ChangeMessageVisibilityBatch", QueueUrl=self._url, Entries=entries)
 
     def _settings(self) -> Mapping[str, str]:
@@ -262,6 +268,8 @@ class SqsBackend:
         return self._call_with(self._clients.calling(), operation, **parameters)
 
     def _call_with(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
+        from botocore import xform_name
+
         self._calls.count(operation)
         answer: Mapping[str, Any] = getattr(client, xform_name(operation))(**parameters)
         return answer

@@ -10,9 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import boto3.session
-from botocore.config import Config
-
 from queuekit.backends.sqs._options import Place
 
 LONGEST_POLL_S = 20
@@ -70,6 +67,10 @@ class Clients:
         return client
 
     def _make(self, name: str, read_s: float) -> Any:
+        # Here, as AWS Lambda hands over messages without a call, and its functions begin sooner without boto3.
+        import boto3.session
+        from botocore.config import Config
+
         if self._pid != os.getpid() or self._session is None:
             # Its own: boto3's default one is shared by the whole process, and not for several threads.
             self._made, self._session, self._pid = {}, boto3.session.Session(), os.getpid()

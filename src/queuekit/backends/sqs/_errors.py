@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from botocore import exceptions
-
 from queuekit.backend import ErrorClass, ErrorCode
 
 _PURGE_S = 60.0
+_OF_BOTOCORE = "botocore.exceptions"
 
 _UNREACHED = ErrorClass(
     ErrorCode.UNAVAILABLE,
@@ -280,10 +279,11 @@ def classify(error: BaseException) -> ErrorClass:
     """See `Backend.classify`."""
     if isinstance(error, DamagedAnswerError):
         return replace(_DAMAGED, detail=str(error))
-    if isinstance(error, exceptions.ClientError):
-        return _of_answer(error.response)
+    # By name: whoever only reads messages does not wait for botocore's import.
     for kind in type(error).__mro__:
-        if kind.__module__ == exceptions.__name__ and kind.__name__ in EXCEPTIONS:
+        if kind.__module__ == _OF_BOTOCORE and kind.__name__ == "ClientError":
+            return _of_answer(vars(error)["response"])
+        if kind.__module__ == _OF_BOTOCORE and kind.__name__ in EXCEPTIONS:
             return EXCEPTIONS[kind.__name__]
     return _CUT if isinstance(error, OSError) else ErrorClass(ErrorCode.UNKNOWN)
 

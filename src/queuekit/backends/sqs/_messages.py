@@ -179,13 +179,13 @@ class _Packed(NamedTuple):
     key: str | None = None
 
 
-def read(raw: Mapping[str, Any], handle: Any, lease_until: float, *, grouped: bool) -> IncomingMessage:
+def read(raw: Mapping[str, Any], handle: Any, lease_until: float | None, *, grouped: bool) -> IncomingMessage:
     """One message as boto3 hands it over.
 
     Args:
         raw: An entry of ``Messages``.
         handle: What settles it.
-        lease_until: When its lease ends.
+        lease_until: When its lease ends; None where that is not told.
         grouped: Whether its group is an ordering key.
 
     Raises:

@@ -31,7 +31,8 @@ class Handle(NamedTuple):
     """What settles one delivery.
 
     Attributes:
-        queue: The address of the queue that made it, so that another one never gets it.
+        queue: The address of the queue that made it, so that another one never gets it; empty where the message was
+            handed over by somebody who received it.
         receipt: The service's own handle.
     """
 
@@ -74,7 +75,7 @@ class Plan:
             self._known[position] = _NO_DEAD
         elif self._seconds > LONGEST_S:
             self._known[position] = _TOO_LONG
-        elif not isinstance(handle, Handle) or handle.queue != queue:
+        elif not isinstance(handle, Handle) or handle.queue not in {queue, ""}:
             self._known[position] = LEASE_LOST
         else:
             entry: dict[str, Any] = {"Id": str(len(self._positions)), "ReceiptHandle": handle.receipt}

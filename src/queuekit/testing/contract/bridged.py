@@ -89,7 +89,7 @@ class Bridged(Group):
         assert delivery.attempt in ({1} if queue.capabilities.attempts == "exact" else {None, 1})
         delays = [each.delay_s for call in opener.script.calls("send") for each in call.batch]
         assert max(delays) <= native, "no hop asks for more than the service can"
-        assert len(delays) in {4, 5}, "as few hops as there can be; a fifth where clocks differ"
+        assert 2 <= len(delays) <= 5, "as few hops as there can be: a fifth where clocks differ, fewer if it ran late"
         delivery.ack()
         face.settled(delivery)
         queue.expect_nothing("it arrived once")

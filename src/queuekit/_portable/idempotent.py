@@ -254,8 +254,11 @@ class Once:
             key = delivery.dedup_id or delivery.message_id
         else:
             key = self._choice.key(payload)
-            if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
-                msg = f"an idempotency key must be a str of 1 to {_LONGEST_KEY} characters; see the handler's key="
+            if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY or _has_surrogate(key):
+                msg = (
+                    f"an idempotency key must be a str of 1 to {_LONGEST_KEY} characters, none a lone surrogate; "
+                    "see the key= of Idempotency"
+                )
                 raise UsageError(msg)
         return f"{self._scope_of(delivery.queue)}:{key}"
 
@@ -385,6 +388,10 @@ class _Keeping:
 
     def __exit__(self, *_: object) -> None:
         self._keeper.remove(self._run)
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 async def _on_thread(call: Callable[[], T]) -> T:

@@ -206,7 +206,7 @@ def test_a_key_that_cannot_be_freed_is_free_when_its_claim_runs_out(
     assert set(actions(caplog)) == {"idempotency.unavailable", "idempotency.busy"}
 
 
-@pytest.mark.parametrize("key", ["", "k" * 1001, 7])
+@pytest.mark.parametrize("key", ["", "k" * 1001, 7, "k\ud800"], ids=["empty", "long", "number", "surrogate"])
 def test_a_key_that_cannot_be_one_fails_the_attempt(app: App, work: Any, dead: Dead, key: Any) -> None:
     @app.handler("q", idempotent=Idempotency(store="memory://", key=lambda _: key), retry=qk.RetryPolicy(1))
     def handle(text: str) -> None:

@@ -66,7 +66,7 @@ def test_a_consumer_waits_for_the_next_token_and_asks_no_sooner(server: LocalRed
     with redis.Redis(port=server.port) as raw:
         calls = int(raw.info("stats")["total_commands_processed"])
         waiting = Running(lambda: take(backend, wait_s=5.0), SystemClock())
-        while not backend._watches.waiting:
+        while not (backend._watches.waiting or waiting.done):
             waiting.join(0.001)
         for _ in range(50):
             raw.xadd("qk:{waits}:wake", {"w": ""}, maxlen=1)

@@ -116,7 +116,14 @@ class Doorway:
                 if handlers:
                     link.wanted = wanted_of(handlers)
                 slots = slots_of(handlers) if handlers else 1
-                made = Pipe(link, handlers, slots=slots, opener=self._opener, listeners=self._listeners)
+                made = Pipe(
+                    link,
+                    handlers,
+                    slots=slots,
+                    opener=self._opener,
+                    listeners=self._listeners,
+                    loop=self.loop.get,
+                )
                 self._pipes[url] = made
                 if name is not None:
                     self._figures.watch_pipe(name, made)

@@ -54,6 +54,7 @@ class Pipe:
         slots: Most handlers, or batches, at once.
         opener: Opens the dead-letter queue, where one is named.
         listeners: Who is told what becomes of its messages.
+        loop: For async handlers.
 
     Raises:
         SetupError: The dead-letter queue's URL is wrong, or the queue cannot do what the handlers ask for.
@@ -74,10 +75,13 @@ class Pipe:
         slots: int,
         opener: BackendOpener,
         listeners: Listeners,
+        loop: Loop,
     ) -> None:
         check_pushed(link, handlers)
         self.link = link
         self._handlers, self._slots, self._listeners, self._clock = handlers, slots, listeners, link.clock
+        self._loop = loop
+        self._triage = TimedTriage(handlers, link, link.clock, lambda: False, waiting_on(loop))
         can = link.capabilities
         choice = handlers[0].options.dead_letter if handlers else None
         mode, self._route = dead_letter_mode(link, choice, opener)
@@ -97,7 +101,7 @@ class Pipe:
         self._tally, self._handling = ReceiveTally(), Stopwatch()
         self._going = 0
 
-    def run(self, messages: Sequence[IncomingMessage], limits: Limits, loop: Loop) -> list[Outcome]:
+    def run(self, messages: Sequence[IncomingMessage], limits: Limits) -> list[Outcome]:
         """Run the messages through the handlers, on threads and on the loop, and wait for their outcomes.
 
         A handler that is still running at ``limits.answer_by`` is waited for no more, and its message left to the
@@ -106,7 +110,6 @@ class Pipe:
         Args:
             messages: In the order of the service; their handles may be settled through the queue.
             limits: When to stop.
-            loop: For async handlers.
 
         Returns:
             One for each message, in order.
@@ -121,7 +124,7 @@ class Pipe:
         self.link.ensure()
         round_ = Round(self._clock, limits, rule=self._rule, given_back=self._given_back)
         jobs = self._admit(round_, messages)
-        ended = self._start(round_, limits, loop, len(messages))
+        ended = self._start(round_, limits, len(messages))
         while work := round_.await_work():
             self._carry_out(round_, work, limits.answer_by)
         ended(limits.answer_by)
@@ -191,13 +194,10 @@ class Pipe:
             return Entry(job, key, handler.message_type, handler.batch.max_size)
         return Entry(job, key)
 
-    def _start(self, round_: Round, limits: Limits, loop: Loop, count: int) -> Callable[[float], None]:
+    def _start(self, round_: Round, limits: Limits, count: int) -> Callable[[float], None]:
         """Start what runs the handlers; returns what waits for its end, but no longer than until that time."""
         clock = self._clock
-        triage = TimedTriage(
-            self._handlers, self.link, clock, lambda: clock.monotonic() >= limits.begin_by, waiting_on(loop)
-        )
-        triage.left_s = lambda: limits.end_by - clock.monotonic()
+        triage = self._triage.within(limits, clock)
         make = RunnerMaker(
             triage, clock, slots=min(self._slots, count), failed=round_.fail, hung=self._hung, name=self.link.shown
         )
@@ -210,7 +210,7 @@ class Pipe:
         if isinstance(runner, WorkerThreads):
             runner.start()
             return runner.join_all
-        return _ending(runner, asyncio.run_coroutine_threadsafe(runner.run(), loop()), clock)
+        return _ending(runner, asyncio.run_coroutine_threadsafe(runner.run(), self._loop()), clock)
 
     def _carry_out(self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], until: float) -> None:
         """Send the copies, and have the queue take the dead letters; a message is done by a confirmed one."""

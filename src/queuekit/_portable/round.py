@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from queuekit._engine.held import Held
@@ -160,7 +161,13 @@ class Round:
         with self._lock:
             if job not in self._open:
                 return
-        self._record(job, self._rule(job, verdict))
+        try:
+            ruling = self._rule(job, verdict)
+        except BaseException:
+            # Whatever went wrong, whoever waits for this outcome must not wait for ever.
+            self._record(job, Ruling(LEFT))
+            raise
+        self._record(job, ruling)
 
     def abandon(self, job: PushedJob) -> None:
         """A handler is past its timeout, and goes on."""
@@ -178,9 +185,13 @@ class Round:
         self._notify()
 
     def fail(self, error: BaseException) -> None:
-        """The feed broke down, which is a bug of ours: nothing more is begun."""
+        """A thread of the runner broke down, which is a bug of ours: what has no outcome is left to the service."""
         logger.error("a round of pushed messages broke down", exc_info=error, extra={"action": "worker.failed"})
-        self.stop()
+        with self._lock:
+            self._course.stop()
+            self._outcomes.update(dict.fromkeys(self._open, LEFT))
+            self._open.clear()
+        self._notify()
 
     def await_work(self) -> Sequence[tuple[PushedJob, Ruling]]:
         """What has to be done before its messages have an outcome; empty when the round is over."""
@@ -296,13 +307,16 @@ def together(taken: list[PushedJob]) -> BatchJob:
 
 
 class TimedTriage(Triage):
-    """A triage whose handlers get no more time than there is.
+    """A triage whose handlers get no more time than there is."""
 
-    Attributes:
-        left_s: How much that is.
-    """
+    _left_s: Callable[[], float] = staticmethod(lambda: math.inf)
 
-    left_s: Callable[[], float] = staticmethod(lambda: math.inf)
+    def within(self, limits: Limits, clock: Clock) -> TimedTriage:
+        """The same for one round."""
+        made = copy(self)
+        made._left_s = lambda: limits.end_by - clock.monotonic()  # noqa: SLF001 - a copy of its own
+        made._draining = lambda: clock.monotonic() >= limits.begin_by  # noqa: SLF001
+        return made
 
     def open(self, job: Job) -> tuple[Bound, Judge, Any, Current] | Verdict:
         """As `Triage.open`, with the handler's timeout bounded."""
@@ -310,4 +324,4 @@ class TimedTriage(Triage):
         if isinstance(opened, Verdict):
             return opened
         bound, judge, payload, current = opened
-        return bound.within(max(_LEAST_S, self.left_s())), judge, payload, current
+        return bound.within(max(_LEAST_S, self._left_s())), judge, payload, current

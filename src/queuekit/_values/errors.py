@@ -238,11 +238,11 @@ class LeaseLostError(QueueKitError):
 
 
 class PartialFailureError(QueueKitError):
-    """Some messages of a batch were not accepted. Raised only by the ``raise_for_failures()`` helpers.
+    """Some messages of a batch failed. Raised only where an exception is asked for, as by ``raise_for_failures()``.
 
     Args:
         message: How many of how many failed, and the first reason.
-        failures: One outcome per message that failed, in the order given.
+        failures: One outcome per message that was not accepted, in the order given; of received messages, their ids.
         **context: As for `QueueKitError`.
     """
 

@@ -77,7 +77,7 @@ class LambdaHandler:
         pipe = self._pipe(source, account)
         read, outcomes = _read(pipe, group)
         messages = list(read.values())
-        passed = pipe.run(messages, limits, self._doorway.loop.get)
+        passed = pipe.run(messages, limits)
         outcomes.update(zip(read, passed, strict=True))
         pipe.put_off(messages, passed, settle_by)
         failed = [record.item_id for position, record in enumerate(group) if not outcomes[position].is_done]

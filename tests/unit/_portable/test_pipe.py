@@ -42,7 +42,7 @@ class Pushing:
 
     def run(self, messages: Sequence[IncomingMessage], limits: Limits = Limits()) -> list[Outcome]:  # noqa: B008
         try:
-            return self.pipe.run(messages, limits, self.doorway.loop.get)
+            return self.pipe.run(messages, limits)
         finally:
             self.doorway.rest(math.inf)
 
@@ -577,3 +577,20 @@ def test_a_queue_that_strict_refuses_begins_nothing(app: App) -> None:
         with pytest.raises(qk.UnsafeSettingsError, match="the memory of this process"):
             pushing.run(messages)
     assert begun == []
+
+
+@pytest.mark.parametrize("form", [sync, on_loop])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_bug_between_a_verdict_and_its_outcome_holds_nobody_up(
+    app: App, push: Push, monkeypatch: pytest.MonkeyPatch, form: Callable[[App], Any]
+) -> None:
+    form(app).send_many(["done", "raise", "done"])
+    pushing = push("orders")
+
+    def write(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("queuekit._portable.rulings.why", write)
+    outcomes = pushing.run(pushing.take())
+    assert outcomes[1] == LEFT
+    assert LEFT in outcomes

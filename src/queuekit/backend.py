@@ -367,7 +367,10 @@ class Admin(Protocol):
         ...
 
     def purge(self) -> int | None:
-        """Remove every message that is not leased. Returns how many, or None where the service hides it."""
+        """Remove every message, but for what is leased unless `Capabilities.purges_leased` says otherwise.
+
+        Returns how many, or None where the service hides it.
+        """
         ...
 
     def stats(self) -> QueueStats:

@@ -8,6 +8,7 @@ none for messages with an ordering key, and none where several subscriptions rea
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from queuekit._engine import metadata as meta
@@ -92,7 +93,9 @@ class Bridge:
         again_s = min(possible_retry_s(min(left.seconds, _COPY_AGAIN_S), self._can), longest)
         return Onward(again_s, onward(copy, left, self._can), left.seconds)
 
-    def retry(self, message: IncomingMessage, delay_s: float, now: float, *, holdable_s: float) -> RetryPlan:
+    def retry(
+        self, message: IncomingMessage, delay_s: float, now: float, *, holdable_s: float, kept_s: float = 0.0
+    ) -> RetryPlan:
         """How a message is retried after a wait that somebody asked for.
 
         Args:
@@ -100,8 +103,9 @@ class Bridge:
             delay_s: The wait.
             now: Seconds since the epoch.
             holdable_s: For how long its lease could be kept.
+            kept_s: For how long it has been kept; services count that against the longest wait.
         """
-        can, longest = self._can, self._can.max_retry_delay_s
+        can, longest = self._can, self._longest_retry_s(kept_s)
         in_place_s = possible_retry_s(delay_s, can)
         if in_place_s <= longest and not self.counts:
             return RetryPlan(in_place_s)
@@ -116,6 +120,15 @@ class Bridge:
             return RetryPlan(longest, copy, hold_s)
         # A copy that cannot wait is held for as long as may be; in place the service can at least wait.
         return RetryPlan(longest, copy, holdable_s if copy is not None else 0.0, shortened=True)
+
+    def _longest_retry_s(self, kept_s: float) -> float:
+        can = self._can
+        if can.max_lease_total_s is None:
+            return can.max_retry_delay_s
+        # A service that counts in steps rounds what has passed up.
+        step = can.retry_delay_resolution_s
+        left_s = math.floor((can.max_lease_total_s - kept_s) / step - 1e-9) * step
+        return max(0.0, min(can.max_retry_delay_s, left_s if kept_s > 0 else can.max_lease_total_s))
 
 
 def _failed(message: IncomingMessage) -> OutgoingMessage:

@@ -38,6 +38,7 @@ _ATTRIBUTE_NAME = re.compile(r"[^\x00-\x20\x7f-\xa0\ud800-\udfff\s]{1,255}")
 _RESERVED = re.compile(r"qk([-.].*)?", re.IGNORECASE | re.DOTALL)
 _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _LONGEST_NAME = 255
+_WORST = bytes(300)  # no service that carries text can carry this as it is
 _HIGHEST_PRIORITY = 9
 
 
@@ -81,7 +82,14 @@ class Composer(Generic[T]):
         self.use(backend.capabilities)
         # Plain messages share one mapping, so that nothing per message is made or packed for metadata.
         self._metadata = _metadata(codec.content_type, default_type)
-        self._overhead = backend.size(OutgoingMessage("x" * 32, b"", meta.EMPTY, self._metadata))
+        self._overhead, self._growth = self._wire()
+
+    def _wire(self) -> tuple[int, float]:
+        """The bytes of a plain message beside its body, and how much longer the worst body becomes on the wire."""
+        empty, worst = (
+            self._backend.size(OutgoingMessage("x" * 32, body, meta.EMPTY, self._metadata)) for body in (b"", _WORST)
+        )
+        return empty, max(1.0, (worst - empty) / len(_WORST))
 
     def use(self, capabilities: Capabilities) -> None:
         """Hold messages against what the probe found, from now on."""
@@ -144,7 +152,7 @@ class Composer(Generic[T]):
         """Bodies up to here need no exact count; below 0 where every message needs more than the body."""
         if self._capabilities.ordering_key_required:
             return -1
-        return self._capabilities.max_message_bytes - self._overhead
+        return int((self._capabilities.max_message_bytes - self._overhead) / self._growth)
 
     def _with_options(self, message: Message[T], fresh_id: str) -> OutgoingMessage:
         delay_s = self._delay_s(message)
@@ -157,13 +165,19 @@ class Composer(Generic[T]):
             self._metadata_of(message, delay_s),
             delay_s,
             message.ordering_key,
-            message.dedup_id,
+            self._dedup_id(message),
             message.priority or 0,
         )
         if delay_s > self._capabilities.max_delay_s:
             made = self._in_hops(made, delay_s)
         self._check_size(made)
         return made
+
+    def _dedup_id(self, message: Message[T]) -> str | None:
+        if message.dedup_id is not None or not self._capabilities.dedup_id_required:
+            return message.dedup_id
+        # Not made of the message: to send an equal one twice is to send two.
+        return f"qk-{self._clock.token_bytes(16).hex()}"
 
     def _in_hops(self, message: OutgoingMessage, delay_s: float) -> OutgoingMessage:
         if delay_s > MANY_HOPS_S and not self._warned:
@@ -192,18 +206,27 @@ class Composer(Generic[T]):
 
     def _check_supported(self, message: Message[T], delay_s: float) -> None:
         can = self._capabilities
-        if delay_s > can.max_delay_s and not self._bridge.takes_delay(delay_s, message.ordering_key):
-            self._refuse(f"a delay of {delay_s:g} s", self._longest_delay(message.ordering_key))
-        if delay_s and message.ordering_key is not None and not can.delay_with_ordering:
-            self._refuse("a delay together with an ordering key", "leave one of them out")
-        if message.ordering_key is not None and can.ordering == "none":
+        if delay_s:
+            self._check_delay(delay_s, message.ordering_key)
+        if message.ordering_key is not None and can.ordering == "none" and not can.fair_keys:
             self._refuse("an ordering key", "use a queue that orders")
         if message.ordering_key is None:
             self._check_key_not_required()
         if message.dedup_id is not None and not can.dedup_window_s:
             self._refuse("a dedup id", "leave it out, and make the handler idempotent")
+        if message.expires_in is not None and can.expiry is Support.NONE:
+            self._refuse("an expiry", "leave it out, and let the handler look at the time")
         if message.priority and not can.priority_levels:
             self._refuse("a priority", "use one queue per priority")
+
+    def _check_delay(self, delay_s: float, ordering_key: str | None) -> None:
+        can = self._capabilities
+        if can.ordering_key_required and not can.delay_with_ordering:
+            self._refuse("a delay, as each of its messages has an ordering key", "leave the delay out")
+        if delay_s > can.max_delay_s and not self._bridge.takes_delay(delay_s, ordering_key):
+            self._refuse(f"a delay of {delay_s:g} s", self._longest_delay(ordering_key))
+        if ordering_key is not None and not can.delay_with_ordering:
+            self._refuse("a delay together with an ordering key", "leave one of them out")
 
     def _longest_delay(self, ordering_key: str | None) -> str:
         can = self._capabilities

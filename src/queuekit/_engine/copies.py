@@ -111,14 +111,15 @@ class CopySender:
     def _prepared(self, copy: OutgoingMessage) -> OutgoingMessage:
         """The copy without the options that this queue has not; what it was sent with stays readable."""
         can, metadata = self._can, dict(copy.metadata)
-        if copy.ordering_key is not None and can.ordering == "none":
+        takes_key = can.ordering != "none" or can.fair_keys
+        if copy.ordering_key is not None and not takes_key:
             metadata[meta.DEAD_KEY] = copy.ordering_key
         if copy.priority and not can.priority_levels:
             metadata[meta.DEAD_PRIORITY] = str(copy.priority)
         return copy._replace(
             metadata=metadata,
             dedup_id=copy.dedup_id if can.dedup_window_s > 0 else None,
-            ordering_key=copy.ordering_key if can.ordering != "none" else None,
+            ordering_key=copy.ordering_key if takes_key else None,
             priority=copy.priority if can.priority_levels else 0,
         )
 

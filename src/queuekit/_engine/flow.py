@@ -5,7 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from queuekit._values.capability import Capabilities
+
 _AHEAD_S = 0.2
+
+
+def most_ahead(can: Capabilities) -> int:
+    """Most deliveries that are fetched ahead where the pace decides and nobody said otherwise.
+
+    Where giving one back costs it an attempt, what waits at a stop has its price: then it is one call's worth.
+    """
+    return can.max_receive if can.release_counts else 2 * can.max_receive
 
 
 class Flow:

@@ -14,6 +14,7 @@ from queuekit._engine.lanes import KeyLanes
 from queuekit._engine.leading import DEPUTY_LOOKS_S, Lead
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError, QueueKitError
+from queuekit.backend import IncomingMessage
 
 
 class Inbox:
@@ -144,13 +145,28 @@ class Inbox:
                 self._take_along(self._lanes, taken, most)
             return taken
 
+    def take_along(self, head: Held, most: int, fits: Callable[[IncomingMessage], bool]) -> list[Held]:
+        """Those of the same key behind a delivery that was taken, to go into one batch with it, in order.
+
+        Args:
+            head: What was taken.
+            most: How many at most.
+            fits: Whether one may go with it; none behind one that may not does.
+        """
+        with self._lock:
+            return [] if self._lanes is None or self.stopping else self._along(self._lanes, head, most, fits)
+
     def _take_along(self, lanes: KeyLanes, taken: list[Held], most: int) -> None:
         for head in tuple(taken):
-            for held in lanes.take_along(head, most - len(taken), self._now()):
-                held.state = RUNNING
-                self._flow.running += 1
-                self._flow.taken += 1
-                taken.append(held)
+            taken += self._along(lanes, head, most - len(taken), lambda _: True)
+
+    def _along(self, lanes: KeyLanes, head: Held, most: int, fits: Callable[[IncomingMessage], bool]) -> list[Held]:
+        along = lanes.take_along(head, most, self._now(), fits)
+        for held in along:
+            held.state = RUNNING
+        self._flow.running += len(along)
+        self._flow.taken += len(along)
+        return along
 
     def when_ready(self, callback: Callable[[], None], wanted: int = 1) -> None:
         """Have ``callback`` called once, from any thread, when `take_now` is worth trying again.

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from queuekit._engine.held import Held
+from queuekit.backend import IncomingMessage
 
 
 class _Lane:
@@ -65,14 +66,19 @@ class KeyLanes:
                 lane.behind.append(held)
         return takeable, refused
 
-    def take_along(self, head: Held, most: int, now: float) -> list[Held]:
-        """Those behind a head that was taken just now, to be worked on with it, in order."""
+    def take_along(
+        self, head: Held, most: int, now: float, fits: Callable[[IncomingMessage], bool] = lambda _: True
+    ) -> list[Held]:
+        """Those behind a head that is being worked on, to go with it, in order; up to the first that does not fit."""
         lane = self._lane_of(head)
         along: list[Held] = []
-        while lane is not None and lane.behind and len(along) < most and lane.behind[0].lease.until > now:
+        if lane is None or head not in lane.going:
+            return along
+        while lane.behind and len(along) < most and lane.behind[0].lease.until > now:
+            if not fits(lane.behind[0].message):
+                break
             along.append(lane.behind.popleft())
-        if lane is not None:
-            lane.going.update(along)
+        lane.going.update(along)
         return along
 
     def done(self, held: Held) -> Held | None:

@@ -93,7 +93,7 @@ class OrderedSends:
         sender: Sends one batch and answers for each message.
         limits: Of one call.
         size: Bytes of a message, asked only where the limits have a size.
-        ordered: Whether the queue keeps an order; elsewhere no message has a key.
+        ordered: Whether the queue keeps an order; elsewhere a key orders nothing.
 
     Attributes:
         paused: The keys that wait.
@@ -115,7 +115,7 @@ class OrderedSends:
             outcomes = self._send_unpaused(batch)
         else:
             outcomes = self._sender.send(batch)
-        if type(outcomes) is not AllAccepted and not _WENT_WELL.issuperset(map(type, outcomes)):
+        if self._ordered and type(outcomes) is not AllAccepted and not _WENT_WELL.issuperset(map(type, outcomes)):
             paused.pause(
                 message.ordering_key
                 for message, outcome in zip(batch, outcomes, strict=True)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from queuekit._engine.flow import most_ahead
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.tally import Timing
 from queuekit._portable.events import EventName, Listener, Listeners
@@ -353,7 +354,7 @@ class App(Fronts):
         batch = max((each.batch.max_size for each in handlers if isinstance(each, BatchHandler)), default=0)
         slots = slots_of(handlers)
         # What was fetched ahead would begin in a burst when slots are free, whatever the rate says.
-        unasked = 0 if can.release_counts or wanted.rate is not None else 2 * can.max_receive
+        unasked = 0 if wanted.rate is not None else most_ahead(can)
         prefetch = wanted.prefetch if wanted.prefetch is not None else unasked
         settings = ReceiverSettings(
             lease_s=wanted.lease.total_seconds(),

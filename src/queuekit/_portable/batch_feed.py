@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
+from typing import Protocol, runtime_checkable
 
 from queuekit._portable.batch_running import BatchJob
 from queuekit._portable.gathering import BatchLimit, Gatherer
@@ -16,6 +17,16 @@ from queuekit._portable.running import Feed
 from queuekit._portable.triage import Job
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError
+from queuekit.backend import IncomingMessage
+
+
+@runtime_checkable
+class Accompanied(Protocol):
+    """A feed that keeps jobs back behind those of their ordering key, and can let them go together."""
+
+    def take_along(self, job: Job, most: int, fits: Callable[[IncomingMessage], bool]) -> Sequence[Job]:
+        """See `IntakeFeed.take_along`."""
+        ...
 
 
 class BatchFeed:
@@ -150,16 +161,35 @@ class BatchFeed:
             now = self._clock.monotonic()
             job = self._feed.take_now()
             if job is not None:
-                handler = handler_for(self._handlers, job.message.metadata)
-                full = self._gatherer.add(job, None if handler is None else handler.message_type, now)
+                group = self._group_of(job.message)
+                full = self._gatherer.add(job, group, now)
+                for each in () if full is not None else self._along(job, group, self._gatherer.room_of(group)):
+                    full = self._gatherer.add(each, group, now)
                 if full is not None:
                     return full
                 continue
             due = self._gatherer.take_due(now)
             if due is not None:
-                return due
+                return self._filled(due)
             self._await_more()
         return None
+
+    def _group_of(self, message: IncomingMessage) -> str | None:
+        handler = handler_for(self._handlers, message.metadata)
+        return None if handler is None else handler.message_type
+
+    def _along(self, job: Job, group: str | None, room: int) -> Sequence[Job]:
+        """What goes into one batch with a job, of those that must not begin before it is done."""
+        if room <= 0 or not isinstance(self._feed, Accompanied):
+            return ()
+        return self._feed.take_along(job, room, lambda message: self._group_of(message) == group)
+
+    def _filled(self, batch: list[Job]) -> list[Job]:
+        """A batch that is due, with what has come meanwhile behind the messages in it."""
+        group = self._group_of(batch[0].message)
+        for job in tuple(batch):
+            batch += self._along(job, group, self._gatherer.size_of(group) - len(batch))
+        return batch
 
     def _release_open(self) -> None:
         with self._lock:

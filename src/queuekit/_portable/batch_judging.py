@@ -100,7 +100,7 @@ class BatchJudge:
 
     def waits(self, entry: Entry) -> bool:
         """Whether an earlier entry of its key comes again."""
-        key = entry.ordering_key
+        key = entry._order_key  # noqa: SLF001 - the other half of the entry
         return key is not None and self._broken_from.get(key, math.inf) < self._places[entry]
 
     def is_decided(self, entry: Entry) -> bool:
@@ -123,7 +123,7 @@ class BatchJudge:
 
     def _note_keys(self, batch: Sequence[Entry]) -> None:
         for entry in batch:
-            key, place = entry.ordering_key, self._places[entry]
+            key, place = entry._order_key, self._places[entry]  # noqa: SLF001 - as above
             if key is not None and self._comes_again(entry):
                 self._broken_from[key] = min(place, self._broken_from.get(key, place))
 

@@ -171,7 +171,7 @@ def open_batch(triage: Triage, batch: BatchJob) -> BatchRun | None:
     chosen: Bound | None = None
     broken: set[str] = set()
     for job in batch.jobs:
-        key = job.message.ordering_key
+        key = job.message.ordering_key if triage.orders else None
         if job.lease_lost or key in broken:
             # What was lost stays so; but in a child process, the parent counts it as running until it is told.
             job.settle(RELEASE)

@@ -79,6 +79,11 @@ class BatchEntry(Generic[T]):
         return self._current.ordering_key
 
     @property
+    def _order_key(self) -> str | None:
+        """The key whose messages must follow each other; None where nothing need follow this one."""
+        return self._current.ordering_key if self._judge.orders else None
+
+    @property
     def lease_lost(self) -> bool:
         """Whether the delivery is not ours any more: leave it out, somebody else may be at it."""
         return self._job.lease_lost
@@ -237,10 +242,11 @@ class BatchResult:
         broken: set[str] = set()
         failed: dict[str, None] = {}
         for entry in batch:
-            comes_again = entry in named or entry.ordering_key in broken or _settled_otherwise(entry)
+            key = entry._order_key  # noqa: SLF001 - the other half of the entry
+            comes_again = entry in named or key in broken or _settled_otherwise(entry)
             if comes_again:
                 failed[entry.message_id] = None
-                broken.update(() if entry.ordering_key is None else (entry.ordering_key,))
+                broken.update(() if key is None else (key,))
         if all_failed == "raise" and batch and all(each.message_id in failed for each in batch):
             msg = f"all {len(batch)} messages of the batch failed"
             raise PartialFailureError(msg, failures=list(failed), operation="handle")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic
 from typing_extensions import TypeVar
 
 from queuekit._engine.codec import codec_for
+from queuekit._engine.flow import most_ahead
 from queuekit._engine.held import Held
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan
@@ -110,7 +111,7 @@ class Consumer(Opened, Generic[T]):
             lease_s=seconds("lease", lease, least=0.001),
             max_lease_s=seconds("max_lease", max_lease, least=0.001),
             keep_leases=keep_leases,
-            prefetch=_count("prefetch", prefetch, least=0, default=0 if can.release_counts else 2 * can.max_receive),
+            prefetch=_count("prefetch", prefetch, least=0, default=most_ahead(can)),
             prefetch_by_pace=prefetch is None,
             max_in_flight=_count("max_in_flight", max_in_flight, least=1),
             max_bytes=_count("max_in_flight_bytes", max_in_flight_bytes, least=1),

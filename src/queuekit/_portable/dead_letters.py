@@ -117,7 +117,11 @@ class DeadLetters:
     ) -> None:
         self._owns_opener = _opener is None
         self._opener: BackendOpener = _opener or Opener(clock or SystemClock())
-        source = open_link(url, queue, options, opener=self._opener).url
+        opened = open_link(url, queue, options, opener=self._opener)
+        source = opened.url
+        if not isinstance(opened.backend, Peekable):
+            msg = f"dead letters of {opened.shown} cannot be looked at; receive them with a Consumer of their queue"
+            raise UnsupportedError(msg, queue=opened.shown, operation="open")
         name = queue_name(source, find_spec(source.scheme))
         whole = source if name.endswith(DEAD_SUFFIX) else dead_letter_url(source)
         self._link = open_link(whole, None, options, opener=self._opener)

@@ -75,7 +75,10 @@ class Desk:
             How long it will wait, as far as everything goes well.
         """
         settles = self.control.settles
-        plan = self.bridge.retry(held.message, delay_s, self.clock.time(), holdable_s=settles.holdable_s(held))
+        kept_s = self.clock.monotonic() - held.lease.received_at
+        plan = self.bridge.retry(
+            held.message, delay_s, self.clock.time(), holdable_s=settles.holdable_s(held), kept_s=kept_s
+        )
         copying = None if plan.copy is None else Copying(plan.copy, self.copies, "copy.failed")
         if plan.hold_s > 0:
             short = not plan.shortened

@@ -65,6 +65,14 @@ class Gatherer(Generic[J]):
         """How many more jobs the emptiest batch can take."""
         return max(limit.size - len(self._open.get(group, ())) for group, limit in self._limits.items())
 
+    def size_of(self, group: str | None) -> int:
+        """How many jobs a batch of this group holds at most."""
+        return _AT_ONCE.size if group is None else self._limits[group].size
+
+    def room_of(self, group: str | None) -> int:
+        """How many more jobs the open batch of a group can take."""
+        return self.size_of(group) - len(self._open.get(group, ()))
+
     def drain(self) -> list[list[J]]:
         """Everything that is open, as it stands; the gatherer is empty then."""
         return [self._close(group) for group in list(self._open)]

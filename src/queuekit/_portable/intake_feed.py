@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from queuekit._engine.held import Held
 from queuekit._portable.intake import Intake
 from queuekit._portable.retry import ACK, Verdict
@@ -57,6 +59,12 @@ class IntakeFeed:
     def take(self) -> Job:
         """The next job, waiting for it."""
         return HeldJob(self._take(), self._intake)
+
+    def take_along(self, job: Job, most: int, fits: Callable[[IncomingMessage], bool]) -> Sequence[Job]:
+        """Those of the same ordering key behind a job that was taken, for one batch with it, in order."""
+        if not isinstance(job, HeldJob) or job.message.ordering_key is None:
+            return ()
+        return [HeldJob(held, self._intake) for held in self._intake.receiver.take_along(job.held, most, fits)]
 
     def take_now(self) -> Job | None:
         """The next job that is here, or None."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
@@ -26,6 +28,8 @@ from queuekit.backend import Backend
 from queuekit.stores import IdempotencyStore
 
 logger = logging.getLogger("queuekit")
+
+_ASK_AGAIN_S = 60.0
 
 Require = Iterable[str] | Mapping[str, Any]
 
@@ -115,6 +119,7 @@ class Link:
     wanted: Wanted = field(default_factory=Wanted)
     unvetted: bool = field(init=False)
     _warned: bool = field(default=False)
+    _ask_at: float = field(default=-math.inf)
 
     def __post_init__(self) -> None:
         self.unvetted = bool(self.require) or self.strict
@@ -139,6 +144,23 @@ class Link:
             if self.strict:
                 self._diagnose().raise_for_losses()
             self.unvetted = False
+
+    @property
+    def may_learn(self) -> bool:
+        """Whether the queue has limits of its own that nobody has asked for."""
+        return self.probed is None and self.backend.capabilities.queues == "declared"
+
+    def learn(self, use: Callable[[Capabilities], None]) -> None:
+        """Ask for the limits of a queue that has its own, until it has answered; ``use`` is told what they are.
+
+        Why it could not be asked is not told here: the call that follows meets the same, and answers for it.
+        """
+        if not self.may_learn or (now := self.clock.monotonic()) < self._ask_at:
+            return
+        self._ask_at = now + _ASK_AGAIN_S
+        with suppress(QueueKitError):
+            self.probed = self.guard.probe()
+            use(self.capabilities)
 
     def check(self) -> CheckReport:
         """Ask the service everything at once."""

@@ -27,8 +27,8 @@ from queuekit._portable.middleware import Middleware, SendMiddleware, Told, chec
 from queuekit._portable.opened import Opened
 from queuekit._portable.report import SendReport, accepted
 from queuekit._values.clock import Clock, SystemClock
-from queuekit._values.errors import ClosedError, InvalidURLError, QueueKitError, UsageError
-from queuekit._values.message import Message, SendOptions
+from queuekit._values.errors import ClosedError, InvalidURLError, QueueKitError
+from queuekit._values.message import Message, SendOptions, message_of
 from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, ErrorCode, Rejected, SendOutcome
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, queue_name
@@ -163,7 +163,8 @@ class Producer(Opened, Generic[T]):
             Safe from any thread; blocks the calling one.
         """
         self._ready("send()", "asend()")
-        message, told = self._begin(_message(payload, options))
+        self._link.learn(self._composer.use)
+        message, told = self._begin(message_of(payload, options))
         composed = self._compose(message, told)
         self._tally.given()
         send = self._ordered.send_one
@@ -193,9 +194,11 @@ class Producer(Opened, Generic[T]):
         self._ready("send_many()", "asend_many()")
         # A copy, because the report goes on pointing at what was given, and callers empty their lists.
         given = list(payloads)
+        if given:
+            self._link.learn(self._composer.use)
         if self._hooks is None:
             return SendReport(self._send_all(given), given, self._link.shown)
-        with self._hooks.begin_all([_message(each, {}) for each in given]) as begun:
+        with self._hooks.begin_all([message_of(each, {}) for each in given]) as begun:
             return SendReport(begun.tell(self._send_all(begun.messages)), given, self._link.shown)
 
     def _send_all(self, given: Sequence[T | Message[T]]) -> Sequence[SendOutcome]:
@@ -214,9 +217,12 @@ class Producer(Opened, Generic[T]):
             Safe from any event loop. Cancelling stops the wait, not the send.
         """
         await self._aready()
-        message, told = self._begin(_message(payload, options))
+        loop = asyncio.get_running_loop()
+        if self._link.may_learn:
+            await loop.run_in_executor(None, self._link.learn, self._composer.use)
+        message, told = self._begin(message_of(payload, options))
         composed = self._compose(message, told, pausing=True)
-        future: asyncio.Future[SendOutcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[SendOutcome] = loop.create_future()
         parcel = Parcel(composed, future, told)
         with telling(told, message):
             while not self._outbox.put_now(parcel):
@@ -247,7 +253,8 @@ class Producer(Opened, Generic[T]):
             QueueKitError: As `send` does for what can be known before any I/O.
         """
         self._ready("send_soon()", "asend()")
-        message, told = self._begin(_message(payload, options))
+        self._link.learn(self._composer.use)
+        message, told = self._begin(message_of(payload, options))
         composed = self._compose(message, told)
         future: Future[SendOutcome] = Future()
         with telling(told, message):
@@ -360,21 +367,7 @@ class Producer(Opened, Generic[T]):
             raise
 
 
-_OPTION_NAMES = frozenset(SendOptions.__annotations__)
 _REFUSED = Rejected(ErrorClass(ErrorCode.INVALID_MESSAGE, sent="no", detail="refused before any I/O"))
-
-
-def _message(payload: Any, options: SendOptions) -> Message[Any]:
-    if not isinstance(payload, Message):
-        unknown = options.keys() - _OPTION_NAMES
-        if unknown:
-            msg = f"no send option {min(unknown)!r}; known are {', '.join(sorted(_OPTION_NAMES))}"
-            raise UsageError(msg, operation="send")
-        return Message(payload, **options)
-    if options:
-        msg = "options are given beside a Message; put them into the Message"
-        raise UsageError(msg, operation="send")
-    return payload
 
 
 def _flush_at_exit(outbox: Outbox, link: Link, pid: int, *, warn: bool) -> None:

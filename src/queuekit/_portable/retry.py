@@ -178,6 +178,11 @@ class Judge:
             policy = replace(policy, wait=_Fixed(overrides.retry_delay_s))
         return Judge(policy, self._can, self._clock, holds=self._holds and ordering_key is not None)
 
+    @property
+    def orders(self) -> bool:
+        """Whether the messages of an ordering key follow each other; elsewhere a key only says whose they are."""
+        return self._can.ordering != "none"
+
     def on_receipt(self, attempt: int | None) -> Verdict | None:
         """Dead before it runs when it ran too often already, as one that kills its worker does."""
         if attempt is None or attempt <= self.most:

@@ -106,6 +106,7 @@ class Triage:
     Attributes:
         wait_for: The same.
         journal: Where to count and log.
+        orders: Whether the messages of an ordering key follow each other.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Triage:
     ) -> None:
         self.wait_for, self.journal = wait_for, link.journal
         can = link.capabilities
+        self.orders: bool = can.ordering != "none"
         self._by_type: Mapping[str, Bound] = {
             each.message_type: Bound(each, can, clock, wait_for) for each in handlers
         }

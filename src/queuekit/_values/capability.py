@@ -57,6 +57,7 @@ class Capabilities:
         native_max_attempts: After how many deliveries the service itself puts a message into its dead-letter
             queue, or drops it; None where it never does.
         release_counts: Whether a RELEASE costs the message an attempt all the same.
+        redelivers_unasked: Whether a message may be delivered once more for no reason, even after its ACK.
         max_delay_s: Longest delay of a send that the service itself keeps.
         delay_resolution_s: Smallest step of a delay; delays are rounded up to it.
         max_retry_delay_s: Longest delay of a RETRY that the service itself keeps.
@@ -67,7 +68,11 @@ class Capabilities:
             leased. Where it does, the engine works on them one at a time.
         ordering_key_required: Whether a message without an ordering key is refused.
         delay_with_ordering: Whether a message may have both an ordering key and a delay.
+        fair_keys: Whether a message may have an ordering key that orders nothing: it names the tenant that the
+            message belongs to, so that one with many messages does not keep the others waiting.
         dedup_window_s: How long a dedup id is remembered.
+        dedup_id_required: Whether every message needs a dedup id. The engine makes one where the user gave none,
+            the same for every try to send the message.
         dead_letters: Whether the backend stores a dead letter and removes the original in one step.
         redrive: Whether the backend moves dead letters back in one step.
         priority_levels: How many priorities it tells apart.
@@ -78,6 +83,7 @@ class Capabilities:
         admin: Whether the queue can be made, removed and asked for.
         peek: Whether messages can be looked at without leasing them.
         purge: Whether a queue can be emptied.
+        purges_leased: Whether emptying it also removes what is leased.
         depth: Whether the number of messages is ``exact``, ``approximate`` or unknown (``none``).
         cancel: Whether a message that is not due yet can be cancelled.
         pause: Whether the queue can be paused for everybody who receives.
@@ -110,6 +116,7 @@ class Capabilities:
     attempts: Literal["exact", "approximate", "none"] = "none"
     native_max_attempts: int | None = None
     release_counts: bool = True
+    redelivers_unasked: bool = False
     max_delay_s: float = 0.0
     delay_resolution_s: float = 0.001
     max_retry_delay_s: float = 0.0
@@ -119,7 +126,9 @@ class Capabilities:
     one_in_flight_per_key: bool = False
     ordering_key_required: bool = False
     delay_with_ordering: bool = False
+    fair_keys: bool = False
     dedup_window_s: float = 0.0
+    dedup_id_required: bool = False
     dead_letters: Support = Support.BRIDGED
     redrive: Support = Support.NONE
     priority_levels: int = 0
@@ -130,6 +139,7 @@ class Capabilities:
     admin: bool = False
     peek: bool = False
     purge: bool = False
+    purges_leased: bool = False
     depth: Literal["exact", "approximate", "none"] = "none"
     cancel: bool = False
     pause: bool = False

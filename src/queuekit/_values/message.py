@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
-from typing import Generic, TypedDict
+from typing import Any, Generic, TypedDict
 
 from typing_extensions import TypeVar
+
+from queuekit._values.errors import UsageError
 
 T = TypeVar("T", default=bytes)
 
@@ -71,3 +73,24 @@ class Message(Generic[T]):
     attributes: Mapping[str, str] = field(default_factory=dict)
     type: str | None = None
     message_id: str | None = None
+
+
+_OPTION_NAMES = frozenset(SendOptions.__annotations__)
+
+
+def message_of(payload: Any, options: SendOptions) -> Message[Any]:
+    """A message from what a user gave to a send: a payload with options, or a whole message.
+
+    Raises:
+        UsageError: An option that there is none, or options beside a whole message.
+    """
+    if not isinstance(payload, Message):
+        unknown = options.keys() - _OPTION_NAMES
+        if unknown:
+            msg = f"no send option {min(unknown)!r}; known are {', '.join(sorted(_OPTION_NAMES))}"
+            raise UsageError(msg, operation="send")
+        return Message(payload, **options)
+    if options:
+        msg = "options are given beside a Message; put them into the Message"
+        raise UsageError(msg, operation="send")
+    return payload

@@ -46,8 +46,8 @@ class _Server:
 
     @property
     def url(self) -> str:
-        """The URL of its queues, with ``{name}`` for the name."""
-        return f"sqs://us-east-1/{{name}}?endpoint={self.endpoint}"
+        """The URL of its queues, without a name."""
+        return f"sqs://us-east-1?endpoint={self.endpoint}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

@@ -118,7 +118,7 @@ class Model:
             assert [each.message_id for each in got] == ready[:limit], f"these are ready: {ready}"
         assert len(got) <= limit
         for each in got:
-            tracked = self.held.get(each.message_id)
+            tracked = self.held.get(each.message_id) or self._risen(each)
             assert tracked is not None, f"{each.message_id} was never sent, or is finished (I2)"
             if not tracked.vague:
                 self._check_delivery(tracked, each, now)
@@ -130,10 +130,22 @@ class Model:
             if each.lease_until is not None:
                 assert each.lease_until <= now.last + lease_s, "lease_until is later than the lease can be"
 
+    def _risen(self, got: IncomingMessage) -> Tracked | None:
+        """A finished message that comes once more, where the service may do that."""
+        if not self.can.redelivers_unasked:
+            return None
+        known = next((each for each in self.handles.values() if each.message.message_id == got.message_id), None)
+        if known is not None:
+            known.vague = True
+            self.held[got.message_id] = known
+        return known
+
     def _check_delivery(self, tracked: Tracked, got: IncomingMessage, now: Span) -> None:
         name = got.message_id
         assert now.last >= tracked.due.first, f"{name} came before it was due (I4)"
-        assert not tracked.surely_leased(now), f"{name} has two holders (I3)"
+        if tracked.surely_leased(now) and self.can.redelivers_unasked:
+            tracked.vague = True
+        assert tracked.vague or not tracked.surely_leased(now), f"{name} has two holders (I3)"
         before = tracked.attempt
         tracked.attempt += 1
         if self.can.attempts == "exact":

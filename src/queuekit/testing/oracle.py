@@ -106,7 +106,8 @@ class Expectations:
         """What a queue with these capabilities promises."""
         return cls(
             tolerance_s=tolerance_s,
-            overlap=can.fencing == "none",
+            unexplained=can.redelivers_unasked,
+            overlap=can.fencing == "none" or can.redelivers_unasked,
             stale=can.fencing != "strict",
             order=can.ordering != "none",
             one_per_key=can.one_in_flight_per_key,

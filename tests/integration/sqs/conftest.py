@@ -63,7 +63,7 @@ class Service:
         return name
 
     def url(self, name: str, **options: str) -> str:
-        return self.server.url.replace("{name}", name) + "".join(f"&{key}={text}" for key, text in options.items())
+        return self.server.url.replace("?", f"/{name}?") + "".join(f"&{key}={text}" for key, text in options.items())
 
     def address(self, name: str) -> str:
         return self.client.get_queue_url(QueueName=name)["QueueUrl"]

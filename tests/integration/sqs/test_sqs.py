@@ -14,7 +14,7 @@ from queuekit.backend import Accepted, OutgoingMessage
 
 def test_messages_go_through_a_producer_an_app_and_a_consumer(service: Any) -> None:
     name = service.queue()
-    app, seen, done = qk.App(service.server.url.replace("/{name}", "") + "&poll=1s"), list[str](), threading.Event()
+    app, seen, done = qk.App(service.server.url + "&poll=1s"), list[str](), threading.Event()
 
     @app.handler(name, concurrency=10)
     def handle(text: str) -> None:

@@ -26,7 +26,7 @@ from queuekit.backend import (
     Unknown,
 )
 from queuekit.backends.sqs import _entries, _errors, _managing, _messages, _probing
-from queuekit.backends.sqs._clients import LONGEST_POLL_S, Calls, Clients
+from queuekit.backends.sqs._clients import LONGEST_POLL_S, METHODS, Calls, Clients
 from queuekit.backends.sqs._options import FIFO, FORMS, SqsOptions, checked_name, place_of
 from queuekit.backends.sqs._polling import Polls
 from queuekit.backends.sqs._settling import LONGEST_S, Handle, Plan
@@ -77,6 +77,7 @@ class SqsBackend:
         self._stamps = [*_STAMPS, "MessageGroupId"] if self._grouped else list(_STAMPS)
         self._polls: Polls[list[Any]] = Polls(opening.clock)
         self._url = ""
+        self._place = (place.region, place.endpoint, self._account or "", self._queue)
         self._capabilities = _fifo_queue() if self._fifo else _standard_queue(fair=self._options.fair)
 
     @property
@@ -92,14 +93,12 @@ class SqsBackend:
         """Ask for the queue's settings. See `Backend.probe`.
 
         Raises:
-            ClientError: The service refused, for another reason than a permission that is missing.
+            Exception: The SDK's own, for another reason than a permission that is missing.
         """
-        from botocore.exceptions import ClientError
-
         try:
             return _probing.refined(self._capabilities, self._settings())
-        except ClientError as error:
-            if _errors.classify(error).code is not ErrorCode.ACCESS_DENIED:
+        except Exception as error:
+            if _errors.classify(error) is not _errors.NO_PERMISSION:
                 raise
             return replace(self._capabilities, assumed=_probing.ASSUMED)
 
@@ -151,23 +150,21 @@ class SqsBackend:
 
         found = self._polls.run(ask, self._give_back) if seconds else ask()
         return [
-            _messages.read(each, Handle(url, each["ReceiptHandle"]), asked_at + lease, grouped=self._grouped)
-            for each in found or ()
+            _messages.read(each, self._handle(each), asked_at + lease, grouped=self._grouped) for each in found or ()
         ]
 
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
-        """A message in the form of an answer to ReceiveMessage. See `PushCodec.read_pushed`."""
-        return _messages.read(pushed, Handle("", pushed["ReceiptHandle"]), None, grouped=self._grouped)
+        """One message as AWS Lambda was given it, with the names of the service's own API. See `PushCodec`."""
+        return _messages.read(pushed, self._handle(pushed), None, grouped=self._grouped)
 
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Settle a batch in one request. See `Backend.settle`."""
-        url = self._address()
-        plan = Plan(batch, url)
+        plan = Plan(batch, self._place)
         asked_at = self._clock.monotonic()
         if not plan.entries:
             return plan.outcomes({}, asked_at)
         client = self._clients.calling(timeout_s)
-        answer = self._call_with(client, plan.operation, QueueUrl=url, Entries=plan.entries)
+        answer = self._call_with(client, plan.operation, QueueUrl=self._address(), Entries=plan.entries)
         return plan.outcomes(answer, asked_at)
 
     def classify(self, error: BaseException) -> ErrorClass:
@@ -206,6 +203,9 @@ class SqsBackend:
         """See `Admin.stats`."""
         return _managing.count(self._settings())
 
+    def _handle(self, raw: Mapping[str, Any]) -> Handle:
+        return Handle(self._place, raw["ReceiptHandle"])
+
     def _unfit(self, message: OutgoingMessage) -> ErrorClass | None:
         """Why the queue cannot take a message, as far as that is known before it is asked."""
         if message.priority:
@@ -242,9 +242,7 @@ class SqsBackend:
             for index, each in enumerate(found)
         ]
         if entries:
-            from botocore.exceptions import BotoCoreError, ClientError
-
-            with suppress(BotoCoreError, ClientError):
+            with suppress(Exception):
                 self._call("ChangeMessageVisibilityBatch", QueueUrl=self._url, Entries=entries)
 
     def _settings(self) -> Mapping[str, str]:
@@ -268,10 +266,8 @@ class SqsBackend:
         return self._call_with(self._clients.calling(), operation, **parameters)
 
     def _call_with(self, client: Any, operation: str, **parameters: Any) -> Mapping[str, Any]:
-        from botocore import xform_name
-
         self._calls.count(operation)
-        answer: Mapping[str, Any] = getattr(client, xform_name(operation))(**parameters)
+        answer: Mapping[str, Any] = getattr(client, METHODS[operation])(**parameters)
         return answer
 
 
@@ -303,15 +299,18 @@ def _standard_queue(*, fair: bool) -> Capabilities:
         late_ack_safe=True,
         attempts="approximate",
         release_counts=True,
+        redelivers_unasked=True,
         max_delay_s=float(_LONGEST_DELAY_S),
         delay_resolution_s=1.0,
         max_retry_delay_s=float(LONGEST_S),
         min_retry_delay_s=1.0,
         retry_delay_resolution_s=1.0,
         delay_with_ordering=fair,
+        fair_keys=fair,
         long_poll=True,
         admin=True,
         purge=True,
+        purges_leased=True,
         depth="approximate",
     )
 
@@ -319,10 +318,12 @@ def _standard_queue(*, fair: bool) -> Capabilities:
 def _fifo_queue() -> Capabilities:
     return replace(
         _standard_queue(fair=False),
+        redelivers_unasked=False,
         max_delay_s=0.0,
         ordering="per_key",
         ordering_key_required=True,
         dedup_window_s=_DEDUP_S,
+        dedup_id_required=True,
     )
 
 

@@ -13,6 +13,22 @@ from typing import Any
 from queuekit.backends.sqs._options import Place
 
 LONGEST_POLL_S = 20
+
+METHODS: Mapping[str, str] = {
+    "ChangeMessageVisibilityBatch": "change_message_visibility_batch",
+    "CreateQueue": "create_queue",
+    "DeleteMessageBatch": "delete_message_batch",
+    "DeleteQueue": "delete_queue",
+    "GetQueueAttributes": "get_queue_attributes",
+    "GetQueueUrl": "get_queue_url",
+    "ListMessageMoveTasks": "list_message_move_tasks",
+    "PurgeQueue": "purge_queue",
+    "ReceiveMessage": "receive_message",
+    "SendMessageBatch": "send_message_batch",
+    "StartMessageMoveTask": "start_message_move_task",
+}
+"""The operations that are used, as the service calls them, and what boto3 makes of the names."""
+
 _WAITS_S = (1.0, 5.0)
 _CONNECTIONS = 100
 """Beyond those that are open at once none is kept; fewer cost nothing."""

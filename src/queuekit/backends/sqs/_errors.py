@@ -10,7 +10,6 @@ from typing import Any
 from queuekit.backend import ErrorClass, ErrorCode
 
 _PURGE_S = 60.0
-_OF_BOTOCORE = "botocore.exceptions"
 
 _UNREACHED = ErrorClass(
     ErrorCode.UNAVAILABLE,
@@ -155,7 +154,7 @@ def _refused(detail: str) -> ErrorClass:
     return ErrorClass(ErrorCode.REFUSED, scope="queue", sent="no", detail=detail)
 
 
-_NO_PERMISSION = _denied("the credentials do not allow this call on the queue")
+NO_PERMISSION = _denied("the credentials do not allow this call on the queue")
 _NO_LOGIN = ErrorClass(
     ErrorCode.ACCESS_DENIED, scope="connection", sent="no", detail="the service did not accept the credentials"
 )
@@ -176,8 +175,8 @@ _DOWN = ErrorClass(
 )
 
 CODES: Mapping[str, ErrorClass] = {
-    "AccessDenied": _NO_PERMISSION,
-    "AccessDeniedException": _NO_PERMISSION,
+    "AccessDenied": NO_PERMISSION,
+    "AccessDeniedException": NO_PERMISSION,
     "AuthFailure": _NO_LOGIN,
     "BatchEntryIdsNotDistinct": _OURS,
     "BatchRequestTooLong": _OURS,
@@ -267,6 +266,7 @@ CODES: Mapping[str, ErrorClass] = {
 """By the service's code, in its old or its new spelling, without the prefix that some carry."""
 
 _PREFIXES = ("AWS.SimpleQueueService.", "com.amazonaws.sqs#")
+_MODULE = "botocore.exceptions"
 _TOO_LONG = "must be shorter than"
 _HANDLE = "receipthandle"
 
@@ -275,15 +275,20 @@ class DamagedAnswerError(Exception):
     """What arrived is not what the service sent, by its own digest."""
 
 
+class DifferentSettingsError(Exception):
+    """The queue exists, with other settings than those that it should be made with."""
+
+
 def classify(error: BaseException) -> ErrorClass:
     """See `Backend.classify`."""
     if isinstance(error, DamagedAnswerError):
         return replace(_DAMAGED, detail=str(error))
-    # By name: whoever only reads messages does not wait for botocore's import.
+    if isinstance(error, DifferentSettingsError):
+        return replace(CODES["QueueNameExists"], detail=str(error))
     for kind in type(error).__mro__:
-        if kind.__module__ == _OF_BOTOCORE and kind.__name__ == "ClientError":
-            return _of_answer(vars(error)["response"])
-        if kind.__module__ == _OF_BOTOCORE and kind.__name__ in EXCEPTIONS:
+        if kind.__module__ == _MODULE and kind.__name__ == "ClientError":
+            return _of_answer(getattr(error, "response", {}))
+        if kind.__module__ == _MODULE and kind.__name__ in EXCEPTIONS:
             return EXCEPTIONS[kind.__name__]
     return _CUT if isinstance(error, OSError) else ErrorClass(ErrorCode.UNKNOWN)
 
@@ -312,7 +317,7 @@ def _of_answer(response: Mapping[str, Any]) -> ErrorClass:
     if status == 429:
         return _BUSY
     if status == 403:
-        return _NO_PERMISSION
+        return NO_PERMISSION
     return ErrorClass(ErrorCode.UNKNOWN, sent="no" if status else "maybe")
 
 

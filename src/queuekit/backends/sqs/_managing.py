@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from queuekit.backend import QueueStats
+from queuekit.backend import ErrorCode, QueueStats
+from queuekit.backends.sqs._errors import DifferentSettingsError, classify
 from queuekit.backends.sqs._options import FIFO, SqsOptions
 from queuekit.backends.sqs._probing import redrive_of
 
@@ -17,6 +18,10 @@ Call: TypeAlias = Callable[..., Mapping[str, Any]]
 _DEAD = "-dead"
 _LONGEST_NAME = 80
 _LONGEST_RETENTION_S = 14 * 86_400
+_OPTIONS = {
+    "MessageRetentionPeriod": "retention (MessageRetentionPeriod)",
+    "RedrivePolicy": "max_receives (RedrivePolicy)",
+}
 
 
 def dead_name(queue: str) -> str:
@@ -26,26 +31,51 @@ def dead_name(queue: str) -> str:
 
 
 def create(call: Call, queue: str, options: SqsOptions) -> None:
-    """Make the queue, the queue of its dead letters, and the policy that joins them."""
+    """Make the queue, the queue of its dead letters, and the policy that joins them.
+
+    Raises:
+        DifferentSettingsError: The queue exists, with other settings.
+    """
     fifo = {"FifoQueue": "true"} if queue.endswith(FIFO) else {}
-    dead = call(
-        "CreateQueue",
-        QueueName=dead_name(queue),
-        Attributes={"MessageRetentionPeriod": str(_LONGEST_RETENTION_S), **fifo},
-    )
-    told = call("GetQueueAttributes", QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
-    policy = {"deadLetterTargetArn": told["Attributes"]["QueueArn"], "maxReceiveCount": str(options.max_receives)}
-    call(
-        "CreateQueue",
-        QueueName=queue,
-        Attributes={
-            "MessageRetentionPeriod": str(int(options.retention.total_seconds())),
-            "ReceiveMessageWaitTimeSeconds": "20",
-            "VisibilityTimeout": "60",
-            "RedrivePolicy": json.dumps(policy),
-            **fifo,
-        },
-    )
+    dead = _create_if_missing(call, dead_name(queue), {"MessageRetentionPeriod": str(_LONGEST_RETENTION_S), **fifo})
+    told = call("GetQueueAttributes", QueueUrl=dead, AttributeNames=["QueueArn"])
+    policy = {"deadLetterTargetArn": told["Attributes"]["QueueArn"], "maxReceiveCount": options.max_receives}
+    wanted = {
+        "MessageRetentionPeriod": str(int(options.retention.total_seconds())),
+        "ReceiveMessageWaitTimeSeconds": "20",
+        "VisibilityTimeout": "60",
+        "RedrivePolicy": json.dumps(policy),
+        **fifo,
+    }
+    try:
+        call("CreateQueue", QueueName=queue, Attributes=wanted)
+    except Exception as error:
+        if classify(error).code is ErrorCode.EXISTS:
+            raise DifferentSettingsError(_differences(call, queue, wanted)) from error
+        raise
+
+
+def _create_if_missing(call: Call, queue: str, settings: Mapping[str, str]) -> str:
+    """The address of a queue that may have any settings when it is there already."""
+    try:
+        answer = call("CreateQueue", QueueName=queue, Attributes=settings)
+    except Exception as error:
+        if classify(error).code is not ErrorCode.EXISTS:
+            raise
+        answer = call("GetQueueUrl", QueueName=queue)
+    url: str = answer["QueueUrl"]
+    return url
+
+
+def _differences(call: Call, queue: str, wanted: Mapping[str, str]) -> str:
+    url = call("GetQueueUrl", QueueName=queue)["QueueUrl"]
+    have = call("GetQueueAttributes", QueueUrl=url, AttributeNames=["All"]).get("Attributes") or {}
+    names = [name for name, text in wanted.items() if name != "RedrivePolicy" and have.get(name) != text]
+    policy = redrive_of(have)
+    if policy is None or policy.max_receives != json.loads(wanted["RedrivePolicy"])["maxReceiveCount"]:
+        names.append("RedrivePolicy")
+    told = ", ".join(_OPTIONS.get(name, name) for name in names)
+    return f"the queue exists, and differs in {told or 'some setting'}; change it there, or open it as it is"
 
 
 def delete(call: Call, queue: str, url: str, settings: Mapping[str, str]) -> None:

@@ -104,6 +104,9 @@ def checked_name(queue: str) -> str:
     Raises:
         InvalidURLError: It does not.
     """
+    if f"{FIFO}-" in queue:
+        msg = "a FIFO queue takes no ?lanes=, as its order would not hold over several queues; use a standard queue"
+        raise InvalidURLError(msg)
     if len(queue) > _LONGEST_NAME or not _NAME.fullmatch(queue):
         msg = (
             f"SQS names a queue by 1 to {_LONGEST_NAME} letters, digits, '-' and '_', and a FIFO queue ends in "

@@ -31,12 +31,11 @@ class Handle(NamedTuple):
     """What settles one delivery.
 
     Attributes:
-        queue: The address of the queue that made it, so that another one never gets it; empty where the message was
-            handed over by somebody who received it.
+        queue: Where the queue is that made it, so that another one never gets it.
         receipt: The service's own handle.
     """
 
-    queue: str
+    queue: tuple[str, ...]
     receipt: str
 
 
@@ -45,10 +44,10 @@ class Plan:
 
     Args:
         batch: All with one action and one length.
-        queue: The address of the queue.
+        queue: Where the queue is, as its handles say.
     """
 
-    def __init__(self, batch: Sequence[Settlement], queue: str) -> None:
+    def __init__(self, batch: Sequence[Settlement], queue: tuple[str, ...]) -> None:
         self._batch = batch
         self._action = batch[0].action
         length_s = batch[0].lease_s if self._action is Action.EXTEND else batch[0].delay_s
@@ -69,13 +68,13 @@ class Plan:
         """What to ask with; nothing where no call is needed."""
         return self._entries
 
-    def _add(self, position: int, settlement: Settlement, queue: str) -> None:
+    def _add(self, position: int, settlement: Settlement, queue: tuple[str, ...]) -> None:
         handle = settlement.handle
         if self._action is Action.DEAD:
             self._known[position] = _NO_DEAD
         elif self._seconds > LONGEST_S:
             self._known[position] = _TOO_LONG
-        elif not isinstance(handle, Handle) or handle.queue not in {queue, ""}:
+        elif not isinstance(handle, Handle) or handle.queue != queue:
             self._known[position] = LEASE_LOST
         else:
             entry: dict[str, Any] = {"Id": str(len(self._positions)), "ReceiptHandle": handle.receipt}

@@ -12,7 +12,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import pytest
+
 from queuekit._engine.rate import Rate
+from queuekit._values.errors import InvalidURLError, UnsupportedError
 from queuekit._values.message import Message
 from queuekit._values.url import QueueURL
 from queuekit._wiring.registry import find_spec
@@ -212,7 +215,11 @@ class Concurrency(Group):
             _expect_priorities(harness, levels)
         else:
             TWINS["priority"](harness)
-        expect_lanes(harness)
+        if harness.capabilities.ordering_key_required:
+            with pytest.raises((InvalidURLError, UnsupportedError), match="lanes"):
+                harness.opener.open(QueueURL.parse(harness.url(harness.unique_name())), {"lanes": "high,low"})
+        else:
+            expect_lanes(harness)
 
 
 def _expect_priorities(harness: Harness, levels: int) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,13 +15,15 @@ from queuekit._portable.consumer import Consumer
 from queuekit._portable.dead_letters import DeadLetters, RedriveReport
 from queuekit._portable.delivery import Delivery
 from queuekit._portable.link import BackendOpener, CheckReport
+from queuekit._portable.middleware import Middleware
 from queuekit._portable.producer import Producer
 from queuekit._portable.report import SendReport
+from queuekit._values.message import Message
 from queuekit._values.outcome import Accepted, Duplicate
 from queuekit.backend import Action
 from queuekit.testing.contract.elsewhere import Log
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness, Running
-from queuekit.testing.contract.spi import Queue
+from queuekit.testing.contract.spi import Queue, fresh_key
 from queuekit.testing.faults import FaultyOpener
 
 T = TypeVar("T")
@@ -46,10 +49,15 @@ class Face:
         self._thread.start()
 
     def producer(self, queue: str | Queue, *, opener: BackendOpener | None = None, **arguments: Any) -> Producer[Any]:
-        """Open a producer; closed when the case ends."""
+        """Open a producer; closed when the case ends.
+
+        Where every message needs an ordering key, those that have none get one each, unless ``keys=False``.
+        """
         name = queue if isinstance(queue, str) else queue.name
         # Longer than any case: moving a virtual clock must not use up what is not in question.
         arguments = {"timeout": _HOUR} | arguments
+        if arguments.pop("keys", True) and self.harness.capabilities.ordering_key_required:
+            arguments["middleware"] = [*arguments.get("middleware", ()), FreshKeys()]
         made: Producer[Any] = Producer(self.harness.url(name), _opener=opener or self.harness.opener, **arguments)
         self._opened.append(made)
         return made
@@ -197,6 +205,13 @@ class Face:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(REAL_LIMIT_S)
         self._loop.close()
+
+
+class FreshKeys(Middleware):
+    """Gives a key of its own to each message that has none."""
+
+    def before_send(self, message: Message[Any], *, queue: str) -> Message[Any]:  # noqa: ARG002 - as it is called
+        return message if message.ordering_key is not None else replace(message, ordering_key=fresh_key())
 
 
 def extended(opener: FaultyOpener, times: int) -> bool:

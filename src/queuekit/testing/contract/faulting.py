@@ -245,7 +245,7 @@ class Faults(Group):
     def test_FLT_17_disk_full_or_locked(self, harness: Harness) -> None:
         """A store that is locked is Unavailable, one without room is QueueFull, and nothing is half written."""
         queue = Queue(harness)
-        batch = [message(b"%d" % index) for index in range(5)]
+        batch = queue.keyed(*(message(b"%d" % index) for index in range(5)))
         with harness.hook("locked")(queue.name):
             with pytest.raises(Exception) as locked:  # noqa: PT011 - the SDK's own; what it means is asked next
                 queue.backend.send(batch, timeout_s=0.1)
@@ -254,7 +254,7 @@ class Faults(Group):
         queue.expect_nothing("a send that failed stored nothing")
         url = QueueURL.parse(harness.hook("full")(harness.unique_name()))
         full = Queue(harness, backend=harness.opener.open(url))
-        large = [*batch, message(b"x" * (4 << 20))]
+        large = queue.keyed(*batch, message(b"x" * (4 << 20)))
         try:
             outcomes = list(full.backend.send(large, timeout_s=CALL_S))
             assert {type(each) for each in outcomes} == {Rejected}

@@ -72,6 +72,7 @@ class Harness:
         lease_s: The lease of all other cases; longer than any of them takes.
         silence_s: After how long a backend notices that nothing comes back any more, on a queue of the hook `proxy`.
         flood: How many messages are sent while the server is restarted.
+        operations: How many operations a long run makes, unless ``QUEUEKIT_OPERATIONS`` says so.
         examples: How many random schedules the model-based cases try; fewer for a slow service. For long
             runs the environment variable ``QUEUEKIT_EXAMPLES`` wins, such as ``2000x50``: so many schedules
             of so many steps.
@@ -79,6 +80,7 @@ class Harness:
             backend's page documents belongs here.
         short_dedup: Options with which dedup ids are remembered so briefly that a case can wait for it.
         stores: The idempotency stores that the cases about them are run with; see `store_url`.
+        deleted_within_s: How long a queue that was deleted may still seem to be there.
         stored_settings: Options that the service keeps with the queue, each with a value that is not its
             default; none where each opening has its own.
     """
@@ -93,9 +95,11 @@ class Harness:
     lease_s: float = 30.0
     silence_s: float = 10.0
     flood: int = 10_000
+    operations: int = 2000
     examples: int = 10
     url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
     short_dedup: Mapping[str, Any] = {}
+    deleted_within_s: float = 0.0
     stored_settings: Mapping[str, Any] = {}
     stores: Sequence[str] = ("memory", "sqlite")
 
@@ -209,6 +213,10 @@ class Harness:
             self.clock.advance(seconds)
         else:
             threading.Event().wait(seconds)
+
+    def most_of(self, seconds: float) -> float:
+        """Nearly as long: what happens next must be over before the time is, and takes some of it in reality."""
+        return 0.9 * seconds if self.virtual else 0.6 * seconds
 
     def start(self, call: Callable[[], T]) -> Running[T]:
         """Run a call that may block on a thread of its own."""

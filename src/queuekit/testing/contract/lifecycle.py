@@ -28,24 +28,31 @@ from queuekit.testing.faults import FaultyOpener, hold, hold_before, raise_befor
 
 _HOUR = timedelta(hours=1)
 
-_LEAVES_WITHOUT_CLOSE = """
+_KEYS = """
 import sys
+
+def key(name):
+    return {"ordering_key": name} if sys.argv[-1] == "keyed" else {}
+"""
+
+_LEAVES_WITHOUT_CLOSE = """
 from queuekit._portable.consumer import Consumer
 from queuekit._portable.producer import Producer
 url = sys.stdin.read()
 producer = Producer(url)
-producer.send_soon(b"soon")
-producer.send(b"now")
+producer.send_soon(b"soon", **key("soon"))
+producer.send(b"now", **key("now"))
 consumer = Consumer(url, lease=__import__("datetime").timedelta(seconds=1))
 print(consumer.receive(timeout=10).body.decode(), flush=True)
 """
 
 _WORKS_UNTIL_SIGTERM = """
-import os, signal, sys, threading
+import os, signal, threading
 from datetime import timedelta
 from queuekit._portable.app import App
 from queuekit._portable.context import current
 from queuekit._portable.producer import Producer
+from queuekit._values.message import Message
 url, requests = sys.stdin.read(), int(sys.argv[1])
 app = App(drain=timedelta(seconds=15))
 leave = threading.Event()
@@ -64,27 +71,28 @@ def handle(body: bytes) -> None:
     print("handled", body.decode(), flush=True)
 
 with Producer(url) as producer:
-    producer.send_many([b"1", b"2"]).raise_for_failures()
+    producer.send_many([Message(b"1", **key("1")), Message(b"2", **key("2"))]).raise_for_failures()
 code = app.run()
 print("ended", flush=True)
 os._exit(code)
 """
 
 _FORKS = """
-import os, sys
+import os
 from datetime import timedelta
 from queuekit._portable.consumer import Consumer
 from queuekit._portable.producer import Producer
 from queuekit._values.errors import QueueKitError
+from queuekit._values.message import Message
 producer = Producer(sys.argv[1])
 consumer = Consumer(sys.argv[1], lease=timedelta(seconds=60))
-producer.send_many([b"held", b"waiting"]).raise_for_failures()
+producer.send_many([Message(b"held", **key("a")), Message(b"waiting", **key("b"))]).raise_for_failures()
 held = consumer.receive(timeout=10)
 child = os.fork()
 if child == 0:
     try:
-        producer.send(b"child")
-        producer.send_soon(b"soon").result(10)
+        producer.send(b"child", **key("c"))
+        producer.send_soon(b"soon", **key("d")).result(10)
         got = consumer.receive(timeout=10)
         got.release()
         got.settled(timeout=10)
@@ -96,7 +104,7 @@ if child == 0:
 pid, status = os.waitpid(child, 0)
 held.ack()
 held.settled(timeout=10)
-producer.send(b"parent")
+producer.send(b"parent", **key("e"))
 consumer.close()
 producer.close()
 print("unharmed", status, flush=True)
@@ -271,7 +279,7 @@ class Lifecycle(Group):
         for requests in (1, 2):
             queue = Queue(harness)
             ran = subprocess.run(
-                [sys.executable, "-c", _WORKS_UNTIL_SIGTERM, str(requests)],
+                [sys.executable, "-c", _KEYS + _WORKS_UNTIL_SIGTERM, str(requests), _keyed(harness)],
                 input=harness.url(queue.name),
                 capture_output=True,
                 text=True,
@@ -309,7 +317,7 @@ class Lifecycle(Group):
         harness = harness.in_real_time()
         queue = Queue(harness)
         ran = subprocess.run(
-            [sys.executable, "-c", _LEAVES_WITHOUT_CLOSE],
+            [sys.executable, "-c", _KEYS + _LEAVES_WITHOUT_CLOSE, _keyed(harness)],
             input=harness.url(queue.name),
             capture_output=True,
             text=True,
@@ -329,7 +337,8 @@ class Lifecycle(Group):
             pytest.skip("this system has no fork")
         harness = harness.in_real_time()
         queue = Queue(harness)
-        command = [sys.executable, "-W", "ignore", "-c", _FORKS, harness.url(queue.name)]
+        code, url = _KEYS + _FORKS, harness.url(queue.name)
+        command = [sys.executable, "-W", "ignore", "-c", code, url, _keyed(harness)]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=REAL_LIMIT_S, check=False)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.splitlines()[-1] == "unharmed 0", ran.stdout + ran.stderr
@@ -337,6 +346,11 @@ class Lifecycle(Group):
             sent = {b"waiting", b"parent"} | (set() if "refused" in ran.stdout else {b"child", b"soon"})
             assert {each.body for each in queue.take(len(sent), within_s=5.0)} == sent
             queue.expect_nothing("the parent's own message was acked by the parent")
+
+
+def _keyed(harness: Harness) -> str:
+    """Tells a child whether its messages need keys."""
+    return "keyed" if harness.capabilities.ordering_key_required else "plain"
 
 
 def _expect_poll_that_begins_late_to_end(harness: Harness, face: Face) -> None:

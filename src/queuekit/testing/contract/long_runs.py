@@ -26,7 +26,6 @@ from queuekit.testing.oracle import Expectations, check, kept_history
 OPERATIONS_VARIABLE = "QUEUEKIT_OPERATIONS"
 """How many operations the long runs make."""
 
-_OPERATIONS = 2000
 _PER_MESSAGE = 4  # a send, a delivery, a settlement, and what goes wrong
 _BATCH = 10
 _OPERATIONS_PER_KILL = 10_000
@@ -57,7 +56,7 @@ class _Run:
         self.queue = Queue(harness)
         self.lease_s = max(0.3, harness.capabilities.min_lease_s)
         self.seed = int.from_bytes(os.urandom(4), "big")
-        self.operations = int(os.environ.get(OPERATIONS_VARIABLE, "") or _OPERATIONS)
+        self.operations = int(os.environ.get(OPERATIONS_VARIABLE, "") or harness.operations)
         self.consumers: list[_Consumer] = []
         self.begun = 0
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from queuekit._engine.batching import BatchLimits, SendBatcher
 from queuekit._engine.held import Held
+from queuekit._engine.turns import TurnBatcher
 from queuekit._portable.retry import DeadLetter, Retry, RetryPolicy
 from queuekit._values.capability import Support
 from queuekit.backend import Action, OutgoingMessage
@@ -217,7 +218,8 @@ def _finish(shift: Shift) -> list[str]:
 
 
 def _expect_batches(limits: BatchLimits, items: Sequence[tuple[int, str | None, float]], linger_s: float) -> None:
-    batcher: SendBatcher[int] = SendBatcher(limits, linger_s=linger_s, max_pending=1000)
+    made: type[SendBatcher[int] | TurnBatcher[int]] = TurnBatcher[int] if limits.one_per_key else SendBatcher[int]
+    batcher = made(limits, linger_s=linger_s, max_pending=1000)
     now, batches = 0.0, list[list[int]]()
     for number, (size, key, pause_s) in enumerate(items):
         batcher.add(number, size=size, key=key, now=now)

@@ -256,7 +256,7 @@ class Order(Group):
         """Where every message needs a key, one without is refused before any call, and no key is made up."""
         queue = Queue(harness)
         opener = FaultyOpener(harness.opener, ordering="per_key", ordering_key_required=True)
-        producer = face.producer(queue, opener=opener)
+        producer = face.producer(queue, opener=opener, keys=False)
         with pytest.raises(InvalidMessageError, match="ordering key"):
             face.send(producer, b"x")
         with pytest.raises(InvalidMessageError, match="ordering key"):

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -22,11 +23,27 @@ from queuekit.backend import (
 from queuekit.testing.contract.harness import Harness
 
 CALL_S = 30.0
+_TRIES = 2
 
 
 def message(body: bytes = b"body", **fields: Any) -> OutgoingMessage:
     """A message with an id of its own."""
     return OutgoingMessage(fields.pop("message_id", uuid.uuid4().hex), body, **fields)
+
+
+def fresh_key() -> str:
+    """An ordering key that no other message has."""
+    return f"alone-{uuid.uuid4().hex}"
+
+
+@contextmanager
+def suppress_retryable(backend: Backend) -> Iterator[None]:
+    """Passes over what the backend itself says can go well another time."""
+    try:
+        yield
+    except Exception as error:
+        if not backend.classify(error).retryable:
+            raise
 
 
 class Queue:
@@ -56,8 +73,17 @@ class Queue:
         """The queue where the dead letters go."""
         return Queue(self.harness, self.harness.dead_name(self.name))
 
+    def keyed(self, *messages: OutgoingMessage) -> list[OutgoingMessage]:
+        """The same messages, each with an ordering key of its own where the queue takes none without."""
+        if not self.capabilities.ordering_key_required:
+            return list(messages)
+        return [
+            each if each.ordering_key is not None else each._replace(ordering_key=fresh_key()) for each in messages
+        ]
+
     def send(self, *messages: OutgoingMessage) -> list[SendOutcome]:
         """Send in calls that respect the limits, as the engine does."""
+        messages = tuple(self.keyed(*messages))
         outcomes: list[SendOutcome] = []
         step = 1 if self.capabilities.one_key_per_send else self.capabilities.max_send_batch
         for start in range(0, len(messages), step):
@@ -69,7 +95,7 @@ class Queue:
 
     def put(self, *bodies: bytes, **fields: Any) -> list[OutgoingMessage]:
         """Send one message per body, all with the same other fields, and insist that each is accepted."""
-        messages = [message(body, **fields) for body in bodies]
+        messages = self.keyed(*(message(body, **fields) for body in bodies))
         for sent, outcome in zip(messages, self.send(*messages), strict=True):
             assert isinstance(outcome, Accepted), f"{sent.body[:40]!r} was not accepted: {outcome}"
         return messages
@@ -79,10 +105,17 @@ class Queue:
     ) -> list[IncomingMessage]:
         """Call receive once."""
         lease = self.harness.lease_s if lease_s is None else lease_s
-        got = list(self.backend.receive(max_messages=max_messages, wait_s=wait_s, lease_s=lease))
+        got = list(self._receive(max_messages, wait_s, lease))
         assert len(got) <= max_messages, f"receive({max_messages}) returned {len(got)} (K6)"
         assert len({each.handle for each in got}) == len(got), "two deliveries share a handle (K5)"
         return got
+
+    def _receive(self, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
+        """Once more where the service says that it may be asked once more: any service has such moments."""
+        for _ in range(_TRIES):
+            with suppress_retryable(self.backend):
+                return self.backend.receive(max_messages=max_messages, wait_s=wait_s, lease_s=lease_s)
+        return self.backend.receive(max_messages=max_messages, wait_s=wait_s, lease_s=lease_s)
 
     def take(
         self, count: int = 1, *, within_s: float | None = None, lease_s: float | None = None

@@ -136,8 +136,7 @@ class Receiver:
         self.take = self._inbox.take
         self.take_in_turn = self._inbox.take_in_turn
         self.take_now = self._inbox.take_now
-        self.take_many = self._inbox.take_many
-        self.take_along = self._inbox.take_along
+        self.take_many, self.take_along = self._inbox.take_many, self._inbox.take_along
         self.when_ready = self._inbox.when_ready
         self.forget = self._inbox.forget
         self.give_up = self._inbox.give_up

@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 import queuekit as qk
-from queuekit.testing.emulators import LocalMoto
+from queuekit.testing.emulators import LocalFauxqs, LocalMoto, fauxqs_folder
 
 from .poller import REGION, Mapped
 
@@ -19,24 +19,32 @@ MakeQueue = Callable[..., str]
 Map = Callable[..., Mapped]
 
 
-@pytest.fixture(scope="package")
-def server() -> Iterator[LocalMoto]:
-    if not LocalMoto.is_installed():
-        pytest.skip("moto[server] is not installed")
+def local(name: str) -> LocalMoto | LocalFauxqs | None:
+    if name == "moto":
+        return LocalMoto() if LocalMoto.is_installed() else None
+    folder = fauxqs_folder()
+    return None if folder is None else LocalFauxqs(folder)
+
+
+@pytest.fixture(scope="package", params=["moto", "fauxqs"])
+def server(request: pytest.FixtureRequest) -> Iterator[LocalMoto | LocalFauxqs]:
+    made = local(request.param)
+    if made is None:
+        pytest.skip(f"{request.param} is not installed")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("AWS_ACCESS_KEY_ID", "test")
         patched.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        with LocalMoto() as running:
+        with made as running:
             yield running
 
 
 @pytest.fixture(scope="package")
-def client(server: LocalMoto) -> Any:
+def client(server: LocalMoto | LocalFauxqs) -> Any:
     return boto3.client("sqs", region_name=REGION, endpoint_url=server.endpoint)
 
 
 @pytest.fixture
-def app(server: LocalMoto) -> Iterator[qk.App]:
+def app(server: LocalMoto | LocalFauxqs) -> Iterator[qk.App]:
     with qk.App(f"sqs://{REGION}", endpoint=server.endpoint) as made:
         yield made
 

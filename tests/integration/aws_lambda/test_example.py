@@ -11,7 +11,6 @@ import hcl2
 import pytest
 
 import queuekit as qk
-from queuekit.testing.emulators import LocalMoto
 
 from .conftest import Map, until_empty
 from .poller import REGION
@@ -20,7 +19,7 @@ FOLDER = Path(__file__).parents[3] / "examples" / "lambda-sqs"
 
 
 def test_its_function_works_a_queue(
-    server: LocalMoto, client: Any, mapped: Map, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Any, client: Any, mapped: Map, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("orders", "orders-dead"):
         client.create_queue(QueueName=name)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 import queuekit as qk
 from queuekit._wiring.opening import Opener
 from queuekit.backend import OutgoingMessage, SystemClock
-from queuekit.testing.emulators import LocalMoto
+from queuekit.testing.emulators import LocalFauxqs
 
 from .conftest import MakeQueue, Map, until_empty
 from .poller import REGION
@@ -69,7 +69,7 @@ def test_what_fails_comes_again_at_once_and_the_rest_is_deleted(
 
 
 def test_used_up_attempts_go_to_the_dead_letter_queue_with_their_reason(
-    app: qk.App, make_queue: MakeQueue, mapped: Map, server: LocalMoto
+    app: qk.App, make_queue: MakeQueue, mapped: Map, server: Any
 ) -> None:
     queue, dead = make_queue(VisibilityTimeout="900"), make_queue()
     target = f"sqs://{REGION}/{dead}?endpoint={server.endpoint}"
@@ -123,7 +123,7 @@ def test_raising_is_safe_where_the_mapping_reports_nothing(app: qk.App, make_que
 
 
 def test_a_message_before_its_time_goes_on_as_a_copy(
-    app: qk.App, make_queue: MakeQueue, mapped: Map, server: LocalMoto
+    app: qk.App, make_queue: MakeQueue, mapped: Map, server: Any
 ) -> None:
     queue = make_queue(VisibilityTimeout="900")
 
@@ -194,8 +194,11 @@ class Webhook(BaseModel):
     payload: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def bodies() -> list[bytes]:
+@pytest.fixture
+def bodies(request: pytest.FixtureRequest, server: Any) -> list[bytes]:
+    if isinstance(server, LocalFauxqs):
+        reason = "fauxqs refuses characters beyond U+FFFF, which SQS takes"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     if not WEBHOOKS.exists():
         pytest.skip(f"{WEBHOOKS.name} is not there; name the folder that holds data/ with QUEUEKIT_SHARED")
     lines = WEBHOOKS.read_bytes().splitlines()

@@ -55,3 +55,10 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     install(session)
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(name="redis-lowest")
+def redis_lowest(session: nox.Session) -> None:
+    install(session)
+    session.install("redis==5.0.*", "hiredis==2.3.*")
+    session.run("pytest", "tests/unit/backends/redis", "tests/integration/redis", *session.posargs)

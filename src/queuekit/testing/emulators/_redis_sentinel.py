@@ -93,9 +93,11 @@ class LocalSentinel:
 
     def fail_over(self) -> None:
         """Let the Sentinel make the replica the primary, and wait until it is."""
-        new = self.replica
+        old, new = self.primary, self.replica
         until(lambda: self._try("FAILOVER", SERVICE), "the Sentinel fails over")
         until(lambda: self.primary is new, "the other server is the primary")
+        # Until it is told, it takes writes that nobody else will have.
+        until(lambda: call(old.port, "ROLE")[0] == b"slave", "the first server is a replica")
 
     def until_whole(self) -> None:
         """Wait until the replica has what the primary has, and the Sentinel knows it."""
@@ -117,6 +119,12 @@ class LocalSentinel:
                 yield
         finally:
             self._process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Inside, the primary answers that it is busy with a script."""
+        with self.primary.busy():
+            yield
 
     def __enter__(self) -> Self:
         try:

@@ -86,6 +86,15 @@ def test_a_certificate_that_is_refused_is_named_with_its_remedy(number: int, hin
     assert hint in meaning.detail
 
 
+def test_a_server_that_answers_without_tls_is_named() -> None:
+    error = NotConnectedError("no")
+    error.__cause__ = exceptions.ConnectionError("Error 1 connecting")
+    error.__cause__.__context__ = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
+    meaning = classify(error)
+    assert (meaning.code, meaning.retryable, meaning.sent) == (ErrorCode.REFUSED, False, "no")
+    assert "does not speak TLS" in meaning.detail
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import queuekit as qk
 from queuekit.testing.emulators import LocalRedis
@@ -35,7 +37,7 @@ def crash(server: LocalRedis) -> None:
 
 def shut_down(server: LocalRedis) -> None:
     """As an administrator does it: the file is written, and every client is told."""
-    with redis.Redis(port=server.port) as raw:
+    with redis.Redis(port=server.port, retry=Retry(NoBackoff(), 0)) as raw:
         raw.shutdown()
     server.kill()
 
@@ -81,7 +83,8 @@ def test_R18_the_server_is_restarted_under_load(
     assert row.lost == 0
     assert row.times["back"] <= BACK_S
     assert lines["receive.failed"] <= times, "one line for an outage, not for each try"
-    assert lines.total() - lines["lease.lost"] <= 3 * times
+    of_messages = lines["lease.lost"] + lines["settle.unknown"]  # what became of each is told for each
+    assert lines.total() - of_messages <= 2 * times
 
 
 @on_redis

@@ -7,6 +7,7 @@ import os
 import select
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 
 from redis import exceptions
 
@@ -132,10 +133,11 @@ class Watches:
 
         Raises:
             RedisError: What became of the connection.
+            ConnectionError: It was lost; redis-py's, and so a RedisError too.
         """
         if os.getpid() != self._pid:
             self._after_fork()
-        watch = self._take(now)
+        watch, is_new = self._take(now)
         with self._lock:
             self._waiting.add(watch)
             stopped = self._closed or stops != self._stops
@@ -148,8 +150,10 @@ class Watches:
                     watch.rest(timeout_s)
             usable = True
         except exceptions.RedisError as error:
-            # That the queue is on another server now is a change too.
-            self._connections.judge(error, watch.line.lines)
+            # That the queue is on another server now is a change too. A connection that was lost while nobody used
+            # it tells nothing of the server now; the next call finds out.
+            with nullcontext() if is_new else suppress(exceptions.ConnectionError):
+                self._connections.judge(error, watch.line.lines)
         finally:
             with self._lock:
                 self._waiting.discard(watch)
@@ -176,13 +180,16 @@ class Watches:
         for watch in idle:
             watch.close()
 
-    def _take(self, now: float) -> Watch:
+    def _take(self, now: float) -> tuple[Watch, bool]:
+        """A watch, and whether its connection is new."""
         with self._lock:
             watch = self._idle.pop() if self._idle else None
         if watch is not None and not self._is_good(watch, now):
             watch.close()
             watch = None
-        return watch or Watch(self._connections.take(), self.keys, self._answer_s)
+        if watch is not None:
+            return watch, False
+        return Watch(self._connections.take(), self.keys, self._answer_s), True
 
     def _is_good(self, watch: Watch, now: float) -> bool:
         return self._connections.is_current(watch.line) and not watch.is_overdue(now)

@@ -30,7 +30,10 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["queuekit", "queuekit.backend", "queuekit.backends.memory"])
+@pytest.mark.parametrize(
+    "module",
+    ["queuekit", "queuekit.backend", "queuekit.backends.memory", "queuekit.backends.sqs", "queuekit.push.aws_lambda"],
+)
 def test_importing_brings_no_sdk(module: str) -> None:
     assert python(f"import sys, {module}; print([each for each in {HEAVY} if each in sys.modules])") == "[]"
 

@@ -271,14 +271,14 @@ class _WithAdmin(LanedBackend):
 
 
 class _WithPeek(LanedBackend):
-    def peek(self, *, limit: int, after: str = "") -> Sequence[StoredMessage]:
+    def peek(self, *, limit: int, after: str = "", done: bool = False) -> Sequence[StoredMessage]:
         """Lane by lane, the highest first; in order of sending within each."""
         first, _, cursor = after.partition(":")
         found: list[StoredMessage] = []
         for number in range(int(first or 0), len(self.lanes)):
             if len(found) >= limit:
                 break
-            page = self.lanes[number].peek(limit=limit - len(found), after=cursor)
+            page = self.lanes[number].peek(limit=limit - len(found), after=cursor, done=done)
             found += [self._shown(each, number) for each in page]
             cursor = ""
         return found

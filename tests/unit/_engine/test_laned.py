@@ -193,6 +193,17 @@ def test_counting_looking_emptying_and_cancelling_reach_every_lane(laned: Any) -
     assert laned.recreated() == 3
 
 
+def test_what_is_kept_though_done_is_seen_lane_by_lane(clock: VirtualClock) -> None:
+    opener = Opener(clock)
+    lanes = [opener.open(QueueURL.parse(f"memory://q-{name}?keep_done=1h")) for name in NAMES]
+    laned: Any = laned_backend(lanes, weights=(), clock=clock, queue="memory://q")
+    _send(laned, 0, 9)
+    done = laned.receive(max_messages=1, wait_s=0.0, lease_s=30.0)
+    laned.settle([Settlement(each.handle, Action.ACK) for each in done], timeout_s=5.0)
+    assert [each.body for each in laned.peek(limit=10, done=True)] == [b"9"]
+    assert [each.body for each in laned.peek(limit=10)] == [b"0"]
+
+
 def test_lanes_claim_only_what_all_of_them_can(clock: VirtualClock) -> None:
     class Plain:
         def __init__(self, inner: Any) -> None:

@@ -28,9 +28,9 @@ class TaskRunner(ABC, Generic[A]):
 
     One task, the leader, takes jobs and begins each in a context of its own. A job that never waits for
     anything ends right there, and costs no task. With the first one that waits, the leader's task is that
-    job's alone until it ends, and a new leader takes the next job, if there is a slot for it. So what a
-    handler does with its task, such as cancelling it or counting on its end, concerns no other handler that
-    waits.
+    job's alone until it ends, and two new leaders take the next jobs, if there are slots for them; one that
+    finds none ends, unless it is the last. So what a handler does with its task, such as cancelling it or
+    counting on its end, concerns no other handler that waits.
 
     Args:
         feed: Where jobs come from.
@@ -46,8 +46,9 @@ class TaskRunner(ABC, Generic[A]):
         self._feed, self._triage, self._slots, self._failed = feed, triage, slots, failed
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[Any] | None = None
-        self._leader: asyncio.Task[None] | None = None
-        self._led = self._ended = False
+        self._leading: set[asyncio.Task[None]] = set()
+        self._leaders = 0
+        self._ended = False
         self._changed = asyncio.Event()
         self._cancelling = False
         self._wake: Callable[[], None] | None = None
@@ -57,14 +58,14 @@ class TaskRunner(ABC, Generic[A]):
         """Take and run jobs until the feed is closed, then wait for what runs."""
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         try:
-            self._appoint(self._loop)
+            self._appoint(self._loop, 1)
             while not self._ended or self._tasks:
                 self._changed.clear()
                 await self._changed.wait()
         finally:
             self._ended = True
-            if self._leader is not None:
-                self._leader.cancel()
+            for task in self._leading:
+                task.cancel()
 
     def cancel(self) -> None:
         """Cancel what runs; its deliveries are released, not failed."""
@@ -76,18 +77,21 @@ class TaskRunner(ABC, Generic[A]):
         for task in self._tasks:
             task.cancel()
 
-    def _appoint(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have a new task take the next jobs."""
-        self._led = True
-        if loop.get_task_factory() is None:
-            self._leader = loop.create_task(self._lead(loop))
-        else:
-            # A factory may run the new task at once, in the middle of what this one is doing.
-            loop.call_soon(self._appoint_by_factory, loop)
+    def _appoint(self, loop: asyncio.AbstractEventLoop, count: int) -> None:
+        """Have so many new tasks take the next jobs."""
+        self._leaders += count
+        for _ in range(count):
+            if loop.get_task_factory() is None:
+                self._begin_leader(loop)
+            else:
+                # A factory may run the new task at once, in the middle of what this one is doing.
+                loop.call_soon(self._begin_leader, loop)
 
-    def _appoint_by_factory(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin_leader(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._ended:
-            self._leader = loop.create_task(self._lead(loop))
+            task = loop.create_task(self._lead(loop))
+            if not (task.done() or task in self._tasks):
+                self._leading.add(task)
 
     async def _lead(self, loop: asyncio.AbstractEventLoop) -> None:
         task = cast("asyncio.Task[Any]", asyncio.current_task(loop))
@@ -95,8 +99,7 @@ class TaskRunner(ABC, Generic[A]):
             begun = await self._begin_jobs(task)
         except asyncio.CancelledError:
             # Whoever cancels between two jobs means one that is over, unless all is to end.
-            if not (self._ended or self._main is None or self._main.cancelling()):
-                self._appoint(loop)
+            self._resign(loop, task, anew=self._main is not None and not self._main.cancelling())
             raise
         except ClosedError:
             self._end()
@@ -104,17 +107,28 @@ class TaskRunner(ABC, Generic[A]):
             self._failed(error)
             self._end()
         else:
-            if begun is None:
-                self._appoint(loop)
-            else:
+            self._resign(loop, task, anew=begun is None)
+            if begun is not None:
                 await self._finish(loop, task, begun)
 
+    def _resign(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], *, anew: bool) -> None:
+        """This task leads no more; another does, if asked for and there is none."""
+        self._leaders -= 1
+        self._leading.discard(task)
+        if anew and not self._leaders and not self._ended:
+            self._appoint(loop, 1)
+
     async def _begin_jobs(self, task: asyncio.Task[Any]) -> Resumed | None:
-        """Begin jobs until one of them waits, and return the rest of that; None where the task is spoilt."""
+        """Begin jobs until one of them waits, and return the rest of that.
+
+        None where there are none for this task, as others lead too, or where it is spoilt for any.
+        """
         take_now, run, begun = self._feed.take_now, self._run, 0
         while True:
             job = take_now()
             if job is None:
+                if self._leaders > 1:
+                    return None
                 await self._more()
                 continue
             context, coroutine = copy_context(), run(job)
@@ -131,11 +145,10 @@ class TaskRunner(ABC, Generic[A]):
                 await Turn()
 
     async def _finish(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any], begun: Resumed) -> None:
-        """Run a job that waits for something to its end; somebody else leads meanwhile, if there is a slot."""
+        """Run a job that waits for something to its end; others lead meanwhile, if there are slots."""
         self._tasks.add(task)
-        self._led = False
-        if len(self._tasks) < self._slots:
-            self._appoint(loop)
+        # Two, so that the jobs of a poll have all begun after a few turns of the loop.
+        self._appoint(loop, min(2, self._slots - len(self._tasks) - self._leaders))
         try:
             await begun
         except Exception as error:  # noqa: BLE001 - its settlement could not be recorded; the worker decides
@@ -144,8 +157,8 @@ class TaskRunner(ABC, Generic[A]):
             self._tasks.discard(task)
             if self._ended:
                 self._changed.set()
-            elif not self._led:
-                self._appoint(loop)
+            elif not self._leaders:
+                self._appoint(loop, 1)
             elif not self._tasks and self._wake is not None:
                 # Nothing runs any more: to wait anew says so, and what is recorded is sent at once.
                 self._feed.forget(self._wake)

@@ -35,7 +35,7 @@ URLS = {
 
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _ENTRY = re.compile(r"^    (?P<name>\w+): (?P<text>.*?)(?=^    \w+: |^\S|\Z)", re.MULTILINE | re.DOTALL)
-_LEFT_OUT = {"server", "assumed"}  # known after a probe only
+_LEFT_OUT = {"server", "assumed", "dead_letter_queue"}  # known after a probe only
 _DERIVED = ("long_delay", "counted_attempts")  # they follow from the others
 
 

@@ -268,6 +268,8 @@ def dead_letter_mode(
     """
     if choice == "discard":
         return "discard", None
+    if choice is None and link.capabilities.dead_letters is not Support.NATIVE:
+        choice = link.capabilities.dead_letter_queue or None
     if choice is not None:
         target = open_link(choice, None, {}, opener=opener)
         if target.url == link.url:

@@ -74,6 +74,8 @@ class Capabilities:
         dedup_id_required: Whether every message needs a dedup id. The engine makes one where the user gave none,
             the same for every try to send the message.
         dead_letters: Whether the backend stores a dead letter and removes the original in one step.
+        dead_letter_queue: URL of the queue into which the service itself puts dead letters, where the probe learned
+            it. A worker whose handlers name none sends its own there too.
         redrive: Whether the backend moves dead letters back in one step.
         priority_levels: How many priorities it tells apart.
         fanout: Whether several subscriptions can each get every message.
@@ -130,6 +132,7 @@ class Capabilities:
     dedup_window_s: float = 0.0
     dedup_id_required: bool = False
     dead_letters: Support = Support.BRIDGED
+    dead_letter_queue: str = ""
     redrive: Support = Support.NONE
     priority_levels: int = 0
     fanout: bool = False

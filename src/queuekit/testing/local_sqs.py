@@ -45,6 +45,11 @@ class _Server:
         return f"http://127.0.0.1:{self._port}"
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
+
+    @property
     def url(self) -> str:
         """The URL of its queues, without a name."""
         return f"sqs://us-east-1?endpoint={self.endpoint}"

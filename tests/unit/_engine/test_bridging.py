@@ -120,3 +120,16 @@ def test_one_hop_has_one_id_whatever_happened_to_it_and_the_next_hop_another() -
     later = {**_early().metadata, meta.HOP: "5"}
     assert hop_id(_early()) != hop_id(_early()._replace(metadata=later))
     assert hop_id(_early()) != hop_id(_early(enqueued_at=11.0)), "another message of the same id"
+
+
+def test_a_service_that_counts_the_lease_against_the_wait_leaves_less_the_longer_it_was_kept() -> None:
+    bridge = Bridge(
+        replace(CAN, max_retry_delay_s=43_200.0, max_lease_total_s=43_200.0, retry_delay_resolution_s=1.0)
+    )
+    fresh = bridge.retry(_message(), 43_200.0, 50.0, holdable_s=0.0)
+    assert (fresh.delay_s, fresh.copy) == (43_200.0, None)
+    late = bridge.retry(_message(), 7200.0, 50.0, holdable_s=0.0, kept_s=40_000.5)
+    assert late.copy is not None, "only 3,199 s are left: it waits as a copy"
+    ordered = Bridge(replace(bridge._can, ordering="per_key"))
+    held = ordered.retry(_message(ordering_key="k"), 7200.0, 50.0, holdable_s=0.0, kept_s=40_000.5)
+    assert (held.delay_s, held.copy, held.shortened) == (3199.0, None, True)

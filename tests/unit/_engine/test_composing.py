@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 import queuekit as qk
 from queuekit import InvalidMessageError, MessageTooLargeError, Rejected, UnsupportedError, UsageError
 from queuekit._engine import metadata as meta
+from queuekit._values.capability import Support
 from queuekit._wiring.opening import Opener
 from queuekit.testing.clock import VirtualClock
-from queuekit.testing.faults import FaultyOpener
+from queuekit.testing.faults import FaultyOpener, raise_before, unavailable
 
 Make = Callable[..., tuple[qk.Producer[str], FaultyOpener]]
 
@@ -227,3 +228,67 @@ def test_ids_are_different_for_every_message(make: Make) -> None:
     with producer:
         ids = [each.message_id for each in producer.send_many(["x"] * 100)]
     assert len(set(ids)) == 100
+
+
+def _sent(producer: qk.Producer[str], opener: FaultyOpener) -> Any:
+    (call,) = opener.script.calls("send")
+    return call.batch[0]
+
+
+def test_where_every_message_needs_a_dedup_id_the_engine_makes_one_for_each(make: Make) -> None:
+    producer, opener = make(dedup_id_required=True)
+    producer.send_many([qk.Message("same", ordering_key="k"), qk.Message("same", ordering_key="k")])
+    first, second = (each.dedup_id for call in opener.script.calls("send") for each in call.batch)
+    assert first != second
+    assert first is not None
+    assert second is not None
+
+
+def test_the_users_own_dedup_id_stands(make: Make) -> None:
+    producer, opener = make(dedup_id_required=True)
+    producer.send("x", dedup_id="mine")
+    assert _sent(producer, opener).dedup_id == "mine"
+
+
+def test_a_key_that_orders_nothing_is_taken_where_it_names_a_tenant(make: Make) -> None:
+    producer, opener = make(ordering="none", fair_keys=True, delay_with_ordering=True)
+    producer.send("x", ordering_key="ada", delay=timedelta(seconds=1))
+    assert _sent(producer, opener).ordering_key == "ada"
+
+
+def test_an_expiry_that_nobody_would_keep_is_refused(make: Make) -> None:
+    producer, opener = make(expiry=Support.NONE)
+    with pytest.raises(UnsupportedError, match="expiry"):
+        producer.send("x", expires_in=timedelta(minutes=1))
+    assert opener.script.calls("send") == []
+
+
+def test_a_delay_is_refused_by_name_where_every_message_has_a_key_and_waits_for_none(make: Make) -> None:
+    producer, opener = make(ordering_key_required=True, delay_with_ordering=False)
+    with pytest.raises(UnsupportedError, match="ordering key; leave the delay out"):
+        producer.send("x", ordering_key="k", delay=timedelta(seconds=1))
+    assert opener.script.calls("send") == []
+
+
+def test_a_queue_s_own_limits_are_asked_for_once_before_the_first_send(make: Make) -> None:
+    producer, opener = make(queues="declared", max_message_bytes=500)
+    for _ in range(3):
+        producer.send("x")
+    producer.send_many([])
+    assert [call.verb for call in opener.script.calls()] == ["probe", "send", "send", "send"]
+    with pytest.raises(MessageTooLargeError):
+        producer.send("x" * 600)
+
+
+def test_limits_that_cannot_be_asked_for_hold_up_no_send_and_are_asked_for_again_later(make: Make) -> None:
+    producer, opener = make(queues="declared")
+    opener.script.on("probe", raise_before(unavailable()))
+    for _ in range(3):
+        producer.send("x")
+    assert len(opener.script.calls("probe")) == 1
+    clock = opener.clock
+    assert isinstance(clock, VirtualClock)
+    clock.advance(61.0)
+    producer.send("x")
+    producer.send("x")
+    assert len(opener.script.calls("probe")) == 2

@@ -267,3 +267,27 @@ def test_handlers_of_a_key_never_overlap_and_keep_its_order(service: GroupedBack
     assert done == {key: [f"{key}{number}" for number in range(6)] for key in "abc"}
     assert len(failed) == 6
     app.close()
+
+
+def test_a_batch_handler_gets_several_of_one_key_together_in_order(
+    service: GroupedBackend, clock: VirtualClock
+) -> None:
+    app = App("memory://", clock=clock)
+    opener: Any = OneBackend(service)
+    app._opener = opener
+    batches = list[list[str]]()
+
+    @app.batch_handler("q", max_size=4, max_wait=timedelta(seconds=1))
+    def handle(batch: qk.Batch[str]) -> None:
+        batches.append([each.payload for each in batch])
+
+    put(service, "a0", "a1", "a2", "a3", "a4", "b0")
+    running: Any = Call(lambda: app.run(signals=False), clock)
+    let(clock, lambda: not service.stored, step_s=0.05)
+    app.stop()
+    assert running.result() is ExitCode.DRAINED
+    assert max(map(len, batches)) > 1
+    of_a = [payload for batch in batches for payload in batch if payload.startswith("a")]
+    assert of_a == ["a0", "a1", "a2", "a3", "a4"]
+    assert batches[0][:4] == ["a0", "a1", "a2", "a3"]
+    app.close()

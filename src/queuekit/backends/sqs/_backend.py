@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,6 +15,7 @@ from queuekit.backend import (
     Capabilities,
     ErrorClass,
     ErrorCode,
+    Finding,
     IncomingMessage,
     Opening,
     OutgoingMessage,
@@ -24,8 +25,9 @@ from queuekit.backend import (
     Settlement,
     SettleOutcome,
     Unknown,
+    Wanted,
 )
-from queuekit.backends.sqs import _entries, _errors, _managing, _messages, _probing
+from queuekit.backends.sqs import _diagnosing, _entries, _errors, _managing, _messages, _probing
 from queuekit.backends.sqs._clients import LONGEST_POLL_S, METHODS, Calls, Clients
 from queuekit.backends.sqs._options import FIFO, FORMS, SqsOptions, checked_name, place_of
 from queuekit.backends.sqs._polling import Polls
@@ -66,6 +68,7 @@ class SqsBackend:
     def __init__(self, opening: Opening) -> None:
         self._queue: str = checked_name(opening.queue)
         self._options: SqsOptions = opening.options
+        self._own_url = opening.url
         self._account = opening.url.user
         self._clock = opening.clock
         place = place_of(opening)
@@ -96,11 +99,15 @@ class SqsBackend:
             Exception: The SDK's own, for another reason than a permission that is missing.
         """
         try:
-            return _probing.refined(self._capabilities, self._settings())
+            return _probing.refined(self._capabilities, self._settings(), self._url_of)
         except Exception as error:
             if _errors.classify(error) is not _errors.NO_PERMISSION:
                 raise
             return replace(self._capabilities, assumed=_probing.ASSUMED)
+
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:
+        """See `Diagnosable.diagnose`."""
+        return _diagnosing.diagnose(self._asked(self._settings), self._queue, wanted, self._ask_dead_letters)
 
     def size(self, message: OutgoingMessage) -> int:
         """See `Backend.size`."""
@@ -203,6 +210,10 @@ class SqsBackend:
         """See `Admin.stats`."""
         return _managing.count(self._settings())
 
+    def _url_of(self, queue: str) -> str:
+        """The URL of another queue of the same region and account: a dead-letter queue is in no other."""
+        return self._own_url.replace(path=f"/{queue}").reveal()
+
     def _handle(self, raw: Mapping[str, Any]) -> Handle:
         return Handle(self._place, raw["ReceiptHandle"])
 
@@ -249,6 +260,24 @@ class SqsBackend:
         answer = self._call("GetQueueAttributes", QueueUrl=self._address(), AttributeNames=["All"])
         settings: Mapping[str, str] = answer.get("Attributes") or {}
         return settings
+
+    def _ask_dead_letters(self, target: _probing.Redrive) -> _diagnosing.Asked:
+        def settings() -> Mapping[str, str]:
+            found = self._call("GetQueueUrl", QueueName=target.name, QueueOwnerAWSAccountId=target.account)
+            answer = self._call("GetQueueAttributes", QueueUrl=found["QueueUrl"], AttributeNames=["All"])
+            return answer.get("Attributes") or {}
+
+        return self._asked(settings)
+
+    def _asked(self, settings: Callable[[], Mapping[str, str]]) -> _diagnosing.Asked:
+        """The settings, or why they may not be asked for."""
+        try:
+            return settings()
+        except Exception as error:
+            what = _errors.classify(error)
+            if what.code not in {ErrorCode.ACCESS_DENIED, ErrorCode.NOT_FOUND}:
+                raise
+            return what
 
     def _address(self) -> str:
         """The queue's URL at the service, asked for once."""

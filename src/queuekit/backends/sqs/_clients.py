@@ -66,7 +66,7 @@ class Clients:
 
     def polling(self) -> Any:
         """The client for receives that wait."""
-        return self._client("polling", self._place.answer_s + LONGEST_POLL_S)
+        return self._client("polling", self._place.answer_s + self._place.poll_s)
 
     def close(self) -> None:
         """Close the connections that are idle. Idempotent."""

@@ -60,12 +60,14 @@ class Place:
         endpoint: See `SqsOptions`.
         connect_s: Longest time for connecting.
         answer_s: Longest time for an answer.
+        poll_s: How much longer the answer to a receive may take.
     """
 
     region: str
     endpoint: str
     connect_s: float
     answer_s: float
+    poll_s: float
 
 
 def place_of(opening: Opening) -> Place:
@@ -95,6 +97,7 @@ def place_of(opening: Opening) -> Place:
         endpoint=options.endpoint,
         connect_s=opening.connect_timeout_s,
         answer_s=options.answer_timeout.total_seconds(),
+        poll_s=options.poll.total_seconds(),
     )
 
 

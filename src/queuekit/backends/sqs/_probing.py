@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from queuekit.backend import Capabilities
@@ -44,13 +44,20 @@ def redrive_of(settings: Mapping[str, str]) -> Redrive | None:
     return None if target is None else Redrive(target["region"], target["account"], target["name"], most)
 
 
-def refined(can: Capabilities, settings: Mapping[str, str]) -> Capabilities:
-    """The capabilities as the queue's settings bear them out."""
+def refined(can: Capabilities, settings: Mapping[str, str], url_of: Callable[[str], str]) -> Capabilities:
+    """The capabilities as the queue's settings bear them out.
+
+    Args:
+        can: What the URL tells.
+        settings: The queue's.
+        url_of: The URL of a queue beside it, from its name.
+    """
     redrive = redrive_of(settings)
     return replace(
         can,
         max_message_bytes=number(settings, "MaximumMessageSize", can.max_message_bytes),
         native_max_attempts=None if redrive is None else redrive.max_receives,
+        dead_letter_queue="" if redrive is None else url_of(redrive.name),
         server="Amazon SQS",
     )
 

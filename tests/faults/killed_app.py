@@ -59,7 +59,7 @@ def work_briefly(task: Task) -> None:
     append(task, done=True)
 
 
-@app.handler("steady", concurrency=4, lease=timedelta(seconds=LEASE_S))
+@app.handler("steady", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=1000))
 def work_steadily(task: Task) -> None:
     time.sleep(0.006)
     append(task, done=True)

@@ -366,7 +366,8 @@ class ClaimKeeper:
         mine = threading.current_thread()
         while True:
             with self._lock:
-                self._clock.wait(self._closing, self._every_s)
+                if self._thread is mine:  # else it was closed before this thread came here
+                    self._clock.wait(self._closing, self._every_s)
                 runs = list(self._runs.values())
                 if not runs or self._thread is not mine:
                     if self._thread is mine:

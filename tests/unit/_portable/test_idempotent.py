@@ -13,8 +13,9 @@ import pytest
 
 import queuekit as qk
 from queuekit import App, DeadMessage, ExitCode, Idempotency
+from queuekit._portable.idempotent import ClaimKeeper, Run
 from queuekit.backends._memory_idempotency import MemoryIdempotency
-from queuekit.stores import Claim, ClaimState
+from queuekit.stores import Claim, ClaimState, SystemClock
 from queuekit.testing.clock import VirtualClock
 
 AT_ONCE = qk.RetryPolicy(max_attempts=20, wait=lambda _state: 0)
@@ -325,3 +326,21 @@ def test_threads_end_with_the_app(app: App, work: Any, clock: VirtualClock) -> N
     assert worker.stop() is ExitCode.DRAINED
     app.close()
     assert not [each for each in threading.enumerate() if each.name == "queuekit-claims"]
+
+
+def test_a_keeper_that_is_closed_at_once_waits_for_nothing() -> None:
+    """Also when its thread has not begun to wait by then: with a lease of an hour it would be noticed."""
+    renewed: list[Run] = []
+
+    def renew(run: Run) -> bool:
+        renewed.append(run)
+        return True
+
+    for number in range(200):
+        keeper = ClaimKeeper(renew, 3600.0, SystemClock())
+        keeper.add(Run("key", str(number), None))  # type: ignore[arg-type]  # only its names matter here
+        thread = keeper._thread
+        keeper.close()
+        assert thread is not None
+        assert not thread.is_alive()
+    assert renewed == []

@@ -112,7 +112,7 @@ def test_R17_unsafe_settings_of_a_server(row: Result, server: LocalRedis, backen
         for name, value in SAFE.items():
             raw.config_set(name, value)
         raw.replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
-        flagged += flags(url, "replica", "whatever is sent")
+        flagged += flags(url, "replica", "whatever is sent", "unusable")
         refused += refuses(url)
         raw.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
     row.found(flagged=flagged, refused=refused)

@@ -19,7 +19,7 @@ from queuekit._engine.journal import Journal
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.diagnosis import Diagnosis, Wanted, refusal_of
-from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
+from queuekit._values.errors import QueueKitError, UnavailableError, UnsupportedError, UsageError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.defaults import default_url
 from queuekit._wiring.engine_options import engine_options
@@ -139,7 +139,7 @@ class Link:
             QueueKitError: The service could not be asked.
         """
         if self.unvetted:
-            self.probed = self.probed or self.guard.probe()
+            self.probed = self.probed or self._probe()
             _check_required(self.capabilities, self.require, self.shown)
             if self.strict:
                 self._diagnose().raise_for_losses()
@@ -165,7 +165,7 @@ class Link:
     def check(self) -> CheckReport:
         """Ask the service everything at once."""
         try:
-            self.probed = self.guard.probe()
+            self.probed = self._probe()
             diagnosis = self._diagnose() if self.strict else None
         except QueueKitError as error:
             return CheckReport(self.shown, self.capabilities, (str(error),), error)
@@ -174,6 +174,16 @@ class Link:
         refusal = None if diagnosis is None else refusal_of(diagnosis)
         unsafe = () if refusal is None else tuple(each.text for each in refusal.findings)
         return CheckReport(self.shown, self.capabilities, (*problems, *unsafe), refusal)
+
+    def _probe(self) -> Capabilities:
+        try:
+            return self.guard.probe()
+        except UnavailableError:
+            # What cannot be worked now may be so by its settings, as a replica is; waiting does not change those.
+            if self.strict:
+                with suppress(UnavailableError):
+                    self._diagnose().raise_for_losses()
+            raise
 
     def _diagnose(self) -> Diagnosis:
         return diagnose(self.backend, self.guard, self.capabilities, self.wanted)

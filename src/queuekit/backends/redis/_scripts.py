@@ -75,7 +75,11 @@ def keys_of(queue: str, subscription: str = "") -> Keys:
     Those of ``orders``, ``orders.dead`` and all their subscriptions have ``{orders}`` in common, so that they are in
     one slot of a cluster.
     """
-    source = queue.removesuffix(DEAD_SUFFIX)
+    source = queue
+    while source.endswith(
+        DEAD_SUFFIX
+    ):  # dead letters have none themselves, and their keys are asked for all the same
+        source = source.removesuffix(DEAD_SUFFIX)
     # A brace in the name would end the part that a cluster looks at.
     name = source.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
     start = f"qk:{{{name}}}{queue[len(source) :]}"

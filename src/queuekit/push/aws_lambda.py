@@ -17,7 +17,7 @@ from queuekit._values.errors import PartialFailureError, UnsupportedError, Usage
 from queuekit.backend import IncomingMessage, PushCodec
 from queuekit.push._sqs_event import Record, Source, account_of, records
 
-logger = logging.getLogger("queuekit")
+logger: logging.Logger = logging.getLogger("queuekit")
 
 Answer = dict[str, list[dict[str, str]]]
 Report = Literal["items", "raise"]

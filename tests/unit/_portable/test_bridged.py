@@ -57,7 +57,7 @@ def test_retries_are_counted_by_copies_where_the_service_does_not_count(
     app = _app(clock, attempts="none", ordering="none")
     attempts: list[int | None] = []
 
-    @app.handler("jobs", retry=qk.RetryPolicy(max_attempts=3, wait=wait_none()))
+    @app.handler("jobs", retry=qk.RetryPolicy(max_attempts=3, wait=wait_fixed(1)))
     def fail(_body: bytes) -> None:
         attempts.append(qk.current().attempt)
         raise ValueError("broken")

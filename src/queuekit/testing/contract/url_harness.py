@@ -22,7 +22,7 @@ class URLHarness(Harness):
 
     def __init__(self, url: str, directory: Path) -> None:
         self._url = url
-        self.network = bool(QueueURL.parse(url.replace("{name}", "any")).hosts)
+        self.network: bool = bool(QueueURL.parse(url.replace("{name}", "any")).hosts)
         super().__init__(directory)
 
     def base_url(self) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 import queuekit as qk
 from queuekit import App, DeadMessage, ExitCode, Idempotency
-from queuekit._portable.idempotent import ClaimKeeper, Run
+from queuekit._portable.claims import ClaimKeeper, Run
 from queuekit.backends._memory_idempotency import MemoryIdempotency
 from queuekit.stores import Claim, ClaimState, SystemClock
 from queuekit.testing.clock import VirtualClock

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A poll that nobody waits for any more gives back what it brings."""
+
+import threading
+
+import pytest
+
+from queuekit.backend import SystemClock
+from queuekit.backends.sqs._polling import Polls
+
+LIMIT_S = 20.0
+
+
+def test_what_a_poll_brings_is_returned_and_what_it_raises_is_raised() -> None:
+    polls: Polls[str] = Polls(SystemClock())
+    kept = list[str]()
+    assert polls.run(lambda: "found", kept.append) == "found"
+    with pytest.raises(ZeroDivisionError):
+        polls.run(lambda: str(1 // 0), kept.append)
+    assert polls.run(lambda: "again", kept.append) == "again"
+    polls.close()
+    assert kept == []
+
+
+def test_one_thread_serves_polls_that_follow_each_other_and_ends_at_close() -> None:
+    polls: Polls[int] = Polls(SystemClock())
+    threads = {polls.run(threading.get_ident, lambda _: None) for _ in range(5)}
+    assert len(threads) == 1
+    (thread,) = polls._threads
+    polls.close()
+    polls.close()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+    assert polls.run(lambda: 1, lambda _: None) is None, "closed"
+
+
+def test_close_wakes_who_waits_and_what_comes_afterwards_is_given_back() -> None:
+    polls: Polls[str] = Polls(SystemClock())
+    begun, answered, given_back = threading.Event(), threading.Event(), threading.Event()
+    back, results = list[str](), list[str | None]()
+
+    def call() -> str:
+        begun.set()
+        answered.wait(LIMIT_S)
+        return "late"
+
+    def give_back(found: str) -> None:
+        back.append(found)
+        given_back.set()
+
+    waiting = threading.Thread(target=lambda: results.append(polls.run(call, give_back)))
+    waiting.start()
+    assert begun.wait(LIMIT_S)
+    polls.close()
+    waiting.join(LIMIT_S)
+    assert results == [None]
+    assert back == []
+    answered.set()
+    assert given_back.wait(LIMIT_S)
+    assert back == ["late"]
+
+
+def test_polls_at_the_same_time_do_not_wait_for_each_other() -> None:
+    polls: Polls[int] = Polls(SystemClock())
+    together = threading.Barrier(3, timeout=LIMIT_S)
+    threads = [threading.Thread(target=lambda: polls.run(together.wait, lambda _: None)) for _ in range(2)]
+    for each in threads:
+        each.start()
+    together.wait()
+    for each in threads:
+        each.join(LIMIT_S)
+    polls.close()
+    assert not any(each.is_alive() for each in threads)

@@ -30,7 +30,7 @@ class SqsHarness(Harness):
     client: ClassVar[Any]
     min_lease_s = 2.0
     min_delay_s = 2.0
-    tolerance_s = 1.5
+    tolerance_s = 3.0
     silence_s = 4.0
     flood = 150
     examples = 2

@@ -21,11 +21,9 @@ METHODS: Mapping[str, str] = {
     "DeleteQueue": "delete_queue",
     "GetQueueAttributes": "get_queue_attributes",
     "GetQueueUrl": "get_queue_url",
-    "ListMessageMoveTasks": "list_message_move_tasks",
     "PurgeQueue": "purge_queue",
     "ReceiveMessage": "receive_message",
     "SendMessageBatch": "send_message_batch",
-    "StartMessageMoveTask": "start_message_move_task",
 }
 """The operations that are used, as the service calls them, and what boto3 makes of the names."""
 

@@ -104,6 +104,10 @@ ROWS: Mapping[str, Scenario] = {
         "a server that is not there",
         "a send fails in time, without a secret; a worker waits with < 5 % of a CPU and 6 log lines a minute",
     ),
+    "R22": Scenario(
+        "several hosts, of which the first is dead; two failovers by Sentinel",
+        "connected 5 s after there is a primary; nothing of it is lost",
+    ),
     "R25": Scenario("the queue is deleted under a worker", "the worker tells of it in 5 s and works what comes next"),
     "R26": Scenario(
         "the server forgets its scripts, or everything", "healed in 2 s; where messages may be lost, that is told"

@@ -170,6 +170,7 @@ def test_a_consumer_that_waits_hears_of_messages_behind_a_moved_slot(
     assert got == [b"second"]
 
 
+@pytest.mark.row("R22", backend="redis", case="the first host is dead")
 def test_the_first_host_may_be_dead(
     cluster: LocalRedisCluster, sentinel: LocalSentinel, open_url: Open, nobody: int
 ) -> None:
@@ -179,6 +180,7 @@ def test_the_first_host_may_be_dead(
         assert work_off(backend) == [b"x"]
 
 
+@pytest.mark.row("R22", backend="redis", case="two failovers")
 def test_two_failovers_in_a_row_are_followed(sentinel: LocalSentinel, open_url: Open) -> None:
     clock = SystemClock()
     backend = open_url(f"{sentinel.url}?queue=orders")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from queuekit._portable.report import SendReport
     from queuekit._portable.retry import DeadLetter, Retry, RetryPolicy
     from queuekit._portable.worker import ExitCode
-    from queuekit._values.diagnosis import Diagnosis, Finding
+    from queuekit._values.diagnosis import Diagnosis
     from queuekit._values.errors import (
         AccessDeniedError,
         AlreadySettledError,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         UnsupportedError,
         UsageError,
     )
+    from queuekit._values.finding import Finding
     from queuekit._values.message import Message, SendOptions
     from queuekit._values.outcome import (
         Accepted,
@@ -167,7 +168,7 @@ _HOMES = {
     "Middleware": "queuekit._portable.middleware",
     "ExitCode": "queuekit._portable.worker",
     "Diagnosis": "queuekit._values.diagnosis",
-    "Finding": "queuekit._values.diagnosis",
+    "Finding": "queuekit._values.finding",
     "AccessDeniedError": "queuekit._values.errors",
     "AlreadySettledError": "queuekit._values.errors",
     "BackendBugError": "queuekit._values.errors",

@@ -35,8 +35,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runti
 
 from queuekit._values.capability import Capabilities, Support
 from queuekit._values.clock import Clock, SystemClock
-from queuekit._values.diagnosis import Finding, Wanted
+from queuekit._values.diagnosis import Wanted
 from queuekit._values.errors import InvalidURLError
+from queuekit._values.finding import Finding
 from queuekit._values.options import Range, Size
 from queuekit._values.outcome import (
     LEASE_LOST,

@@ -8,7 +8,8 @@ from functools import partial
 
 from queuekit._engine.guard import Guard
 from queuekit._values.capability import Capabilities, Support
-from queuekit._values.diagnosis import Diagnosis, Finding, Wanted, by_gravity
+from queuekit._values.diagnosis import Diagnosis, Wanted
+from queuekit._values.finding import Finding, by_gravity
 from queuekit.backend import Backend, Diagnosable
 
 _VOLATILE = Finding(

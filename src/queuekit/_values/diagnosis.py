@@ -4,41 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from queuekit._values.capability import Capabilities
 from queuekit._values.errors import UnsafeSettingsError
-
-Severity = Literal["loss", "warning", "note"]
-"""``loss``: messages that were accepted can be lost, or the queue cannot be used. ``warning``: something will not be
-as expected. ``note``: good to know."""
+from queuekit._values.finding import Finding
 
 _KEPT = {
     "process": "everything, when the process that holds the queue ends",
     "disk": "nothing that was accepted, as long as the disk that it is on lasts",
     "replicated": "nothing that was accepted, as far as the service keeps its promise",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing about a queue's set-up.
-
-    Attributes:
-        severity: ``loss``: messages that were accepted can be lost, or the queue cannot be used. ``warning``:
-            something will not be as expected. ``note``: good to know.
-        code: A name for programs, in lower case with underscores, that stays.
-        text: The fact, as a sentence without a full stop. Never a credential.
-        remedy: What to do about it, as a sentence without a full stop; empty where nothing can be done.
-        loses: What can be lost and when, as a part of a sentence: ``every message, when the server ends``. Empty
-            where nothing can.
-    """
-
-    severity: Severity
-    code: str
-    text: str
-    remedy: str = ""
-    loses: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +77,3 @@ def refusal_of(diagnosis: Diagnosis) -> UnsafeSettingsError | None:
     told = "; ".join(f"{each.text} ({each.remedy})" if each.remedy else each.text for each in diagnosis.losses)
     msg = f"{diagnosis.url} can lose messages, and strict=true refuses that: {told}"
     return UnsafeSettingsError(msg, findings=diagnosis.losses, queue=diagnosis.url, operation="check")
-
-
-def by_gravity(finding: Finding) -> int:
-    """For sorting: the gravest first."""
-    return ("loss", "warning", "note").index(finding.severity)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from queuekit._values.diagnosis import Finding
+    from queuekit._values.finding import Finding
 
 
 class QueueKitError(Exception):

@@ -36,7 +36,7 @@ from queuekit.backends.redis import _diagnosing, _errors, _managing, _messages
 from queuekit.backends.redis._connections import Connections
 from queuekit.backends.redis._options import FORMS, RedisOptions, rate_of, target_of
 from queuekit.backends.redis._probing import look
-from queuekit.backends.redis._scripts import DEAD_SUFFIX, WORKED, keys_of, load
+from queuekit.backends.redis._scripts import DEAD_SUFFIX, keys_at, keys_of, load, named_by
 from queuekit.backends.redis._settling import Fresh, Plan
 from queuekit.backends.redis._watching import BLOCK_S, Watches
 
@@ -104,12 +104,9 @@ class RedisBackend:
         target = target_of(opening.url, self._options, opening.connect_timeout_s)
         shared = opening.clients.get(("redis", target), lambda: Connections(target, opening.clock), Connections.close)
         self._is_dead = self._queue.endswith(DEAD_SUFFIX)
-        other = self._queue.removesuffix(DEAD_SUFFIX) if self._is_dead else self._queue + DEAD_SUFFIX
         self._subscription = self._options.subscription
         self._keys = keys_of(self._queue, self._subscription)
         self._connections = shared.for_key(self._keys.meta)
-        self._other = keys_of(other, self._subscription)
-        """The keys of the dead-letter queue, or of the queue that this is the dead-letter queue of."""
         self._root = keys_of(self._queue)
         self._sent_to = self._keys if self._is_dead else self._root
         """A dead letter of one subscription is none of another's; all else is for every subscription."""
@@ -117,6 +114,12 @@ class RedisBackend:
         self._kept = _kept(self._options)
         rate = rate_of(self._options)
         self._rate = ("", "", "") if rate is None else tuple(map(str, rate))
+        self._named = named_by(
+            self._queue,
+            self._subscription,
+            keeps_done=self._options.keep_done is not None,
+            has_rate=rate is not None,
+        )
         self._special = self._options.max_messages is not None or self._is_dead
         self._tidy_at = 0.0
         self._mend_at = 0.0
@@ -213,7 +216,7 @@ class RedisBackend:
         now = self._clock.monotonic()
         if plan.is_empty:
             return plan.outcomes([], now)
-        keys = self._keys.worked + self._other.worked
+        keys = self._named.burying if plan.buries else self._named.settling
         answer = self._connections.run(load("settle"), keys, self._token(), *plan.arguments(), timeout_s=timeout_s)
         return plan.outcomes(answer, now)
 
@@ -249,7 +252,7 @@ class RedisBackend:
 
     def delete(self) -> None:
         """Remove the subscription; or the queue itself, with all its subscriptions. See `Admin.delete`."""
-        _managing.delete(self._run_with_other)
+        _managing.delete(self._run)
 
     def exists(self) -> bool:
         """See `Admin.exists`."""
@@ -263,7 +266,7 @@ class RedisBackend:
 
     def stats(self) -> QueueStats:
         """See `Admin.stats`."""
-        stats = _managing.count(self._run_with_other)
+        stats = _managing.count(self._run)
         return replace(stats, dead=0) if self._is_dead else stats
 
     def peek(self, *, limit: int, after: str = "", done: bool = False) -> Sequence[StoredMessage]:
@@ -273,11 +276,11 @@ class RedisBackend:
     def cancel(self, message_id: str) -> bool:
         """Remove every copy of which no attempt counts, from every subscription. See `Cancellable.cancel`."""
         # The queue itself first: what is given to its subscriptions meanwhile is found there.
-        removed = [_managing.cancel(partial(self._run_at, self._root.worked), message_id)]
+        removed = [_managing.cancel(partial(self._run_at, self._root.all), message_id)]
         for start in self._call("HKEYS", self._root.subs):
             if b"/" in start:
-                worked = tuple(start + place.encode() for place in WORKED)
-                removed.append(_managing.cancel(partial(self._run_at, worked), message_id))
+                keys = keys_at(start.decode()).all
+                removed.append(_managing.cancel(partial(self._run_at, keys), message_id))
         return any(removed)
 
     def pause(self) -> None:
@@ -298,8 +301,7 @@ class RedisBackend:
             return [_NOT_DEAD] * len(batch)
 
         def run(name: str, *args: Any) -> Any:
-            keys = self._keys.worked + self._other.worked
-            return self._connections.run(load(name), keys, *args, timeout_s=timeout_s)
+            return self._connections.run(load(name), self._named.everything, *args, timeout_s=timeout_s)
 
         return _managing.redrive(run, batch, self._token())
 
@@ -311,12 +313,9 @@ class RedisBackend:
         return self._connections.call(*command, timeout_s=self._timeout_s)
 
     def _run(self, name: str, *args: Any) -> Any:
-        return self._connections.run(load(name), self._keys.worked, *args, timeout_s=self._timeout_s)
+        return self._run_at(self._named.everything, name, *args)
 
-    def _run_with_other(self, name: str, *args: Any) -> Any:
-        return self._run_at(self._keys.worked + self._other.worked, name, *args)
-
-    def _run_at(self, keys: tuple[Any, ...], name: str, *args: Any) -> Any:
+    def _run_at(self, keys: tuple[str, ...], name: str, *args: Any) -> Any:
         return self._connections.run(load(name), keys, *args, timeout_s=self._timeout_s)
 
     def _subscribe(self) -> None:
@@ -338,7 +337,7 @@ class RedisBackend:
             arguments += (message.message_id, *_messages.write_any(message), dedup)
         firsts: Any = b"again"
         while firsts == b"again":  # each time, some more was given to the subscriptions
-            firsts = self._connections.run(load("send"), self._sent_to.worked, *arguments, timeout_s=timeout_s)
+            firsts = self._connections.run(load("send"), self._named.sending, *arguments, timeout_s=timeout_s)
         if firsts == b"full":
             return [Rejected(_FULL, message.message_id) for message in batch]
         return [
@@ -354,7 +353,8 @@ class RedisBackend:
             return messages, _READY
         seed = str(self._clock.random.getrandbits(30)) if self._options.priorities == "weighted" else ""
         now = self._clock.monotonic()
-        answer = self._run("take", str(want), str(_messages.to_us(lease_s)), token, token, seed, *self._rate)
+        lease_us = str(_messages.to_us(lease_s))
+        answer = self._run_at(self._named.receiving, "take", str(want), lease_us, token, token, seed, *self._rate)
         self._notice(answer[0])
         self._next = None
         if isinstance(answer[1], int):
@@ -420,7 +420,7 @@ class RedisBackend:
         now = self._clock.monotonic()
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY_S
-            _managing.tidy(self._run_with_other)
+            _managing.tidy(self._run)
 
     def _mend(self) -> None:
         """Now and then, where nothing is ready, look for what an eviction has left behind."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from queuekit.backend import Action, LeaseLost, OutgoingMessage, Settlement, Unsupported
 from queuekit.backends.redis._messages import PlainWriter, read_run, read_taken, split_header, to_us, write_any
-from queuekit.backends.redis._scripts import PLACES, WORKED, keys_of
+from queuekit.backends.redis._scripts import ABSENT, PLACES, WORKED, keys_of
 from queuekit.backends.redis._settling import Fresh, Plan
 
 KEPT = ("0", "10000", "0")
@@ -73,10 +73,12 @@ def test_a_length_is_never_made_shorter(seconds: float) -> None:
 @pytest.mark.parametrize("subscription", ["", "one", "}:plain", "a/b"])
 def test_the_keys_of_a_queue_and_of_its_dead_letters_are_in_one_slot(queue: str, subscription: str) -> None:
     places = [keys_of(queue), keys_of(queue + ".dead"), keys_of(queue, subscription)]
-    tags = {key[key.index("{") + 1 : key.index("}")] for keys in places for key in keys.worked}
+    tags = {key[key.index("{") + 1 : key.index("}")] for keys in places for key in keys.all}
     assert len(tags) == 1
     assert "" not in tags, "an empty one would not count"
-    assert len({key for keys in places for key in keys.worked}) == (3 if subscription else 2) * len(WORKED)
+    assert len({key for keys in places for key in keys.all}) == (3 if subscription else 2) * len(
+        {*PLACES, "subs", ABSENT}
+    )
 
 
 def test_no_two_queues_share_a_key() -> None:
@@ -92,6 +94,7 @@ def test_the_scripts_work_on_no_place_that_is_not_known() -> None:
     used = {place for text in texts for place in re.findall(r"\b(?:q|root|dead|letters|source)\.([a-z]+)", text)}
     assert used - {"start", "is"} == {*PLACES, "subs"}
     assert PLACES[: len(WORKED)] == WORKED
+    assert ABSENT not in {*PLACES, "subs"}
 
 
 def test_no_script_trims_a_stream_that_has_messages() -> None:

@@ -1,7 +1,7 @@
 -- uses: queue
 -- Remove the messages with an id that nobody has had yet. ARGV: the id, and behind which ids to look.
 -- Answers how many, and behind which to go on in each of the two streams, or '' where there are no more.
-local q = keys_of(1)
+local q = own_keys()
 local wanted = ARGV[1] .. '\n'
 local now, removed, next = time_us(), 0, {}
 for which, stream in ipairs({ q.plain, q.kept }) do

@@ -1,7 +1,8 @@
 -- uses: queue fanout
--- Remove a queue with its subscriptions, a subscription, or dead letters. KEYS: of it, then of its dead-letter queue or
--- its source. ARGV: the places of a queue. Answers 0 where there is something to be done before.
-local q, dead = keys_of(1), other_keys()
+-- Remove a queue with its subscriptions, a subscription, or dead letters. ARGV: the places of a queue.
+-- Answers 0 where there is something to be done before.
+local q = own_keys()
+local dead = other_keys(q)
 
 local function unlink(keys)
   local all = {}

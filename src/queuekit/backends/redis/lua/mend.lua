@@ -3,7 +3,7 @@
 -- earlier look came, '' for none. Answers how far this one came, '' where all is well or was looked at; and how much it
 -- put back.
 local PAGE = 100
-local q = keys_of(1)
+local q = own_keys()
 local now = time_us()
 if settle_down(q, now) then
   return { ARGV[1], 1 }

@@ -1,6 +1,6 @@
 -- uses: queue fanout
 -- Hand out nothing any more, or again. ARGV: a name if the queue is made anew, and 1 to pause, 0 to go on.
-local q = keys_of(1)
+local q = own_keys()
 allow_without_memory(q)
 if ARGV[2] == '1' then
   local root = root_of(q)

@@ -1,7 +1,7 @@
 -- uses: queue fanout
 -- Look at messages in order of sending. ARGV: the id behind which to begin, how many.
 -- Answers nil where there is more to make ready before; else of up to twice as many: id, header, body, state, attempt, due time.
-local q = keys_of(1)
+local q = own_keys()
 if settle_down(q, time_us()) then
   return nil
 end

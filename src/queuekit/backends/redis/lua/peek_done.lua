@@ -1,7 +1,7 @@
 -- uses: queue keeping
 -- Look at messages that are done and kept, in order of sending. ARGV: the id behind which to begin, how many.
 -- Answers the ends of the page, and of each message its id, attempt, time of the ack, header and body.
-local q = keys_of(1)
+local q = own_keys()
 local now = time_us()
 local from = ARGV[1] == '' and '-' or '(' .. padded(ARGV[1]) .. '|\255'
 local page = call('ZRANGEBYLEX', q.done, from, '+', 'LIMIT', 0, ARGV[2])

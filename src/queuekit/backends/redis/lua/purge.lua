@@ -1,7 +1,7 @@
 -- uses: queue fanout
 -- Remove messages that are not leased, some of them. ARGV: '' or the last id that may go, the position of the scan.
 -- Answers how many, the last id that may go, and the next position; '' when all is done.
-local q = keys_of(1)
+local q = own_keys()
 local stop, position = ARGV[1], ARGV[2]
 local now = time_us()
 if settle_down(q, now) then

@@ -7,6 +7,10 @@
 -- body in `kept` or still in `plain`. It is in `ready`, in `due`, in `leases`, or behind the first of its line.
 -- Ids are those of `plain`, so that they tell the order of sending in all of them. Times are in microseconds.
 -- A dead letter also stands in `ends`, with the time until which it is kept.
+--
+-- KEYS: what is known before, of this queue or subscription, of its dead letters, and of the queue of a subscription;
+-- its own `plain` first. Keys of other subscriptions are reached without that. One that is named never exists, so that
+-- no script begins while some of the keys are on another node already, to be ended there in the middle of its writes.
 
 local call = redis.call
 
@@ -23,14 +27,15 @@ local function keys_at(start)
   return setmetatable({ start = start, is_dead = string.find(start, '}.dead', 1, true) ~= nil }, by_place)
 end
 
--- The same, from the one of `plain`.
-local function keys_of(first)
-  return keys_at(string.sub(KEYS[first], 1, -6))
+-- Those of the queue or the subscription that the script is for, whose `plain` is the first that is passed.
+local function own_keys()
+  return keys_at(string.sub(KEYS[1], 1, -6))
 end
 
--- Where two queues are passed, each with as many keys.
-local function other_keys()
-  return keys_of(#KEYS / 2 + 1)
+-- Those of its dead letters; of dead letters, those of what they came from.
+local function other_keys(q)
+  local name, rest = string.match(q.start, '^([^}]*})(.*)$')
+  return keys_at(name .. (q.is_dead and string.sub(rest, 6) or '.dead' .. rest))
 end
 
 local function time_us()
@@ -256,17 +261,24 @@ local function tell_gone(q)
   call('HINCRBY', q.meta, 'epoch', 1)
 end
 
--- Remove a message that nobody has leased now, and was leased at most so often; false where it is not so.
+-- Whether nobody has leased a message now, and it was leased at most so often.
+local function is_free(q, id, item, most)
+  if item then
+    return item.token == '' and item.attempt <= most
+  end
+  return is_behind(q, id)
+end
+
+-- Remove a message that is free; false where it is not so.
 local function withdraw(q, id, now, most)
   local item = find(q, id)
-  if item then
-    if item.token ~= '' or item.attempt > most then
-      return false
-    end
+  if not is_free(q, id, item, most) then
+    return false
+  elseif item then
     remove(q, id, item, now)
     return true
   end
-  local gone = is_behind(q, id) and call('XDEL', q.plain, id) == 1
+  local gone = call('XDEL', q.plain, id) == 1
   if gone then
     tell_gone(q)
     call('ZREM', q.ends, id)

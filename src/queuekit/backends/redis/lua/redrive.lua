@@ -1,8 +1,9 @@
 -- uses: queue fanout
--- Move dead letters back. KEYS: of the dead-letter queue, then of its source. ARGV: behind which ids to look in the two
--- streams; of each message its number, id, header, body, delay, priority, '=' and key.
+-- Move dead letters back. ARGV: behind which ids to look in the two streams; of each message its number, id, header,
+-- body, delay, priority, '=' and key.
 -- Answers the numbers of those that were moved, and behind which ids to go on, or '' where there are no more.
-local q, source = keys_of(1), other_keys()
+local q = own_keys()
+local source = other_keys(q)
 local root = root_of(source)
 local now, moved, next, wanted = time_us(), {}, {}, {}
 if advance(q, now) then
@@ -21,7 +22,7 @@ for which, stream in ipairs({ q.plain, q.kept }) do
     for _, entry in ipairs(call('XRANGE', stream, '(' .. after, '+', 'COUNT', 100)) do
       next[which] = entry[1]
       local found = wanted[string.match(entry[2][1], '^([^\n]*)')]
-      if found and #found > 0 and withdraw(q, entry[1], now, 1e15) then
+      if found and #found > 0 and is_free(q, entry[1], find(q, entry[1]), 1e15) then
         local i = table.remove(found)
         local header, body, key = ARGV[i + 2], ARGV[i + 3], ARGV[i + 6]
         local delay, priority = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
@@ -30,6 +31,7 @@ for which, stream in ipairs({ q.plain, q.kept }) do
         else
           store(source, now, header, body, delay, priority, key)
         end
+        withdraw(q, entry[1], now, 1e15) -- after, so that nothing is lost where the other could not be done
         moved[#moved + 1] = tonumber(ARGV[i])
       end
     end

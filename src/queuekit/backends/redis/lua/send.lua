@@ -5,7 +5,7 @@
 -- Answers 'full' and stores nothing; 'again' where there is something to be done before; or for each message '' or
 -- the id of the one that it is a duplicate of.
 local FIRST, WIDTH = 5, 7
-local q = keys_of(1)
+local q = own_keys()
 local born, window, limit, retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = time_us()
 

@@ -1,12 +1,12 @@
 -- uses: queue fanout keeping
--- Carry out settlements. KEYS: of the queue, then of its dead-letter queue. ARGV: a name if a queue is made anew, how
--- long messages that are done are kept or 0, the most of them, how long dead letters are kept; then
--- groups of one token: the action (ack, retry, release, extend, dead), the token, a length of time, how many, and their ids;
--- a dead one has header, body, delay, priority and '=' and key of its letter behind each id. An 'ack_new' is the ack of
--- messages that the client has never settled before, so that their number says which of them were there: all, or none.
+-- Carry out settlements. ARGV: a name if a queue is made anew, how long messages that are done are kept or 0, the most
+-- of them, how long dead letters are kept; then groups of one token: the action (ack, retry, release, extend, dead), the
+-- token, a length of time, how many, and their ids; a dead one has header, body, delay, priority and '=' and key of its
+-- letter behind each id. An 'ack_new' is the ack of messages that the client has never settled before, so that their
+-- number says which of them were there: all, or none.
 -- Answers 1 where all of it was done, or for each id 1, 0 where the lease was lost, or -1 where that cannot be known.
 local FIRST = 5
-local q = keys_of(1)
+local q = own_keys()
 local keep, keep_most, retention = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 allow_without_memory(q)
 local now = time_us()
@@ -86,16 +86,17 @@ local function extend(token, id, held, length)
   return true
 end
 
+-- The letter is stored first, so that what ends the script between the two, such as a foreign key, loses nothing.
 local function bury(token, id, held, at)
-  if not acknowledge(token, id, held) then
+  if held == true and not call('XRANGE', q.plain, id, id)[1] then
     return false
   end
-  local dead = other_keys()
+  local dead = other_keys(q)
   store_letter(dead, now, retention, ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), ARGV[at + 4])
   begin(dead, ARGV[1])
   enlist(dead)
   wake(dead)
-  return true
+  return acknowledge(token, id, held)
 end
 
 local function settle(action, token, held, id, amount, at)

@@ -1,7 +1,8 @@
 -- uses: queue fanout
--- Count the messages. KEYS: of the queue, then of its dead-letter queue.
+-- Count the messages.
 -- Answers nil where there is more to make ready before; else ready, leased, all, all dead letters, and what is done.
-local q, dead = keys_of(1), other_keys()
+local q = own_keys()
+local dead = other_keys(q)
 local now = time_us()
 if settle_down(q, now) then
   return nil

@@ -7,7 +7,7 @@
 -- or the queue's name, how long until something becomes ready by itself (-1: nothing will), the last id of each stream
 -- that tells of changes, and what must come first: nothing, a token of the rate, or the end of a pause.
 local NOTHING, TOKEN, RESUME = 0, 1, 2
-local q = keys_of(1)
+local q = own_keys()
 local want, lease, token, seed = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[5]
 allow_without_memory(q)
 local now = time_us()

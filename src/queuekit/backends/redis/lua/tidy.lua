@@ -1,7 +1,8 @@
 -- uses: queue fanout keeping
--- Remove what was kept for long enough. KEYS: of the queue, then of its dead-letter queue. Answers 1 where there is more.
+-- Remove what was kept for long enough. Answers 1 where there is more.
 local LEASED = 60000000
-local q, dead = keys_of(1), other_keys()
+local q = own_keys()
+local dead = other_keys(q)
 local now = time_us()
 allow_without_memory(q)
 local work = forget_done(q, call('ZRANGEBYSCORE', q.past, '-inf', now, 'LIMIT', 0, FORGET_AT_ONCE))

@@ -26,6 +26,7 @@ def test_the_page_says_what_each_row_is_and_what_waits() -> None:
         assert f"| {row_id} | {scenario.fault} | {scenario.passes} |" in PAGE, row_id
     for row_id, reason in WAITING.items():
         assert f"| {row_id} | {reason} |" in PAGE, row_id
+    assert ("## Waiting" in PAGE) == bool(WAITING)
 
 
 def test_a_run_of_some_rows_leaves_the_others_as_they_stood(tmp_path: Path) -> None:

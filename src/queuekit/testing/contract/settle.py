@@ -331,7 +331,9 @@ def _drain(queue: Queue, face: Face, consumer: Consumer[bytes]) -> None:
     while (left := face.receive_now(consumer)) is not None:
         left.ack()
         face.settled(left)
-    queue.expect_nothing("it was drained")
+    # A poll that does not wait may miss what was given back this moment.
+    while rest := queue.receive(min(10, queue.capabilities.max_receive)):
+        queue.settle(*(Settlement(each.handle, Action.ACK) for each in rest))
 
 
 def _expect_kept_in_full(harness: Harness, how: Action, **limits: Any) -> None:

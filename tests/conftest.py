@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Generator, Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, TextIO
 
 import pytest
@@ -17,7 +17,6 @@ CANARY = "s3cr3t-canary"
 
 LEAKS = pytest.StashKey[list[str]]()
 TOLD = pytest.StashKey[set[str]]()
-_TESTS = Path(__file__).parent
 _STEADY_ON_SQS = ("PRO", "DLQ", "BPF", "ENC", "URL", "ADM")
 
 os.environ.pop("PYTEST_ADDOPTS", None)  # what runs pytest inside a test begins afresh
@@ -72,12 +71,8 @@ def _no_secret_in_logs_and_warnings(request: pytest.FixtureRequest) -> Iterator[
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not steady yet, and say what may share a process."""
-    _leave_out(config, items, [each for each in items if not _is_steady(each)])
-    _share(items)
-
-
-def _leave_out(config: pytest.Config, items: list[pytest.Item], out: list[pytest.Item]) -> None:
+    """Leave out what is not steady yet."""
+    out = [each for each in items if not _is_steady(each)]
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [each for each in items if each not in set(out)]
@@ -94,20 +89,26 @@ def _is_steady(item: pytest.Item) -> bool:
     return not on_sqs or steady or os.environ.get("QUEUEKIT_SQS") == "whole"
 
 
-def _share(items: list[pytest.Item]) -> None:
-    """For ``--dist loadgroup``, as in CI: whatever mostly waits for a server has a process of its own.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For ``--dist loadscope``, as in CI: what mostly waits for a server runs beside what calculates."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
 
-    All else is three shares, so that not many more tests calculate at once than there are cores.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_share_of(item.path.relative_to(_TESTS))))
+    class Shares(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _share_of(PurePosixPath(nodeid.partition("::")[0]))
+
+    return Shares(config, log)
 
 
-def _share_of(path: Path) -> str:
-    folder = path.parts[0]
+def _share_of(path: PurePosixPath) -> str:
+    """What runs in one process: one file that waits, or one of three shares of all else."""
+    _, folder, *rest = path.parts
     if folder == "contract" and path.stem.startswith(("test_redis", "test_sqs")):
         return path.stem
-    if folder == "integration" and path.parts[1] in {"aws_lambda", "redis", "sqs"}:
+    if folder == "integration" and rest[0] in {"aws_lambda", "redis", "sqs"}:
         return "servers"
     return {"faults": "faults", "integration": "code", "unit": "code"}.get(folder, "rules")
 

@@ -28,7 +28,7 @@ class RedisHarness(Harness):
     private = True
     min_lease_s = 0.4
     min_delay_s = 0.25
-    tolerance_s = 0.3
+    tolerance_s = 0.8
     silence_s = 4.0
     flood = 600
     examples = 8

@@ -120,7 +120,8 @@ def calls(queue: RedisBackend, one: RedisBackend, dead: RedisBackend, leased: li
 
 
 def parts(server: Any, queue: str, open_one: Callable[..., RedisBackend]) -> list[RedisBackend]:
-    options: dict[str, Any] = {"keep_done": KEPT, "rate": 1000}
+    # A bucket lives until it is full again: by this rate for longer than the test lasts.
+    options: dict[str, Any] = {"keep_done": KEPT, "rate": 1000, "rate_per": timedelta(days=1)}
     return [
         open_one(server, queue, **options),
         open_one(server, queue, subscription="one", **options),

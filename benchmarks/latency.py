@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,10 @@ class Latency:
     p99_ms: float
     ratio: float
     """p99 over p50: how long the tail is."""
+
+
+Sender = Callable[[str], AbstractContextManager[Callable[[], object]]]
+"""Opens a way to send to a URL; what it gives sends one message that holds the time."""
 
 
 def main() -> None:
@@ -71,7 +75,7 @@ def main() -> None:
         print(json.dumps([asdict(each) for each in results], indent=2))
 
 
-def measure(name: str, url: str, open_consumer, sender, count: int) -> Latency:  # type: ignore[no-untyped-def]
+def measure(name: str, url: str, open_consumer: Callable[[str], Any], sender: Sender, count: int) -> Latency:
     took = []
     idle = threading.Event()
     with open_consumer(url) as consumer, sender(url) as send:
@@ -124,19 +128,19 @@ class BareConsumer:
 
 
 @contextmanager
-def bare(url: str) -> Iterator:  # type: ignore[type-arg]
+def bare(url: str) -> Iterator[Callable[[], object]]:
     with redis.Redis.from_url(url) as client:
         yield lambda: client.xadd("bare", {"body": monotonic()})
 
 
 @contextmanager
-def here(url: str) -> Iterator:  # type: ignore[type-arg]
+def here(url: str) -> Iterator[Callable[[], object]]:
     with Producer(url, payload=float) as producer:
         yield lambda: producer.send(monotonic())
 
 
 @contextmanager
-def elsewhere(url: str) -> Iterator:  # type: ignore[type-arg]
+def elsewhere(url: str) -> Iterator[Callable[[], object]]:
     command = [sys.executable, __file__, _CHILD, url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None

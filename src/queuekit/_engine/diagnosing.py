@@ -30,6 +30,12 @@ _UNCONFIRMED = Finding(
     code="acks_unconfirmed",
     text="the service does not say whether an ack took effect, so that a message may come again without a word",
 )
+_PLAINTEXT = Finding(
+    severity="warning",
+    code="plaintext",
+    text="the connection to another host is not encrypted, so that messages and logins can be read on the way",
+    remedy="use the form of the URL with TLS",
+)
 _NO_DEAD_LETTERS = Finding(
     severity="warning",
     code="no_dead_letters",
@@ -74,6 +80,8 @@ def _implied(can: Capabilities, wanted: Wanted, *, lossy: bool) -> Iterator[Find
             code="assumed",
             text=f"the service would not tell {', '.join(sorted(can.assumed))}, so that these are guesses",
         )
+    if can.plaintext:
+        yield _PLAINTEXT
     if can.fencing != "strict":
         yield _LENIENT
     if not can.ack_confirmed:

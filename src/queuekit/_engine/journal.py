@@ -11,6 +11,7 @@ from collections.abc import Mapping
 logger = logging.getLogger("queuekit")
 
 ACTIONS: Mapping[str, int] = {
+    "connection.plaintext": logging.WARNING,
     "copy.failed": logging.WARNING,
     "delivery.hopped": logging.DEBUG,
     "delivery.expired": logging.INFO,

@@ -235,6 +235,8 @@ def open_link(
         whole, shown, backend, guard, journal, opener.clock, require, foreign=ours.foreign, strict=ours.strict
     )
     _check_required(link.capabilities, require, shown)
+    if link.capabilities.plaintext:
+        journal.note("connection.plaintext", "what is sent to another host is not encrypted; use the form with TLS")
     return link
 
 

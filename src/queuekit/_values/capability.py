@@ -34,6 +34,8 @@ class Capabilities:
         queues: ``implicit``: first use makes the queue. ``declared``: it must exist already.
         copies: ``private``: a copy that the engine sends back reaches this consumer group only.
             ``fanout``: it would reach every subscription.
+        plaintext: Whether what is sent to the service, and what comes from it, can be read on the way: it goes to
+            another host, and nothing encrypts it.
         durability: What an accepted message survives: the end of nothing (``process``), of the process
             and the host (``disk``), or of a host's disk (``replicated``).
         max_message_bytes: Largest message, by `Backend.size`.
@@ -99,6 +101,7 @@ class Capabilities:
     queues: Literal["implicit", "declared"]
     durability: Literal["process", "disk", "replicated"]
     max_message_bytes: int
+    plaintext: bool = False
     copies: Literal["private", "fanout"] = "private"
     max_send_batch: int = 1
     max_send_batch_bytes: int | None = None
@@ -214,6 +217,7 @@ FEATURES: Mapping[str, Callable[[Capabilities], bool | float]] = {
     "delay": lambda c: c.longest_delay_s,
     "depth": lambda c: c.depth != "none",
     "durable": lambda c: c.durability != "process",
+    "encrypted": lambda c: not c.plaintext,
     "expiry": lambda c: c.expiry is not Support.NONE,
     "extend": lambda c: c.extend != "none",
     "fanout": lambda c: c.fanout,

@@ -17,6 +17,7 @@ NOTHING = Capabilities(
     dead_letters=Support.NONE,
     redrive=Support.NONE,
     expiry=Support.NONE,
+    plaintext=True,
     receives=False,
 )
 SOME = Capabilities(

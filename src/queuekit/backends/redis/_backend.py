@@ -137,7 +137,9 @@ class RedisBackend:
         self._next: _Next | None = None
         self._detours = 0
         self._capabilities = _capabilities(
-            self._options.dedup_window.total_seconds(), subscribed=bool(self._subscription)
+            self._options.dedup_window.total_seconds(),
+            subscribed=bool(self._subscription),
+            plaintext=target.plaintext,
         )
 
     @property
@@ -453,10 +455,11 @@ def _kept(options: RedisOptions) -> tuple[str, str, str]:
     return str(_messages.to_us(done_s)), str(options.keep_done_max), str(_messages.to_us(dead_s))
 
 
-def _capabilities(dedup_window_s: float, *, subscribed: bool) -> Capabilities:
+def _capabilities(dedup_window_s: float, *, subscribed: bool, plaintext: bool) -> Capabilities:
     return Capabilities(
         queues="implicit",
         durability="disk",
+        plaintext=plaintext,
         max_message_bytes=16 << 20,
         max_send_batch=MAX_BATCH,
         max_send_batch_bytes=32 << 20,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
+from queuekit._values.hosts import is_loopback
 from queuekit.backend import Host, InvalidURLError, QueueURL, Range
 from queuekit.backends.redis._topology import Node
 
@@ -140,6 +141,12 @@ class Target:
     nodes: tuple[Node, ...] = ()
     service: str = ""
     asking: Address
+
+    @property
+    def plaintext(self) -> bool:
+        """Whether it is on another host, and connections are not encrypted."""
+        hosts = [node.host for node in self.nodes] or [self.address.host]
+        return self.form != "unix" and not self.address.tls and not all(map(is_loopback, hosts))
 
 
 class Bucket(NamedTuple):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from queuekit._values.hosts import is_plaintext
 from queuekit.backend import (
     Accepted,
     BackendSpec,
@@ -81,7 +82,8 @@ class SqsBackend:
         self._polls: Polls[list[Any]] = Polls(opening.clock)
         self._url = ""
         self._place = (place.region, place.endpoint, self._account or "", self._queue)
-        self._capabilities = _fifo_queue() if self._fifo else _standard_queue(fair=self._options.fair)
+        kind = _fifo_queue() if self._fifo else _standard_queue(fair=self._options.fair)
+        self._capabilities = replace(kind, plaintext=is_plaintext(place.endpoint))
 
     @property
     def capabilities(self) -> Capabilities:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from queuekit import Producer, UnsupportedError
 from queuekit._values.clock import SystemClock
 from queuekit._wiring.opening import Opener
 from queuekit.backend import InvalidURLError, QueueURL
@@ -109,6 +110,32 @@ def test_a_connection_waits_no_longer_than_its_address_says_and_tries_once(addre
         assert connection.ca_certs == "ca.pem"
         assert connection.cert_reqs == 2, "the certificate is required"
         assert connection.check_hostname is True, "and must be the host's"
+
+
+@pytest.mark.parametrize(
+    ("url", "readable"),
+    [
+        ("redis://example.com/0", True),
+        ("redis://ada:pw@10.0.0.1/0", True),
+        ("redis://127.0.0.1/0", False),
+        ("rediss://example.com/0", False),
+        ("redis+unix:///run/redis.sock", False),
+        ("redis+cluster://localhost:1,example.com:2", True),
+        ("redis+cluster://localhost:1,example.com:2?tls=true", False),
+        ("redis+sentinel://10.0.0.1:1/main", True),
+        ("valkey+sentinel://localhost:1/main/0", False),
+    ],
+)
+def test_what_nothing_encrypts_on_its_way_to_another_host_is_said_when_it_is_opened(
+    url: str, readable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = f"{url}{'&' if '?' in url else '?'}queue=q"
+    Producer(whole, payload=str).close()
+    told = [getattr(record, "action", "") for record in caplog.records]
+    assert told.count("connection.plaintext") == readable
+    if readable:
+        with pytest.raises(UnsupportedError, match="lacks encrypted"):
+            Producer(whole, payload=str, require=["encrypted"])
 
 
 def test_no_secret_is_shown(canary: str) -> None:

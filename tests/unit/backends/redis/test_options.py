@@ -134,7 +134,7 @@ def test_what_nothing_encrypts_on_its_way_to_another_host_is_said_when_it_is_ope
     told = [getattr(record, "action", "") for record in caplog.records]
     assert told.count("connection.plaintext") == readable
     if readable:
-        with pytest.raises(UnsupportedError, match="lacks encrypted"):
+        with pytest.raises(UnsupportedError, match="encrypted"):
             Producer(whole, payload=str, require=["encrypted"])
 
 

@@ -575,6 +575,7 @@ class BackendSpec:
             ``option``, the option ``queue`` is read before and is not a field.
         slot: Where the queue's name stands: the ``host`` of the URL, the last part of the ``path``, or the
             ``option`` called ``queue``.
+        path_parts: With ``slot="path"``, how many parts of the path stand before the queue's name.
         forms: The URL forms, for messages and documents, such as ``memory://QUEUE``.
         spi_version: The `SPI_VERSION` that the backend was written for.
     """
@@ -583,4 +584,5 @@ class BackendSpec:
     options: type[Any]
     slot: Literal["host", "path", "option"]
     forms: tuple[str, ...]
+    path_parts: int = 0
     spi_version: int = SPI_VERSION

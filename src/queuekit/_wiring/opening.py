@@ -176,5 +176,11 @@ def _slot(url: QueueURL, spec: BackendSpec) -> str:
             raise InvalidURLError(msg)
         return url.hosts[0].name if url.hosts else ""
     if spec.slot == "path":
-        return url.path.strip("/").rpartition("/")[2]
+        path = url.path.removeprefix("/").removesuffix("/")
+        parts = path.split("/") if path else []
+        if not spec.path_parts <= len(parts) <= spec.path_parts + 1 or not all(parts):
+            forms = " or ".join(spec.forms)
+            msg = f"the path of the {url.scheme} URL has too few parts, or too many; the form is {forms}"
+            raise InvalidURLError(msg)
+        return "".join(parts[spec.path_parts :])
     return url.options.get("queue", "")

@@ -115,7 +115,7 @@ def test_a_fair_queue_takes_a_key_as_the_tenant_and_orders_nothing(service: Any)
     ("url", "says"),
     [
         ("sqs://eu-west-1/orders.dead", "names a queue by 1 to 80"),
-        ("sqs://eu-west-1/a/orders", "nothing else"),
+        ("sqs://eu-west-1/a/orders", "too many; the form is sqs://"),
         ("sqs://eu-west-1:80/orders", "AWS region"),
         ("sqs:///orders", "AWS region"),
         ("sqs://me@eu-west-1/orders", "12 digits"),

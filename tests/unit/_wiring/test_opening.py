@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the queue's name stands in a URL, and what is refused there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
@@ -27,6 +27,7 @@ def _schemes(monkeypatch: pytest.MonkeyPatch) -> None:
         scheme: BackendSpec(open=lambda each: each, options=Options, slot=slot, forms=(f"{scheme}://FORM",))  # type: ignore[arg-type,return-value]
         for scheme, slot in slots.items()
     }
+    specs["deep"] = replace(specs["pathed"], forms=("deep://FORM",), path_parts=1)
     monkeypatch.setattr(opening, "find_spec", specs.__getitem__)
 
 
@@ -35,6 +36,8 @@ FILLED = [
     ("hosted://?a=1", "x:y", "hosted://x%3Ay?a=1"),
     ("pathed://region", "orders", "pathed://region/orders"),
     ("pathed://region/", "orders", "pathed://region/orders"),
+    ("deep://project/place", "orders", "deep://project/place/orders"),
+    ("deep://project/place/", "orders", "deep://project/place/orders"),
     ("optioned:///f.db", "a&b", "optioned:///f.db?queue=a%26b"),
     ("optioned:///f.db?x=1", "orders", "optioned:///f.db?x=1&queue=orders"),
 ]
@@ -56,6 +59,7 @@ def test_the_name_goes_into_its_slot_and_is_found_there(url: str, queue: str, fi
     [
         ("hosted://orders?a=1", "hosted://orders.dead?a=1"),
         ("pathed://r/orders", "pathed://r/orders.dead"),
+        ("deep://r/p/orders/", "deep://r/p/orders.dead"),
         ("optioned:///f?queue=orders", "optioned:///f?queue=orders.dead"),
     ],
 )
@@ -63,7 +67,9 @@ def test_the_dead_letter_queue_stands_beside_its_queue(url: str, dead: str) -> N
     assert dead_letter_url(QueueURL.parse(url)).reveal() == dead
 
 
-@pytest.mark.parametrize("url", ["hosted://orders", "pathed://r/orders", "optioned:///f?queue=orders"])
+@pytest.mark.parametrize(
+    "url", ["hosted://orders", "pathed://r/orders", "deep://r/p/orders", "optioned:///f?queue=orders"]
+)
 def test_a_taken_slot_is_not_overwritten(url: str) -> None:
     with pytest.raises(InvalidURLError, match="names the queue 'orders' already"):
         fill_queue(QueueURL.parse(url), "others")
@@ -74,7 +80,18 @@ def test_a_slash_cannot_move_a_name_to_another_queue() -> None:
         fill_queue(QueueURL.parse("pathed://region"), "a/b")
 
 
-@pytest.mark.parametrize("url", ["hosted://", "pathed://r", "pathed://r/", "optioned:///f"])
+@pytest.mark.parametrize(
+    "url",
+    ["pathed://r/a/b", "pathed://r//b", "deep://r", "deep://r/", "deep://r/a/b/c", "deep://r/a//"],
+)
+def test_a_path_of_another_length_is_refused_with_the_form(url: str) -> None:
+    with pytest.raises(InvalidURLError, match=r"too few parts, or too many; the form is .*://FORM"):
+        fill_queue(QueueURL.parse(url), "orders")
+    with pytest.raises(InvalidURLError, match=r"too few parts, or too many; the form is .*://FORM"):
+        Opener(SystemClock()).open(QueueURL.parse(url))
+
+
+@pytest.mark.parametrize("url", ["hosted://", "pathed://r", "pathed://r/", "deep://r/p", "optioned:///f"])
 def test_a_url_without_a_queue_is_refused_with_the_form(url: str) -> None:
     with pytest.raises(InvalidURLError, match=r"names no queue; the form is .*://FORM"):
         Opener(SystemClock()).open(QueueURL.parse(url))

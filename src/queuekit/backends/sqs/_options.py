@@ -83,9 +83,6 @@ def place_of(opening: Opening) -> Place:
     if url.password is not None or (url.user is not None and not _ACCOUNT.fullmatch(url.user)):
         msg = f"what stands before the '@' of an sqs URL is an account of 12 digits; the form is {FORMS[1]}"
         raise InvalidURLError(msg)
-    if url.path.strip("/") != opening.queue:
-        msg = f"the path of an sqs URL is the name of the queue and nothing else; the form is {FORMS[0]}"
-        raise InvalidURLError(msg)
     if options.endpoint and not _ENDPOINT.fullmatch(options.endpoint):
         msg = "the option 'endpoint' of an sqs URL is an http or https address without a path, a query or a login"
         raise InvalidURLError(msg)

@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from queuekit._engine import metadata as meta
 from queuekit._engine.batching import BatchLimits, split
 from queuekit._engine.guard import Guard
 from queuekit._engine.hops import hop_number
 from queuekit._values.capability import Capabilities
-from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, ErrorCode, Rejected, SendOutcome
+from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, ErrorCode, NotAttempted, Rejected, SendOutcome
 from queuekit.backend import IncomingMessage, OutgoingMessage
 
 _COPY_S = 5.0
 _TAKEN_FOR_ANOTHER = ErrorClass(
     ErrorCode.REFUSED, sent="no", detail="the copy was taken for a duplicate of another message"
 )
+NOWHERE: Final = ErrorClass(
+    ErrorCode.NOT_FOUND, sent="no", detail="the service names no queue for dead letters; name one with dead_letter="
+)
+"""Of a dead letter for which there is no queue."""
 
 
 class CopyRoute(Protocol):
@@ -41,6 +45,11 @@ class Copying(NamedTuple):
     message: OutgoingMessage
     route: CopyRoute
     failed: str
+
+    def counted_as(self, outcome: SendOutcome) -> str:
+        """The name under which an outcome that confirms nothing is counted."""
+        nowhere = isinstance(outcome, NotAttempted) and outcome.error is NOWHERE
+        return "dead_letter.missing" if nowhere else self.failed
 
 
 def copy_of(message: IncomingMessage, purpose: str, *, base: int) -> OutgoingMessage:

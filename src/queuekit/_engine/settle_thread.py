@@ -337,7 +337,7 @@ class SettleThread:
                 if is_confirmed(outcome):
                     held.settlement = Settlement(held.message.handle, Action.ACK)
                 else:
-                    self._journal.note(each.failed, detail_of(outcome))
+                    self._journal.note(each.counted_as(outcome), detail_of(outcome))
 
     def dead_retry_s(self) -> float:
         """How long a message waits whose dead-letter queue is missing or down: the longest sensible wait."""

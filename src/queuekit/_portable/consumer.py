@@ -58,7 +58,7 @@ class Consumer(Opened, Generic[T]):
         max_in_flight_bytes: Most bytes of them.
         poll_wait: Longest wait of one poll of the service.
         dead_letter: Where `Delivery.dead_letter` sends: a queue's URL, or ``"discard"``. By default the
-            store's own dead-letter queue.
+            store's own dead-letter queue, or the one that the service has for the queue.
         require: Features that the queue must have.
         clock: Time and chance; a virtual one for tests.
         **options: URL options of the backend, under the same names.

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, Literal
+from typing import Any, Final, Generic
 
 from typing_extensions import TypeVar
 
@@ -20,7 +20,7 @@ from queuekit._engine.copies import CopyRoute as Route
 from queuekit._engine.guard import error_from
 from queuekit._engine.held import Held
 from queuekit._engine.journal import Journal
-from queuekit._portable.letters import Cause, LetterWriter
+from queuekit._portable.letters import Cause, DeadLetterMode, DeadRoute, LetterWriter, is_nowhere
 from queuekit._portable.link import seconds, timeout_seconds
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
@@ -33,7 +33,6 @@ T = TypeVar("T", default=bytes)
 _UNREAD: Final = object()
 # A member looked up on its class costs ten times a global, and this one is looked up per message.
 _ACK: Final = Action.ACK
-DeadLetterMode = Literal["native", "copy", "discard", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,12 @@ class Desk:
     queue: str
     bridge: Bridge
     copies: Route
-    route: Route | None = None
+    route: DeadRoute | None = None
+
+    @property
+    def nowhere(self) -> bool:
+        """Whether it is known that a dead letter has nowhere to go, so that its message is retried."""
+        return is_nowhere(self.dead_letters, self.route)
 
     def ack(self, held: Held) -> None:
         """Done: the message is removed."""
@@ -99,7 +103,7 @@ class Desk:
 
     def dead(self, held: Held, cause: Cause) -> None:
         """Never again: to the dead-letter queue, or what the user chose instead of one."""
-        if self.dead_letters == "missing":
+        if self.nowhere:
             delay_s = self.control.settles.dead_retry_s()
             self.control.record(held, Action.RETRY, delay_s)
             self.journal.note("dead_letter.missing", f"{cause.reason}; retried in {delay_s:g} s; name dead_letter=")

@@ -12,9 +12,17 @@ from queuekit._engine.held import Held
 from queuekit._engine.receiving import Receiver, ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan, Standing, Step
 from queuekit._engine.tally import Timing
-from queuekit._portable.delivery import DeadLetterMode, Desk, check_extension
+from queuekit._portable.delivery import Desk, check_extension
 from queuekit._portable.events import Listeners
-from queuekit._portable.letters import Cause, CopyRoute, LetterWriter, describe
+from queuekit._portable.letters import (
+    Cause,
+    CopyRoute,
+    DeadLetterMode,
+    DeadRoute,
+    LearnedRoute,
+    LetterWriter,
+    describe,
+)
 from queuekit._portable.link import BackendOpener, Link, open_link
 from queuekit._portable.retry import Verdict
 from queuekit._values.capability import Support
@@ -120,7 +128,7 @@ class Intake:
             self.listeners.tell("completed", self.link.shown, self.link.journal, message=held.message)
         elif held.settlement is not None and cause is not None:
             # What has no dead-letter queue is retried.
-            retried = verdict.action is Action.RETRY or self.desk.dead_letters == "missing"
+            retried = verdict.action is Action.RETRY or self.desk.nowhere
             if retried and delay_s is None:
                 delay_s = self.receiver.control.settles.dead_retry_s()
             self.listeners.tell(
@@ -259,7 +267,7 @@ def letter_writer(link: Link, letters: Link) -> LetterWriter:
 
 def dead_letter_mode(
     link: Link, choice: str | QueueURL | None, opener: BackendOpener
-) -> tuple[DeadLetterMode, CopyRoute | None]:
+) -> tuple[DeadLetterMode, DeadRoute | None]:
     """Where a queue's dead letters go, and the way there where they are copied; no I/O.
 
     Raises:
@@ -268,20 +276,27 @@ def dead_letter_mode(
     """
     if choice == "discard":
         return "discard", None
-    if choice is None and link.capabilities.dead_letters is not Support.NATIVE:
-        choice = link.capabilities.dead_letter_queue or None
+    can = link.capabilities
+    if choice is None and can.dead_letters is not Support.NATIVE:
+        if link.may_learn:
+            return "copy", LearnedRoute(link, lambda url: _route_to(link, url, opener))
+        choice = can.dead_letter_queue or None
     if choice is not None:
-        target = open_link(choice, None, {}, opener=opener)
-        if target.url == link.url:
-            msg = f"dead_letter= names the queue itself, {link.shown}; name another queue"
-            raise UsageError(msg, queue=link.shown, operation="open")
-        if target.capabilities.ordering_key_required and not link.capabilities.ordering_key_required:
-            msg = f"dead_letter= names {target.shown}, which needs an ordering key for every message; name another"
-            raise UsageError(msg, queue=link.shown, operation="open")
-        return "copy", CopyRoute(target)
+        return "copy", _route_to(link, choice, opener)
     if queue_name(link.url, find_spec(link.url.scheme)).endswith(DEAD_SUFFIX):
         return "missing", None
-    return ("native", None) if link.capabilities.dead_letters is Support.NATIVE else ("missing", None)
+    return ("native", None) if can.dead_letters is Support.NATIVE else ("missing", None)
+
+
+def _route_to(link: Link, choice: str | QueueURL, opener: BackendOpener) -> CopyRoute:
+    target = open_link(choice, None, {}, opener=opener)
+    if target.url == link.url:
+        msg = f"dead_letter= names the queue itself, {link.shown}; name another queue"
+        raise UsageError(msg, queue=link.shown, operation="open")
+    if target.capabilities.ordering_key_required and not link.capabilities.ordering_key_required:
+        msg = f"dead_letter= names {target.shown}, which needs an ordering key for every message; name another"
+        raise UsageError(msg, queue=link.shown, operation="open")
+    return CopyRoute(target)
 
 
 def why(cause: Cause) -> str:

@@ -12,10 +12,11 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final
 
 from queuekit._engine.bridging import Bridge
-from queuekit._engine.copies import CopySender, detail_of, is_confirmed
+from queuekit._engine.copies import Copying, CopySender, detail_of, is_confirmed
 from queuekit._engine.held import Held, Lease
 from queuekit._engine.tally import ReceiveTally, Stopwatch, Timing
 from queuekit._portable.course import Course, Entry
@@ -32,9 +33,11 @@ from queuekit._portable.round import Limits, PushedJob, Round, RoundFeed, TimedT
 from queuekit._portable.rulings import DONE, GONE, LEFT, Outcome, Ruling, Rulings
 from queuekit._portable.runners import Runner, RunnerMaker
 from queuekit._portable.running import WorkerThreads
+from queuekit._portable.time_boxed import finish_by
 from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import Clock
-from queuekit._values.outcome import Settled
+from queuekit._values.errors import UnavailableError
+from queuekit._values.outcome import SendOutcome, Settled
 from queuekit.backend import Action, IncomingMessage, Settlement
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
@@ -123,10 +126,11 @@ class Pipe:
             return []
         self.link.ensure()
         round_ = Round(self._clock, limits, rule=self._rule, given_back=self._given_back)
-        jobs = self._admit(round_, messages)
+        jobs = self._admit(round_, messages, limits.end_by)
         ended = self._start(round_, limits, len(messages))
         while work := round_.await_work():
-            self._carry_out(round_, work, limits.answer_by)
+            # What is not confirmed by then is left to the service, though it may be there.
+            finish_by(limits.answer_by, partial(self._carry_out, round_, work, limits.answer_by), self._clock)
         ended(limits.answer_by)
         outcomes, left = round_.end()
         if left:
@@ -135,14 +139,13 @@ class Pipe:
 
     def put_off(self, messages: Sequence[IncomingMessage], outcomes: Sequence[Outcome], until: float) -> None:
         """Have the service wait as long before a message comes again as its outcome says, where it lets us."""
-        self._putting_off.put_off(
-            [
-                _held(message, Settlement(message.handle, outcome.action, outcome.delay_s))
-                for message, outcome in zip(messages, outcomes, strict=True)
-                if not outcome.is_done and outcome.delay_s is not None
-            ],
-            until,
-        )
+        batch = [
+            _held(message, Settlement(message.handle, outcome.action, outcome.delay_s))
+            for message, outcome in zip(messages, outcomes, strict=True)
+            if not outcome.is_done and outcome.delay_s is not None
+        ]
+        if batch and finish_by(until, partial(self._putting_off.put_off, batch, until), self._clock) is None:
+            self.link.journal.note("settle.failed", "the time is over; they come again sooner", count=len(batch))
 
     def remove(self, messages: Sequence[IncomingMessage], outcomes: Sequence[Outcome], until: float) -> int:
         """Remove those that are done; how many the service did not confirm, so that they come again."""
@@ -151,8 +154,9 @@ class Pipe:
             for message, outcome in zip(messages, outcomes, strict=True)
             if outcome.action is Action.ACK
         ]
-        answers = self._putting_off.settle(batch, until)
-        missing = sum(not isinstance(each, Settled) for each in answers)
+        if batch:
+            finish_by(until, partial(self._putting_off.settle, batch, until), self._clock)
+        missing = sum(not isinstance(held.outcome, Settled) for held in batch)
         if missing:
             self.link.journal.note("settle.failed", "not removed, though done; they come again", count=missing)
         return missing
@@ -174,9 +178,10 @@ class Pipe:
         if self._route is not None:
             self._route.close()
 
-    def _admit(self, round_: Round, messages: Sequence[IncomingMessage]) -> list[PushedJob]:
+    def _admit(self, round_: Round, messages: Sequence[IncomingMessage], end_by: float) -> list[PushedJob]:
+        extend = partial(self._extend, end_by=end_by)
         counted = [m._replace(attempt=1) for m in messages] if self._rulings.bridge.counts else messages
-        jobs = [PushedJob(_held(each), round_, self._extend) for each in counted]
+        jobs = [PushedJob(_held(each), round_, extend) for each in counted]
         with self._lock:
             self._tally.received += len(messages)
             self._going += len(messages)
@@ -212,16 +217,14 @@ class Pipe:
             return runner.join_all
         return _ending(runner, asyncio.run_coroutine_threadsafe(runner.run(), self._loop()), clock)
 
-    def _carry_out(self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], until: float) -> None:
+    def _carry_out(self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], until: float) -> bool:
         """Send the copies, and have the queue take the dead letters; a message is done by a confirmed one."""
         copying = [(job, ruling, ruling.copying) for job, ruling in work if ruling.copying is not None]
         for route in {copy.route for _, _, copy in copying}:
             group = [each for each in copying if each[2].route is route]
             outcomes = route.copy([copy.message for _, _, copy in group])
             for (job, ruling, copy), outcome in zip(group, outcomes, strict=True):
-                if not is_confirmed(outcome):
-                    self.link.journal.note(copy.failed, detail_of(outcome))
-                round_.answer(job, DONE if is_confirmed(outcome) else ruling.outcome)
+                round_.answer(job, DONE if is_confirmed(outcome) else self._not_copied(ruling, copy, outcome))
         native = [(job, ruling) for job, ruling in work if ruling.letter is not None]
         letters = [
             _held(job.message, Settlement(job.message.handle, Action.DEAD, dead=ruling.letter))
@@ -231,6 +234,13 @@ class Pipe:
             if not isinstance(answer, Settled):
                 self.link.journal.note("dead_letter.failed")
             round_.answer(job, GONE if isinstance(answer, Settled) else ruling.outcome)
+        return True
+
+    def _not_copied(self, ruling: Ruling, copying: Copying, outcome: SendOutcome) -> Outcome:
+        name = copying.counted_as(outcome)
+        self.link.journal.note(name, detail_of(outcome))
+        # The service's own redrive policy, if the queue has one, knows when to give up.
+        return LEFT if name == "dead_letter.missing" else ruling.outcome
 
     def _rule(self, job: PushedJob, verdict: Verdict) -> Ruling:
         if job.began is not None:
@@ -251,9 +261,12 @@ class Pipe:
             delay_s = ruling.told_delay_s
             tell("retried", shown, journal, message=message, reason=why(cause), delay_s=delay_s)
 
-    def _extend(self, held: Held, by_s: float) -> None:
-        check_extension(self.link.capabilities, by_s, self.link.shown)
-        self._putting_off.extend(held, by_s)
+    def _extend(self, held: Held, by_s: float, *, end_by: float) -> None:
+        shown = self.link.shown
+        check_extension(self.link.capabilities, by_s, shown)
+        if not finish_by(end_by, partial(self._putting_off.extend, held, by_s), self._clock):
+            msg = f"{shown} did not answer within the time that is left; the old lease still runs"
+            raise UnavailableError(msg, queue=shown, operation="extend")
 
     def _given_back(self, count: int) -> None:
         self.link.journal.note("push.out_of_time", "not begun; given back", count=count)

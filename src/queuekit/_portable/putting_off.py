@@ -49,8 +49,11 @@ class PuttingOff:
         self._refused = False
         self._not_before = 0.0
 
-    def put_off(self, batch: Sequence[Held], until: float) -> None:
+    def put_off(self, batch: Sequence[Held], until: float) -> bool:
         """Carry out the RETRY or RELEASE that each has; what fails leaves its message to the service's own wait.
+
+        Returns:
+            Always True: it is over.
 
         Args:
             batch: Each with its settlement recorded.
@@ -58,12 +61,12 @@ class PuttingOff:
         """
         now = self._clock.monotonic()
         if self._refused or not batch or now < self._not_before:
-            return
+            return True
         outcomes = self.settle(batch, min(until, now + _PUT_OFF_S), end=until)
         if all(each is None for each in outcomes):
             self._not_before = self._clock.monotonic() + _UNREACHED_S
             self._link.journal.note("settle.failed", "the service does not answer", count=len(outcomes))
-            return
+            return True
         failed = [each for each in outcomes if each is not None and not isinstance(each, (Settled, LeaseLost))]
         refused = [each for each in failed if isinstance(each, Unsupported) or each.error.code in _NO_USE]
         if refused and len(refused) == len(outcomes):
@@ -72,6 +75,7 @@ class PuttingOff:
             self._link.journal.note("push.waits_refused", detail)
         elif failed:
             self._link.journal.note("settle.failed", _detail(failed[0]), count=len(failed))
+        return True
 
     def settle(self, batch: Sequence[Held], until: float, *, end: float | None = None) -> list[SettleOutcome | None]:
         """Carry out the settlement that each has, trying again what can be; None where the time was over.
@@ -96,8 +100,8 @@ class PuttingOff:
                 self._settle(settler, part, end)
         return [held.outcome for held in batch]
 
-    def extend(self, held: Held, by_s: float) -> None:
-        """Extend the lease of one message now.
+    def extend(self, held: Held, by_s: float) -> bool:
+        """Extend the lease of one message now; True once the service has.
 
         Raises:
             LeaseLostError: It is not ours any more.
@@ -108,7 +112,7 @@ class PuttingOff:
         entry = Settlement(held.message.handle, Action.EXTEND, 0.0, by_s)
         outcome = self._link.guard.settle([entry], timeout_s=_CALL_S)[0]
         if isinstance(outcome, Settled):
-            return
+            return True
         if isinstance(outcome, LeaseLost):
             held.lease_lost = True
             msg = "the lease was lost; stop working on this delivery, somebody else may have it"

@@ -88,7 +88,8 @@ class Registering(ABC):
                 then, unless ``prefetch`` says so. None is without limit.
             timeout: How long one attempt may take; None is without limit.
             retry: When a failed attempt is followed by another; by default 5 attempts.
-            dead_letter: A queue's URL for dead letters, or ``"discard"``; by default the store's own.
+            dead_letter: A queue's URL for dead letters, or ``"discard"``; by default the store's own,
+                or the one that the service has for the queue.
             message_type: The type of messages that this handler takes; by default the function's name.
             default: Whether messages without a type come here, where a queue has several handlers.
             on_dead: What becomes of an ordering key whose message has used up its attempts. ``"skip"``: the

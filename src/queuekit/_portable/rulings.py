@@ -17,9 +17,8 @@ from queuekit._engine.copies import Copying, step_id
 from queuekit._engine.copies import CopyRoute as Route
 from queuekit._engine.held import Held
 from queuekit._engine.journal import Journal
-from queuekit._portable.delivery import DeadLetterMode
 from queuekit._portable.intake import why
-from queuekit._portable.letters import Cause, LetterWriter
+from queuekit._portable.letters import Cause, DeadLetterMode, DeadRoute, LetterWriter, is_nowhere
 from queuekit._portable.retry import Verdict
 from queuekit._values.capability import Capabilities
 from queuekit.backend import Action, IncomingMessage, OutgoingMessage
@@ -97,7 +96,7 @@ class Rulings:
     dead_letters: DeadLetterMode
     bridge: Bridge
     copies: Route
-    route: Route | None
+    route: DeadRoute | None
     now: Callable[[], float]
 
     def rule(self, message: IncomingMessage, verdict: Verdict) -> Ruling:
@@ -141,7 +140,7 @@ class Rulings:
         return Ruling(Outcome(Action.RETRY, plan.delay_s), copying, None, delay_s)
 
     def _dead(self, message: IncomingMessage, cause: Cause) -> Ruling:
-        if self.dead_letters == "missing":
+        if is_nowhere(self.dead_letters, self.route):
             # The service's own redrive policy, if the queue has one, knows when to give up.
             self.journal.note("dead_letter.missing", f"{cause.reason}; left to the service; name dead_letter=")
             return Ruling(LEFT)

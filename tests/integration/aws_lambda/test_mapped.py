@@ -89,6 +89,30 @@ def test_used_up_attempts_go_to_the_dead_letter_queue_with_their_reason(
         letter.ack()
 
 
+@pytest.mark.parametrize("suffix", ["", ".fifo"], ids=["standard", "fifo"])
+def test_without_one_of_its_own_a_handler_s_dead_letters_go_where_the_service_puts_them(
+    app: qk.App, make_queue: MakeQueue, mapped: Map, client: Any, suffix: str
+) -> None:
+    dead = make_queue(suffix)
+    arn = f"arn:aws:sqs:{REGION}:{client.get_queue_url(QueueName=dead)['QueueUrl'].split('/')[-2]}:{dead}"
+    policy = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 100})
+    queue = make_queue(suffix, VisibilityTimeout="900", RedrivePolicy=policy)
+
+    @app.handler(queue)
+    def handle(text: str) -> object:
+        return qk.DeadLetter("broken")
+
+    handle.send("x", ordering_key="k" if suffix else None)
+    until_empty(mapped(queue, app.aws_lambda()))
+    with qk.Consumer(
+        f"sqs://{REGION}/{dead}", endpoint=app._options["endpoint"], poll=timedelta(seconds=1)
+    ) as letters:
+        letter = letters.receive(timeout=10)
+        assert letter is not None
+        assert (letter.body, letter._held.message.metadata["dead-reason"]) == (b"x", "broken")
+        letter.ack()
+
+
 def test_groups_keep_their_order_whatever_fails(app: qk.App, make_queue: MakeQueue, mapped: Map) -> None:
     queue, done = make_queue(".fifo", VisibilityTimeout="900"), defaultdict[str | None, list[int]](list)
 

@@ -95,6 +95,52 @@ def test_a_worker_that_names_no_dead_letter_queue_uses_the_one_of_the_redrive_po
     made.delete()
 
 
+@pytest.mark.parametrize("suffix", ["", ".fifo"], ids=["standard", "fifo"])
+def test_a_consumer_that_names_no_dead_letter_queue_uses_the_one_of_the_redrive_policy(
+    service: Any, suffix: str
+) -> None:
+    name = f"q-{uuid.uuid4().hex[:12]}"
+    made = service.open(name + suffix)
+    made.create()
+    dead = f"{name}-dead{suffix}"
+    # A queue for dead letters may take less than a traceback.
+    service.client.set_queue_attributes(QueueUrl=service.address(dead), Attributes={"MaximumMessageSize": "1024"})
+    with qk.Consumer(service.url(name + suffix, poll="1s")) as consumer:
+        with qk.Producer(service.url(name + suffix)) as producer:
+            sent = producer.send(b"x" * 400, ordering_key="k" if suffix else None)
+        delivery = consumer.receive(timeout=10.0)
+        assert delivery is not None
+        delivery.dead_letter("a long reason " * 60)
+        delivery.settled(timeout=10.0)
+        assert consumer.counts()["delivery.dead"] == 1
+    with qk.Consumer(service.url(dead, poll="1s")) as letters:
+        letter = letters.receive(timeout=10.0)
+        assert letter is not None
+        known = letter._held.message.metadata
+        assert (letter.message_id, letter.body, letter.ordering_key) == (
+            sent.message_id,
+            b"x" * 400,
+            "k" if suffix else None,
+        )
+        assert "dead-reason" in known["dead-trimmed"].split(), "only what there is room for is kept"
+        letter.ack()
+    made.delete()
+
+
+def test_without_a_redrive_policy_a_dead_letter_is_retried_and_that_is_told(service: Any) -> None:
+    url = service.url(service.queue(), poll="1s")
+    with qk.Producer(url) as producer:
+        producer.send(b"1")
+        producer.send(b"2")
+    with qk.Consumer(url) as consumer:
+        for _ in range(2):
+            delivery = consumer.receive(timeout=10.0)
+            assert delivery is not None
+            delivery.dead_letter("broken")
+            delivery.settled(timeout=10.0)
+        assert consumer.counts()["dead_letter.missing"] == 2
+
+
 def test_a_fair_queue_takes_a_key_as_the_tenant_and_orders_nothing(service: Any) -> None:
     name = service.queue()
     with qk.Producer(service.url(name)) as plain, pytest.raises(qk.UnsupportedError, match="ordering key"):

@@ -220,7 +220,7 @@ def test_unknown_queues_and_types_are_retried_and_then_left_to_the_service(
     for attempt in (1, 5, 20):
         assert failed(function(event([record("a", queue="others", attempt=attempt)]))) == ["id-0"]
         assert failed(function(event([ours(typed, attempt=attempt)]))) == ["id-0"]
-    assert actions(caplog).count("dead_letter.missing") == 4
+    assert actions(caplog).count("dead_letter.failed") == 4, "there is no login to ask for a dead-letter queue with"
 
 
 def test_what_cannot_be_decoded_goes_to_the_dead_letters(app: App) -> None:

@@ -214,7 +214,12 @@ class SqsBackend:
 
     def _url_of(self, queue: str) -> str:
         """The URL of another queue of the same region and account: a dead-letter queue is in no other."""
-        return self._own_url.replace(path=f"/{queue}").reveal()
+        url = self._own_url.replace(path=f"/{queue}")
+        if self._options.endpoint:  # given as a keyword, it does not stand in the queue's own URL
+            url = url.with_option("endpoint", self._options.endpoint)
+        if self._options.fair:
+            url = url.with_option("fair", "true")
+        return url.reveal()
 
     def _handle(self, raw: Mapping[str, Any]) -> Handle:
         return Handle(self._place, raw["ReceiptHandle"])

@@ -190,7 +190,8 @@ class DeadLetter(Group):
     def test_DLQ_10_no_dlq_configured_policy(self, harness: Harness, face: Face) -> None:
         """Nothing configured: the store's own dead-letter queue, else a RETRY at a long wait; never a silent drop."""
         for support in {harness.capabilities.dead_letters, Support.BRIDGED}:
-            queue, opener = Queue(harness), FaultyOpener(harness.opener, dead_letters=support)
+            queue = Queue(harness)
+            opener = FaultyOpener(harness.opener, dead_letters=support, dead_letter_queue="")
             queue.put(b"x")
             delivery = face.next(face.consumer(queue, opener=opener))
             delivery.dead_letter("broken")

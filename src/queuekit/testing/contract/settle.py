@@ -171,7 +171,7 @@ class Settle(Group):
         """With nowhere to put it a dead letter is retried at a long wait, counted as missing; only
         ``dead_letter="discard"`` drops it, counted too."""
         queue = Queue(harness)
-        without = FaultyOpener(harness.opener, dead_letters=Support.BRIDGED)
+        without = FaultyOpener(harness.opener, dead_letters=Support.BRIDGED, dead_letter_queue="")
         queue.put(b"kept")
         consumer = face.consumer(queue, opener=without)
         delivery = face.next(consumer)

@@ -131,11 +131,17 @@ class FifoHarness(SqsHarness):
 
 
 class OneFace:
-    """The engine is the same above every backend, and both faces of it are judged on standard queues."""
+    """The engine is the same above every backend: one face of it is judged on each kind of queue.
+
+    Attributes:
+        awaits: Whether it is the one that awaits.
+    """
+
+    awaits: ClassVar[bool] = False
 
     @pytest.fixture
     def face(self, harness: Harness) -> Iterator[Face]:
-        face = Face(harness, awaits=False)
+        face = Face(harness, awaits=self.awaits)
         yield face
         face.cleanup()
 

@@ -10,7 +10,7 @@ import pytest
 
 from queuekit.testing.contract import BackendContract
 
-from .sqs_servers import NO_EMOJI, SqsHarness, a_fauxqs, served
+from .sqs_servers import NO_EMOJI, OneFace, SqsHarness, a_fauxqs, served
 
 
 class FauxqsHarness(SqsHarness):
@@ -23,6 +23,7 @@ def _server() -> Iterator[None]:
         yield
 
 
-class TestSqs(BackendContract):
+class TestSqs(OneFace, BackendContract):
     harness_class = FauxqsHarness
+    awaits = True
     known_deviations: ClassVar = {"ENC-03": NO_EMOJI, "ENC-18": NO_EMOJI}

@@ -75,23 +75,26 @@ class Flow:
         self.taken: int = 0
         self._taken_before = 0
 
-    def want(self, *, demand: int, waiting: int) -> int:
+    def want(self, *, demand: int, waiting: int, coming: int = 0) -> int:
         """How many to poll for now; 0 means not to poll.
 
         With nobody waiting, a poll refills what was prefetched once half of it is used, and only if
         something was taken since the last one: what nobody takes must not be leased again and again.
+        Beside another poll, one must have room for as many as a poll can bring.
 
         Args:
             demand: How many takers wait.
             waiting: How many deliveries wait for a taker.
+            coming: How many the polls in flight asked for.
         """
         if self.is_full:
             return 0
-        room = self._max_in_flight - self.count
-        if demand <= waiting and (not self.taken or waiting > self.refill_at):
+        if not coming and demand <= waiting and (not self.taken or waiting > self.refill_at):
             return 0
+        room = self._max_in_flight - self.count
         by_bytes = max(1, (self._max_bytes - self.bytes) // self._largest)
-        return max(0, min(demand + self._prefetch - waiting, room, self._batch, by_bytes))
+        want = min(demand + self._prefetch - waiting - coming, room - coming, self._batch, by_bytes - coming)
+        return max(0, want) if not coming or want >= self._batch else 0
 
     @property
     def is_full(self) -> bool:
@@ -103,8 +106,10 @@ class Flow:
         """How many deliveries were taken since the beginning; ``taken`` counts from the last poll."""
         return self._taken_before + self.taken
 
-    def polled(self, now: float) -> None:
-        """A poll begins."""
+    def polled(self, now: float, *, coming: int = 0) -> None:
+        """A poll begins, beside others that asked for so many."""
+        if coming and not self.taken:
+            return  # the pace is measured from poll to poll, and two that begin together tell nothing about it
         if self._by_pace and self._polled_at is not None:
             pace = self.taken / max(now - self._polled_at, 1e-6)
             self._pace = (self._pace + pace) / 2

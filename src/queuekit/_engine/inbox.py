@@ -34,7 +34,7 @@ class Inbox:
     Attributes:
         ends: When deliveries that wait expire, in seconds since the epoch, for those that do.
         demand: How many takers wait.
-        polling: Whether a poll is in flight.
+        polls: How many polls are in flight.
         asked: Whether somebody asked without waiting, so that one poll is due.
         stopping: Whether nothing is to be taken any more.
         paused: Whether nothing is to be polled for now.
@@ -67,7 +67,7 @@ class Inbox:
         self.ends: dict[Held, float] = {}
         self._expired = expired
         self.demand = 0
-        self.polling = False
+        self.polls = 0
         self.asked = False
         self.stopping = False
         self.paused = False
@@ -293,6 +293,11 @@ class Inbox:
         if self.stopping:
             msg = "the consumer is closed; open a new one"
             raise ClosedError(msg, queue=self._queue, operation="receive")
+
+    @property
+    def polling(self) -> bool:
+        """Whether a poll is in flight that can still bring something."""
+        return self.polls > 0 and self.failure is None
 
     @property
     def closed(self) -> bool:

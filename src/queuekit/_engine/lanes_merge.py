@@ -38,6 +38,7 @@ def merged(lanes: Sequence[Capabilities]) -> Capabilities:
         "ordering": "none",
         "delay_with_ordering": False,
         "priority_levels": len(lanes),
+        "max_polls": 1,
         "wait_at_least_s": sum(lane.wait_at_least_s for lane in lanes),
         "server": lanes[0].server,
         "assumed": frozenset().union(*(lane.assumed for lane in lanes)),

@@ -67,8 +67,8 @@ class TokenBucket:
     """Hands out the messages that a `Rate` allows.
 
     Tokens are taken before a poll, and settled after it: those of messages that came are used, the rest is
-    back. While some are out, the bucket fills only up to what is left of the burst; else a poll that waited
-    for long could bring a burst and leave another one ready.
+    back, poll by poll. While some are out, the bucket fills only up to what is left of the burst; else a poll that
+    waited for long could bring a burst and leave another one ready.
 
     Args:
         rate: What is allowed.
@@ -88,18 +88,18 @@ class TokenBucket:
         self._at = now
 
     def take(self, most: int, now: float) -> int:
-        """Take up to ``most`` tokens; how many there were. Settle them before taking more."""
+        """Take up to ``most`` tokens; how many there were. Each lot is to be settled."""
         self._fill(now)
         taken = min(most, math.floor(self._level + _WHOLE))
         self._level -= taken
         self._out += taken
         return taken
 
-    def settle(self, used: int, now: float) -> None:
-        """Of all tokens that are out, so many were used; the others are back."""
+    def settle(self, used: int, now: float, *, of: int) -> None:
+        """Of a lot that was taken, so many were used; the others are back."""
         self._fill(now)
-        self._level += max(0, self._out - used)
-        self._out = 0
+        self._level += max(0, of - used)
+        self._out -= of
 
     def wait_s(self, now: float) -> float:
         """How long until there is a whole token; 0 where there is one."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiving engine of one queue: a thread that polls, and what becomes of what it brings."""
+"""The receiving engine of one queue: threads that poll, and what becomes of what it brings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
 from queuekit._engine.lanes import KeyLanes
 from queuekit._engine.leading import Lead
-from queuekit._engine.polling import Poller, PollSettings
+from queuekit._engine.polling import Poller, PollSettings, roles
 from queuekit._engine.pulse import Pulse
 from queuekit._engine.rate import Rate
 from queuekit._engine.shutdown import Standing
@@ -118,7 +118,7 @@ class Receiver:
             lanes=self._lanes,
             expired=self._expired,
         )
-        self.pulses: Mapping[str, Pulse] = {name: Pulse() for name in ("poll", "settle", "leases")}
+        self.pulses: Mapping[str, Pulse] = {name: Pulse() for name in (*roles(can.max_polls), "settle", "leases")}
         self._closed = False
         self._threads: Threads | None = None
         station = self._make_station(can)
@@ -197,7 +197,6 @@ class Receiver:
     def _end(self, failure: QueueKitError) -> None:
         with self._lock:
             self._inbox.failure = failure
-            self._inbox.polling = False
             self._inbox.arrived.notify_all()
             callbacks = self._inbox.take_callbacks()
         for callback in callbacks:

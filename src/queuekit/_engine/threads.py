@@ -26,12 +26,16 @@ class Threads:
         self._threads: list[threading.Thread] = []
 
     def start(self, role: str, body: Callable[[], None]) -> None:
-        """Start one thread."""
+        """Start one thread.
+
+        Raises:
+            RuntimeError: The system gives no more threads.
+        """
         thread = threading.Thread(
             target=self._watched, args=(role, body), name=f"queuekit-{role}-{self._name}", daemon=True
         )
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def join(self, timeout_s: float) -> None:
         """Wait for every thread but the calling one, that long for each."""

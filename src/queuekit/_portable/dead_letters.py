@@ -328,7 +328,7 @@ class DeadLetters:
         with self._closing:
             while not self._closed:
                 taken = bucket.take(most, clock.monotonic())
-                bucket.settle(taken, clock.monotonic())
+                bucket.settle(taken, clock.monotonic(), of=taken)
                 if taken:
                     return taken
                 clock.wait(self._closing, bucket.wait_s(clock.monotonic()))

@@ -83,6 +83,8 @@ class Capabilities:
         fanout: Whether several subscriptions can each get every message.
         expiry: Who drops a message that has expired.
         long_poll: Whether `Backend.receive` returns as soon as a message arrives.
+        max_polls: How many receives of one consumer may run at once, where several bring more than one does. Beyond
+            the first they begin only while receives come back full.
         wait_at_least_s: The least time that an empty `Backend.receive` takes whatever was asked.
         admin: Whether the queue can be made, removed and asked for.
         peek: Whether messages can be looked at without leasing them.
@@ -141,6 +143,7 @@ class Capabilities:
     fanout: bool = False
     expiry: Support = Support.BRIDGED
     long_poll: bool = False
+    max_polls: int = 1
     wait_at_least_s: float = 0.0
     admin: bool = False
     peek: bool = False

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator, MutableSet
+from collections.abc import Callable, Iterable, Iterator, MutableSet, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple, cast
 
 from queuekit._engine.held import Held
+from queuekit._engine.pulse import Pulse
 from queuekit._engine.receiving import ReceiverSettings
 from queuekit._engine.shutdown import ShutdownPlan, Step
 from queuekit._portable.intake import Intake
@@ -23,6 +24,7 @@ from queuekit._portable.link import BackendOpener, open_link
 from queuekit._portable.retry import Judge, RetryPolicy, Verdict
 from queuekit._values.clock import Clock, Random
 from queuekit._values.errors import ClosedError, QueueKitError
+from queuekit.backend import IncomingMessage
 
 _POLL_EVERY_S = 1.0
 
@@ -228,12 +230,12 @@ class SimulatedWorker:
     def _poll(self) -> None:
         receiver, inbox = self._receiver, self._receiver._inbox
         if inbox.stopping:
-            inbox.polling = False
             return
         demand = max(inbox.demand, inbox.asked)
         if receiver._flow.want(demand=demand, waiting=len(inbox.buffer)) <= 0:
             return
-        wanted, began = receiver._poller._next_poll(), self._clock.monotonic()
+        wanted, began = receiver._poller._next_poll(Pulse(), 0, 0), self._clock.monotonic()
+        got: Sequence[IncomingMessage] = ()
         try:
             got = self._intake.link.guard.receive(max_messages=wanted, wait_s=0.0, lease_s=self._crew.lease_s)
         except QueueKitError:
@@ -243,7 +245,7 @@ class SimulatedWorker:
         else:
             self._failures = 0
             receiver._admit(got, began)
-        inbox.polling = False
+        receiver._poller._ended(wanted, len(got))
 
     def _run(self) -> None:
         self._registered = False

@@ -36,8 +36,32 @@ def test_no_stretch_of_time_sees_more_than_the_burst_and_what_the_rate_gives_in_
         assert 0 <= tokens <= most
         now += length_s
         used = min(tokens, available)
-        bucket.settle(used, now)
+        bucket.settle(used, now, of=tokens)
         came.append((now, used))
+    for first, (since, _) in enumerate(came):
+        for last in range(first, len(came)):
+            begun = sum(used for _, used in came[first : last + 1])
+            assert begun <= rate.most_at_once + rate.per_second * (came[last][0] - since) + 1e-6
+
+
+@given(
+    rate=RATES,
+    polls=st.lists(
+        st.tuples(st.floats(0, 5), st.integers(1, 30), st.floats(0, 30), st.integers(0, 30)), min_size=2, max_size=20
+    ),
+)
+def test_polls_that_run_at_once_share_the_tokens(rate: Rate, polls: list[tuple[float, int, float, int]]) -> None:
+    now, came, ends = 1000.0, list[tuple[float, int]](), list[tuple[float, int, int]]()
+    bucket = TokenBucket(rate, now)
+    for quiet_s, most, length_s, available in polls:
+        now += quiet_s
+        for when, tokens, used in sorted(each for each in ends if each[0] <= now):
+            bucket.settle(used, when, of=tokens)
+            came.append((when, used))
+        ends = [each for each in ends if each[0] > now]
+        tokens = bucket.take(most, now)
+        assert tokens + sum(tokens for _, tokens, _ in ends) <= rate.most_at_once
+        ends.append((now + length_s, tokens, min(tokens, available)))
     for first, (since, _) in enumerate(came):
         for last in range(first, len(came)):
             begun = sum(used for _, used in came[first : last + 1])
@@ -49,7 +73,7 @@ def test_tokens_of_messages_that_did_not_come_are_back_at_once(rate: Rate, most:
     bucket = TokenBucket(rate, 0.0)
     taken = bucket.take(most, 0.0)
     assert taken == min(most, rate.most_at_once)
-    bucket.settle(0, 0.0)
+    bucket.settle(0, 0.0, of=taken)
     assert bucket.take(most, 0.0) == taken
 
 
@@ -57,7 +81,8 @@ def test_tokens_of_messages_that_did_not_come_are_back_at_once(rate: Rate, most:
 def test_after_the_wait_that_it_names_there_is_a_token_and_not_before(rate: Rate) -> None:
     bucket = TokenBucket(rate, 0.0)
     assert bucket.wait_s(0.0) == 0.0
-    bucket.settle(bucket.take(1000, 0.0), 0.0)
+    taken = bucket.take(1000, 0.0)
+    bucket.settle(taken, 0.0, of=taken)
     wait_s = bucket.wait_s(0.0)
     assert bucket.take(1, wait_s * 0.99) == 0
     assert bucket.take(1, wait_s) == 1
@@ -69,7 +94,7 @@ def test_a_rate_that_is_kept_for_long_gives_its_limit() -> None:
     while now < 3000:
         now += max(bucket.wait_s(now), 1e-6)
         taken = bucket.take(100, now)
-        bucket.settle(taken, now)
+        bucket.settle(taken, now, of=taken)
         begun += taken
     assert math.isclose(begun, 7000, rel_tol=0.01)
 

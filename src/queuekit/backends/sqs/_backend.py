@@ -38,6 +38,7 @@ MOST_BYTES = 1 << 20
 """Of a message, and of a batch of them."""
 
 _BATCH = 10
+_POLLS = 4  # with an answer in some 15 ms they bring more than one process can handle
 _LONGEST_DELAY_S = 900
 _DEDUP_S = 300.0
 _STAMPS = ("ApproximateReceiveCount", "SentTimestamp", "ApproximateFirstReceiveTimestamp")
@@ -344,6 +345,7 @@ def _standard_queue(*, fair: bool) -> Capabilities:
         delay_with_ordering=fair,
         fair_keys=fair,
         long_poll=True,
+        max_polls=_POLLS,
         admin=True,
         purge=True,
         purges_leased=True,

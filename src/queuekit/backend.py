@@ -38,6 +38,7 @@ from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.diagnosis import Wanted
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.finding import Finding
+from queuekit._values.http import HttpAuth, HttpRequest
 from queuekit._values.options import Range, Size
 from queuekit._values.outcome import (
     LEASE_LOST,
@@ -81,6 +82,10 @@ __all__ = [
     "Finding",
     "Handle",
     "Host",
+    "HttpAuth",
+    "HttpPublishable",
+    "HttpRequest",
+    "HttpSchedulable",
     "IncomingMessage",
     "Interruptible",
     "InvalidURLError",
@@ -427,6 +432,49 @@ class PushCodec(Protocol):
 
 
 @runtime_checkable
+class HttpPublishable(Protocol):
+    """A message can be sent to the queue by one HTTP request, which another service makes later."""
+
+    @property
+    def http_auth(self) -> HttpAuth:
+        """The token that such a request needs. No I/O."""
+        ...
+
+    def as_http(self, message: OutgoingMessage) -> HttpRequest:
+        """The request that sends this message as `Backend.send` would, but for its delay, which is over by then.
+
+        Pure. Making it twice may send the message twice. Its answer is 2xx if, and only if, the message is there.
+        """
+        ...
+
+
+@runtime_checkable
+class HttpSchedulable(Protocol):
+    """Makes HTTP requests at their time, and again until one is answered with 2xx: a ``delay_via=`` of itself.
+
+    `Capabilities.max_delay_s` is the longest that a request can wait, `Capabilities.max_message_bytes` the most
+    bytes of its URL, headers and body.
+    """
+
+    def schedule_http(
+        self, request: HttpRequest, due: float, auth: HttpAuth, *, message_id: str, timeout_s: float
+    ) -> SendOutcome:
+        """Have the request made no earlier than ``due``. `Accepted` means that the service has confirmed it.
+
+        Args:
+            request: What is to be requested.
+            due: Seconds since the epoch, UTC, by this host.
+            auth: The token that the service is to add; `Rejected` where it cannot make such a one.
+            message_id: Of the message, for the outcome; no name of the request, as a retry has the same id.
+            timeout_s: As for `Backend.send`.
+
+        Raises:
+            Exception: The SDK's own, unwrapped; `Backend.classify` will be asked what it means.
+        """
+        ...
+
+
+@runtime_checkable
 class Cancellable(Protocol):
     """Take back a message that nobody has begun."""
 
@@ -577,6 +625,7 @@ class BackendSpec:
             ``option`` called ``queue``.
         path_parts: With ``slot="path"``, how many parts of the path stand before the queue's name.
         forms: The URL forms, for messages and documents, such as ``memory://QUEUE``.
+        places: Names of the options without which a URL may mean another queue, such as ``space``.
         spi_version: The `SPI_VERSION` that the backend was written for.
     """
 
@@ -585,4 +634,5 @@ class BackendSpec:
     slot: Literal["host", "path", "option"]
     forms: tuple[str, ...]
     path_parts: int = 0
+    places: tuple[str, ...] = ()
     spi_version: int = SPI_VERSION

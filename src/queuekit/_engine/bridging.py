@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What queuekit adds to one queue out of the queue itself: longer delays, longer waits, counted attempts. Pure.
+"""What queuekit adds to one queue by copies: longer delays, longer waits, counted attempts. Pure.
 
 Everything here comes down to a copy: made durable first, then the original is acked. A failure between the
 two leaves both, and never none. A copy goes to the end of the queue and to every subscription, so there are
@@ -9,6 +9,7 @@ none for messages with an ordering key, and none where several subscriptions rea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from queuekit._engine import metadata as meta
@@ -56,27 +57,24 @@ class Bridge:
 
     Args:
         can: What the queue can do.
+        fits: Whether a message with a delay is small enough for where it waits.
 
     Attributes:
         counts: Whether attempts are counted by copies, because the service does not count.
     """
 
-    def __init__(self, can: Capabilities) -> None:
-        self._can = can
+    def __init__(self, can: Capabilities, fits: Callable[[OutgoingMessage], bool] = lambda _: True) -> None:
+        self._can, self._fits = can, fits
         self.counts: bool = can.counted_attempts is Support.BRIDGED
 
     def takes_copy(self, ordering_key: str | None) -> bool:
         """Whether a message may be replaced by a copy at the end of the queue."""
-        can = self._can
-        return can.own_copies and (
-            can.ordering == "none"
-            or (can.ordering == "per_key" and ordering_key is None and not can.ordering_key_required)
-        )
+        return self._can.own_copies and self._is_unordered(ordering_key)
 
     def takes_delay(self, delay_s: float, ordering_key: str | None) -> bool:
-        """Whether a message can be sent with this delay, by the service or by hops."""
+        """Whether a message can be sent with this delay: by the service, through ``delay_via=``, or by hops."""
         can = self._can
-        if delay_s <= can.max_delay_s:
+        if delay_s <= can.max_delay_s or (delay_s <= can.via_delay_s and self._is_unordered(ordering_key)):
             return True
         return can.max_delay_s > 0 and delay_s <= LONGEST_BRIDGED_S and self.takes_copy(ordering_key)
 
@@ -113,13 +111,19 @@ class Bridge:
         if self.takes_copy(message.ordering_key) and (
             delay_s == 0 or self.takes_delay(delay_s, message.ordering_key)
         ):
-            return RetryPlan(in_place_s, delayed(_failed(message), delay_s, can, now))
+            waiting = delayed(_failed(message), delay_s, can, now)
+            if self._fits(waiting):
+                return RetryPlan(in_place_s, waiting)
         copy = _failed(message) if self.counts else None
         hold_s = delay_s if copy is not None else delay_s - longest
         if hold_s <= holdable_s:
             return RetryPlan(longest, copy, hold_s)
         # A copy that cannot wait is held for as long as may be; in place the service can at least wait.
         return RetryPlan(longest, copy, holdable_s if copy is not None else 0.0, shortened=True)
+
+    def _is_unordered(self, ordering_key: str | None) -> bool:
+        can = self._can
+        return can.ordering == "none" or (can.unordered_copies and ordering_key is None)
 
     def _longest_retry_s(self, kept_s: float) -> float:
         can = self._can

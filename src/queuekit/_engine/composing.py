@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -15,6 +14,7 @@ from queuekit._engine import metadata as meta
 from queuekit._engine.bridging import Bridge
 from queuekit._engine.codec import Codec
 from queuekit._engine.hops import MANY_HOPS_S, delayed, hops_of
+from queuekit._engine.sendable import check_texts, checked_attributes, is_message_id
 from queuekit._engine.waits import possible_delay_s
 from queuekit._values.capability import Capabilities, Support
 from queuekit._values.clock import Clock
@@ -33,13 +33,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("queuekit")
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_ATTRIBUTE_NAME = re.compile(r"[^\x00-\x20\x7f-\xa0\ud800-\udfff\s]{1,255}")
-_RESERVED = re.compile(r"qk([-.].*)?", re.IGNORECASE | re.DOTALL)
-_MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_LONGEST_NAME = 255
 _WORST = bytes(300)  # no service that carries text can carry this as it is
-_HIGHEST_PRIORITY = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +60,23 @@ class Composer(Generic[T]):
         clock: For due times and ids.
         default_type: The message type of messages that name none.
         queue: The queue's redacted URL, for errors.
+        excess: Bytes and limit of a message that is too large for where it waits for its time.
 
     Concurrency:
         Safe from any thread.
     """
 
     def __init__(
-        self, codec: Codec[T], backend: Backend, clock: Clock, *, default_type: str | None, queue: str
+        self,
+        codec: Codec[T],
+        backend: Backend,
+        clock: Clock,
+        *,
+        default_type: str | None,
+        queue: str,
+        excess: Callable[[OutgoingMessage], tuple[int, int] | None] = lambda _: None,
     ) -> None:
-        self._codec = codec
+        self._codec, self._excess = codec, excess
         self._backend = backend
         self._clock = clock
         self._queue = queue
@@ -156,25 +158,37 @@ class Composer(Generic[T]):
 
     def _with_options(self, message: Message[T], fresh_id: str) -> OutgoingMessage:
         delay_s = self._delay_s(message)
-        _check_texts(message)
+        check_texts(message)
         self._check_supported(message, delay_s)
         made = OutgoingMessage(
             message.message_id if message.message_id is not None else fresh_id,
             self._codec.encode(message.payload),
-            _checked_attributes(message.attributes) if message.attributes else meta.EMPTY,
+            checked_attributes(message.attributes) if message.attributes else meta.EMPTY,
             self._metadata_of(message, delay_s),
             delay_s,
             message.ordering_key,
-            self._dedup_id(message),
+            self._dedup_id(message, delay_s),
             message.priority or 0,
         )
-        if delay_s > self._capabilities.max_delay_s:
+        if delay_s > max(self._capabilities.max_delay_s, self._capabilities.via_delay_s):
             made = self._in_hops(made, delay_s)
         self._check_size(made)
+        if delay_s and (excess := self._excess(made)) is not None:
+            msg = f"the message has {excess[0]} bytes, and where delay_via= lets it wait takes {excess[1]}"
+            raise MessageTooLargeError(
+                f"{msg}; send a reference to the data",
+                size=excess[0],
+                limit=excess[1],
+                queue=self._queue,
+                operation="send",
+            )
         return made
 
-    def _dedup_id(self, message: Message[T]) -> str | None:
-        if message.dedup_id is not None or not self._capabilities.dedup_id_required:
+    def _dedup_id(self, message: Message[T], delay_s: float) -> str | None:
+        can = self._capabilities
+        # What is forwarded twice, because its forwarder ended in between, is to be taken once.
+        detoured = can.dedup_window_s > 0 and can.max_delay_s < delay_s <= can.via_delay_s
+        if message.dedup_id is not None or not (can.dedup_id_required or detoured):
             return message.dedup_id
         # Not made of the message: to send an equal one twice is to send two.
         return f"qk-{self._clock.token_bytes(16).hex()}"
@@ -237,6 +251,8 @@ class Composer(Generic[T]):
             return f"{longest}, and ?foreign=true rules out the hops that a longer one takes"
         if ordering_key is not None and can.long_delay is Support.BRIDGED:
             return f"{longest} with an ordering key, which a longer one would lose its place by"
+        if not can.max_delay_s and not can.via_delay_s and can.unordered_copies:
+            return f"{longest}; name a queue that keeps delays with delay_via="
         return longest
 
     def _check_key_not_required(self) -> None:
@@ -280,7 +296,9 @@ class Composer(Generic[T]):
                 self._refuse(f"max_attempts of {message.max_attempts}", remedy)
             yield meta.MAX_ATTEMPTS, str(message.max_attempts)
         if message.retry_delay is not None:
-            retry_s, longest_s = _seconds("retry_delay", message.retry_delay), self._capabilities.max_retry_delay_s
+            can, retry_s = self._capabilities, _seconds("retry_delay", message.retry_delay)
+            keyed = message.ordering_key is not None and can.ordering != "none"
+            longest_s = can.max_retry_delay_s if keyed else can.longest_retry_s
             if retry_s > longest_s:
                 self._refuse(f"a retry_delay of {retry_s:g} s", f"its longest is {longest_s:g} s")
             yield meta.RETRY_DELAY, f"{retry_s:.6f}".rstrip("0").rstrip(".")
@@ -322,58 +340,6 @@ def _seconds(name: str, length: Any) -> float:
     return seconds
 
 
-def _check_texts(message: Message[Any]) -> None:
-    for name in ("ordering_key", "dedup_id", "type"):
-        _check_text(name, getattr(message, name))
-    message_id = message.message_id
-    if message_id is not None and not (isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)):
-        msg = "message_id must be 1 to 128 printable ASCII characters without spaces"
-        raise InvalidMessageError(msg)
-    priority = message.priority
-    if priority is not None and (type(priority) is not int or not 0 <= priority <= _HIGHEST_PRIORITY):
-        msg = f"priority must be a whole number from 0 to 9, higher first, and is {priority!r}"
-        raise InvalidMessageError(msg)
-
-
-def _check_text(name: str, text: Any) -> None:
-    if text is None:
-        return
-    if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_NAME or _CONTROL.search(text):
-        msg = f"{name} must be a str of 1 to {_LONGEST_NAME} characters without control characters or surrogates"
-        raise InvalidMessageError(msg)
-
-
-def _checked_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
-    """A copy of the user's attributes, so that a later change of theirs cannot reach the wire.
-
-    Raises:
-        InvalidMessageError: A name or a value that some service could not carry unchanged.
-    """
-    if not isinstance(attributes, Mapping):
-        msg = f"attributes must be a mapping of str to str and is {type(attributes).__name__}"
-        raise InvalidMessageError(msg)
-    seen: set[str] = set()
-    for name, value in attributes.items():
-        _check_attribute(name, value)
-        if name.lower() in seen:
-            msg = f"the attribute {name!r} is given twice in different case; names are unique whatever their case"
-            raise InvalidMessageError(msg)
-        seen.add(name.lower())
-    return dict(attributes)
-
-
-def _check_attribute(name: Any, value: Any) -> None:
-    if not isinstance(name, str) or not _ATTRIBUTE_NAME.fullmatch(name):
-        msg = "an attribute's name must be a str of 1 to 255 characters without spaces or control characters"
-        raise InvalidMessageError(msg)
-    if _RESERVED.fullmatch(name):
-        msg = f"the attribute name {name!r} is queuekit's own; choose one that does not begin with qk- or qk."
-        raise InvalidMessageError(msg)
-    if not isinstance(value, str) or _CONTROL.search(value):
-        msg = f"the value of the attribute {name!r} must be a str without control characters or lone surrogates"
-        raise InvalidMessageError(msg)
-
-
 def rejection(error: QueueKitError, message_id: str) -> Rejected:
     """The outcome of a message that an error kept from being sent."""
     return Rejected(_entry_error(error), message_id)
@@ -389,4 +355,4 @@ def _entry_error(error: QueueKitError) -> ErrorClass:
 
 def _id_of(item: Any, fresh_id: str) -> str:
     given = item.message_id if isinstance(item, Message) else None
-    return given if isinstance(given, str) and _MESSAGE_ID.fullmatch(given) else fresh_id
+    return given if is_message_id(given) else fresh_id

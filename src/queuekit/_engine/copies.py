@@ -16,6 +16,7 @@ from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, ErrorCode,
 from queuekit.backend import IncomingMessage, OutgoingMessage
 
 _COPY_S = 5.0
+_NO_ATTEMPTS = frozenset({"hop", "forward"})
 _TAKEN_FOR_ANOTHER = ErrorClass(
     ErrorCode.REFUSED, sent="no", detail="the copy was taken for a duplicate of another message"
 )
@@ -81,11 +82,12 @@ def copy_of(message: IncomingMessage, purpose: str, *, base: int) -> OutgoingMes
 def step_id(message: IncomingMessage, purpose: str) -> str:
     """The dedup id of one copy step: the same when the step is repeated, another for every new step.
 
-    A hop is known by its number alone: a delivery that the hop did not survive was no attempt. Ids are the
-    user's to choose and may stand on two messages, so what the service says of this one goes in too.
+    A hop is known by its number alone: a delivery that the hop did not survive was no attempt; and so is what is
+    forwarded. Ids are the user's to choose and may stand on two messages, so what the service says of this one
+    goes in too.
     """
     known = meta.read(message.metadata)
-    attempts = known.base + (0 if purpose == "hop" else message.attempt or 0)
+    attempts = known.base + (0 if purpose in _NO_ATTEMPTS else message.attempt or 0)
     step = (message.message_id, purpose, attempts, hop_number(message.metadata), known.redriven, message.enqueued_at)
     return "qk-" + hashlib.sha256(repr(step).encode() + message.body).hexdigest()[:40]
 

@@ -77,10 +77,27 @@ class Guard:
         self._backend = backend
         self.queue: str = queue
 
+    def excess(self, message: OutgoingMessage) -> tuple[int, int] | None:  # noqa: ARG002 - see `DetouringGuard`
+        """Bytes and limit of a message that is too large for where it waits for its time; None for one that fits.
+
+        The queue's own limit is asked for elsewhere.
+        """
+        return None
+
+    def fits(self, message: OutgoingMessage) -> bool:
+        """Whether a message is small enough for where it waits for its time."""
+        return self.excess(message) is None
+
     def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SendOutcome]:
         """One outcome per message, whatever the backend does."""
+        return self.send_by(lambda: self._backend.send(batch, timeout_s=timeout_s), batch)
+
+    def send_by(
+        self, call: Callable[[], Sequence[SendOutcome]], batch: Sequence[OutgoingMessage]
+    ) -> Sequence[SendOutcome]:
+        """As `send`, by another call of the backend that answers for these messages."""
         try:
-            outcomes = self._backend.send(batch, timeout_s=timeout_s)
+            outcomes = call()
         except Exception as error:  # noqa: BLE001 - the guard: every SDK error ends here
             what = self._classify(error)
             kind = NotAttempted if what.sent == "no" else Unknown

@@ -59,9 +59,11 @@ def left_of(message: IncomingMessage, now: float) -> Left | None:
 
 
 def delayed(message: OutgoingMessage, delay_s: float, can: Capabilities, now: float) -> OutgoingMessage:
-    """A message with a delay of any length: the service's own, or the first of the hops that it takes."""
+    """A message with a delay of any length: the service's own, by ``delay_via=``, or the first of the hops."""
     if delay_s <= can.max_delay_s:
         return message._replace(delay_s=possible_delay_s(delay_s, can))
+    if delay_s <= can.via_delay_s:
+        return message._replace(delay_s=delay_s)
     return _hop(message, Left(delay_s), can, number=0, due=meta.write_instant(now + delay_s))
 
 

@@ -31,6 +31,11 @@ HOP = "hop"
 HOP_WAIT = "hop-wait"
 HOP_LEFT = "hop-left"
 DUE = "due"
+VIA = "via"
+VIA_TO = "via-to"
+VIA_KEY = "via-key"
+VIA_DEDUP = "via-dedup"
+VIA_PRIORITY = "via-priority"
 PRIORITY = "priority"
 DEAD_REASON = "dead-reason"
 DEAD_ERROR = "dead-error"
@@ -45,6 +50,8 @@ DEAD_PRIORITY = "dead-priority"
 DEAD_PREFIX = "dead-"
 OF_A_HOP = frozenset({HOP, HOP_WAIT, HOP_LEFT, DUE})
 """What a message carries while its delay is longer than the service's; a copy for another purpose drops it."""
+OF_A_DETOUR = frozenset({VIA_TO, VIA_KEY, VIA_DEDUP, VIA_PRIORITY})
+"""What a message carries while it waits in the queue that ``delay_via=`` names; only `VIA`, the count, stays."""
 TRIMMED = "dead-trimmed"
 
 _SECONDS = re.compile(r"[0-9]{1,10}(\.[0-9]{1,6})?", re.ASCII)

@@ -92,7 +92,7 @@ class Receiver:
         lost: Callable[[Held], None] = lambda _: None,
     ) -> None:
         self._backend, self._guard, self._clock, self._journal = backend, guard, clock, journal
-        self.bridge: Bridge = Bridge(can)
+        self.bridge: Bridge = Bridge(can, guard.fits)
         self.copies: CopySender = CopySender(guard, can, backend.size)
         self._arrivals = Arrivals(self.bridge)
         self._settings = settings

@@ -222,7 +222,7 @@ class DeadLetters:
         with self._closing:
             self._closed = True
             self._closing.notify_all()
-        self._link.backend.close()
+        self._link.close()
         if self._owns_opener:
             self._opener.close()
 

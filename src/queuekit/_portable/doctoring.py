@@ -65,7 +65,7 @@ def doctor(
     try:
         return examine(link, wanted)
     finally:
-        link.backend.close()
+        link.close()
         opener.close()
 
 

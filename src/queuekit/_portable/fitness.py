@@ -71,7 +71,7 @@ def tell_limits(intake: Intake, handlers: Sequence[AnyHandler], clock: Clock, *,
     if drain_s < intake.poll_s + _AFTER_POLL_S and not isinstance(link.backend, Interruptible):
         detail = f"{drain_s:g} s, and a poll of {intake.poll_s:g} s cannot be interrupted; give the drain 5 s more"
         link.journal.note("worker.drain_short", detail)
-    most_s = link.capabilities.max_retry_delay_s
+    most_s = link.capabilities.longest_retry_s
     for each in handlers:
         longest_s = longest_wait_s(each.retry, clock) if most_s < _LONG_S else 0.0
         if longest_s > most_s:

@@ -179,7 +179,7 @@ class Intake:
     def close(self, *, timeout_s: float) -> None:
         """End the threads and close the queue. What is unsettled comes back when its lease ends."""
         self.receiver.close(timeout_s=timeout_s)
-        self.link.backend.close()
+        self.link.close()
         if self._route is not None:
             self._route.close()
 

@@ -170,7 +170,7 @@ class CopyRoute:
 
     def close(self) -> None:
         """Close the destination."""
-        self.link.backend.close()
+        self.link.close()
 
     def _use(self, can: Capabilities) -> None:
         self._sender = CopySender(self.link.guard, can, self.link.backend.size)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
+from queuekit._engine.detour import DetouringGuard
 from queuekit._engine.diagnosing import diagnose
 from queuekit._engine.guard import Guard
 from queuekit._engine.journal import Journal
+from queuekit._portable.detours import End, detour_of, via_url
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.diagnosis import Diagnosis, Wanted, refusal_of
@@ -103,6 +105,7 @@ class Link:
         foreign: Whether consumers other than queuekit's take part, so that nothing is bridged by copies.
         strict: Whether settings that can lose messages are refused.
         wanted: How the queue is going to be worked, as far as it is known.
+        via: The queue through which longer delays go; None where none is named.
         unvetted: Whether something is demanded of the queue that its service was not asked for yet.
     """
 
@@ -117,6 +120,7 @@ class Link:
     foreign: bool = False
     strict: bool = False
     wanted: Wanted = field(default_factory=Wanted)
+    via: Link | None = None
     unvetted: bool = field(init=False)
     _warned: bool = field(default=False)
     _ask_at: float = field(default=-math.inf)
@@ -128,7 +132,14 @@ class Link:
     def capabilities(self) -> Capabilities:
         """What the probe found, or what the URL tells as long as there was none."""
         found = self.probed or self.backend.capabilities
-        return replace(found, foreign=True) if self.foreign else found
+        if not (self.foreign or self.via):
+            return found
+        via_s = 0.0 if self.via is None else self.via.capabilities.longest_delay_s
+        return replace(found, foreign=self.foreign, via_delay_s=via_s)
+
+    def longest_delay_s(self) -> float:
+        """The longest delay that the queue itself keeps, as far as it is known."""
+        return (self.probed or self.backend.capabilities).max_delay_s
 
     def ensure(self) -> None:
         """Probe once if something is demanded, and hold it against what was found; a refusal is not forgotten.
@@ -139,6 +150,8 @@ class Link:
             QueueKitError: The service could not be asked.
         """
         if self.unvetted:
+            if self.via is not None:
+                self.via.ensure()
             self.probed = self.probed or self._probe()
             _check_required(self.capabilities, self.require, self.shown)
             if self.strict:
@@ -173,7 +186,15 @@ class Link:
         problems = tuple(f"the queue lacks {each}" for each in missing)
         refusal = None if diagnosis is None else refusal_of(diagnosis)
         unsafe = () if refusal is None else tuple(each.text for each in refusal.findings)
-        return CheckReport(self.shown, self.capabilities, (*problems, *unsafe), refusal)
+        via = CheckReport("", self.capabilities) if self.via is None else self.via.check()
+        beyond = tuple(f"delay_via={via.queue}: {each}" for each in via.problems)
+        return CheckReport(self.shown, self.capabilities, (*problems, *unsafe, *beyond), refusal or via.error)
+
+    def close(self) -> None:
+        """Close the queue, and the one for longer delays."""
+        self.backend.close()
+        if self.via is not None:
+            self.via.close()
 
     def _probe(self) -> Capabilities:
         try:
@@ -230,14 +251,39 @@ def open_link(
     shown = str(whole)
     require = require if isinstance(require, Mapping) else tuple(require)
     ours = engine_options(whole, options)
-    guard, journal = Guard(backend, shown), Journal(shown)
     link = Link(
-        whole, shown, backend, guard, journal, opener.clock, require, foreign=ours.foreign, strict=ours.strict
+        whole,
+        shown,
+        backend,
+        Guard(backend, shown),
+        Journal(shown),
+        opener.clock,
+        require,
+        foreign=ours.foreign,
+        strict=ours.strict,
     )
+    if ours.delay_via:
+        _lead_through(link, open_link(via_url(ours.delay_via, whole, options), None, {}, opener=opener), options)
     _check_required(link.capabilities, require, shown)
     if link.capabilities.plaintext:
         journal.note("connection.plaintext", "what is sent to another host is not encrypted; use the form with TLS")
     return link
+
+
+def _lead_through(link: Link, via: Link, options: Mapping[str, Any]) -> None:
+    """Have longer delays go through another queue.
+
+    Raises:
+        UnsupportedError: It cannot keep them.
+    """
+    detour = detour_of(_end(link, options), _end(via, {}), link.clock)
+    link.guard = DetouringGuard(link.backend, link.shown, detour, link.longest_delay_s)
+    link.via = via
+    link.unvetted = link.unvetted or via.unvetted
+
+
+def _end(link: Link, options: Mapping[str, Any]) -> End:
+    return End(link.url, options, link.shown, link.backend, link.guard, lambda: link.capabilities)
 
 
 def resolve_url(url: str | QueueURL | None, queue: str | None) -> QueueURL:

@@ -93,7 +93,7 @@ class Pipe:
             journal=link.journal,
             writer=letter_writer(link, link if self._route is None else self._route.link),
             dead_letters=mode,
-            bridge=Bridge(can),
+            bridge=Bridge(can, link.guard.fits),
             copies=CopySender(link.guard, can, link.backend.size),
             route=self._route,
             now=self._clock.time,
@@ -174,7 +174,7 @@ class Pipe:
 
     def close(self) -> None:
         """Close the queue, and the one for its dead letters. Idempotent."""
-        self.link.backend.close()
+        self.link.close()
         if self._route is not None:
             self._route.close()
 

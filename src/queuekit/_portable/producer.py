@@ -116,7 +116,12 @@ class Producer(Opened, Generic[T]):
         self._pid = os.getpid()
         self._tally = SendTally()
         self._composer: Composer[T] = Composer(
-            self._codec, link.backend, link.clock, default_type=self._message_type, queue=link.shown
+            self._codec,
+            link.backend,
+            link.clock,
+            default_type=self._message_type,
+            queue=link.shown,
+            excess=link.guard.excess,
         )
         self._composer.use(link.capabilities)
         self._sender = Sender(link.guard, link.clock, budget_s=self._budget_s)
@@ -311,7 +316,7 @@ class Producer(Opened, Generic[T]):
         self._finalizer.detach()
         self._link.journal.note("producer.closed", totals=self.counts())
         self._sender.close()
-        self._link.backend.close()
+        self._link.close()
         if self._owns_opener:
             self._opener.close()
 

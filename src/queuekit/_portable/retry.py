@@ -14,7 +14,7 @@ from queuekit._engine.metadata import Overrides
 from queuekit._engine.waits import FullJitter, Wait, planned_wait_s, possible_retry_s, wish_s
 from queuekit._portable.letters import Cause
 from queuekit._portable.link import seconds
-from queuekit._values.capability import Capabilities, Support
+from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.errors import UsageError
 from queuekit.backend import Action
@@ -150,33 +150,39 @@ class Judge:
         clock: For chance.
         holds: Whether a message with an ordering key stays at the head of its key when its attempts are used
             up.
+        keyed: Whether it is for messages with an ordering key, where those wait for less long than others.
 
     Attributes:
         most: The largest attempt that is not dead on receipt.
+        varies: Whether a message's ordering key makes a difference.
     """
 
-    def __init__(self, policy: RetryPolicy, can: Capabilities, clock: Clock, *, holds: bool = False) -> None:
+    def __init__(
+        self, policy: RetryPolicy, can: Capabilities, clock: Clock, *, holds: bool = False, keyed: bool = False
+    ) -> None:
         self._policy = policy
         self._clock = clock
         self._holds = holds
         self._default = FullJitter(clock.random)
         self._wait: Wait = policy.wait if policy.wait is not None else self._default
         self._can = can
-        # Where a retry is a copy, it waits as a send does.
-        by_copy = can.counted_attempts is Support.BRIDGED and can.max_delay_s > 0
-        self._longest_s = can.max_delay_s if by_copy else can.max_retry_delay_s
+        self._longest_s = can.max_retry_delay_s if keyed else can.longest_retry_s
+        self._by_key = not keyed and can.via_delay_s > 0 and can.ordering != "none"
+        self.varies: bool = holds or self._by_key
         self.most: float = math.inf if holds else policy.max_attempts + attempt_slack(can)
 
     def of(self, overrides: Overrides | None, ordering_key: str | None) -> Judge:
         """The judge of one message: this one, unless the message has retry options of its own, or a key."""
-        if overrides is None and (ordering_key is not None or not self._holds):
+        keyed = ordering_key is not None
+        if overrides is None and (not self._by_key if keyed else not self._holds):
             return self
         policy = self._policy
         if overrides is not None and overrides.max_attempts is not None:
             policy = replace(policy, max_attempts=overrides.max_attempts)
         if overrides is not None and overrides.retry_delay_s is not None:
             policy = replace(policy, wait=_Fixed(overrides.retry_delay_s))
-        return Judge(policy, self._can, self._clock, holds=self._holds and ordering_key is not None)
+        orders = keyed and self._can.ordering != "none"
+        return Judge(policy, self._can, self._clock, holds=self._holds and keyed, keyed=orders)
 
     @property
     def orders(self) -> bool:

@@ -52,7 +52,7 @@ class Job(Protocol):
 class Bound:
     """A handler with what running it needs: ``call`` is its function inside everything that wraps it."""
 
-    __slots__ = ("batch", "call", "decode", "handlings", "holds", "judge", "timeout_s")
+    __slots__ = ("batch", "call", "decode", "handlings", "judge", "timeout_s")
 
     def __init__(
         self, handler: AnyHandler, can: Capabilities, clock: Clock, wait_for: Callable[[Awaitable[Any]], Any]
@@ -64,8 +64,7 @@ class Bound:
         self.handlings = [each for each in handler.wrappers if isinstance(each, Handling)]
         # The method itself: it runs for every message.
         self.decode: Callable[[bytes, str | None], Any] = codec_for(handler.payload).decode
-        self.holds = handler.on_dead == "hold"
-        self.judge = Judge(handler.retry, can, clock, holds=self.holds)
+        self.judge = Judge(handler.retry, can, clock, holds=handler.on_dead == "hold")
         self.timeout_s = handler.timeout_s
 
     def within(self, longest_s: float) -> Bound:
@@ -159,7 +158,9 @@ class Triage:
         envelope = meta.read(metadata)
         bound = self._untyped if envelope.type is None else self._by_type.get(envelope.type)
         judge = None
-        if bound is not None and not (bound.holds or meta.MAX_ATTEMPTS in metadata or meta.RETRY_DELAY in metadata):
+        if bound is not None and not (
+            bound.judge.varies or meta.MAX_ATTEMPTS in metadata or meta.RETRY_DELAY in metadata
+        ):
             judge = bound.judge
         return Known(metadata, bound, judge, envelope)
 

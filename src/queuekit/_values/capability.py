@@ -96,6 +96,8 @@ class Capabilities:
         receives: Whether messages can be pulled; a push-only service has False.
         foreign: Whether consumers other than queuekit's take part, by ``?foreign=true``: then nothing is
             bridged by copies, which only queuekit would understand.
+        via_delay_s: Longest delay that the queue named by ``delay_via=`` keeps for this one; 0 where none is named.
+            Set by the engine. What waits there costs a send, a receive and an ack more.
         server: Name and version of the server, where the probe learned it.
         assumed: Fields that the probe was not allowed to see, so that the value is a guess.
     """
@@ -154,6 +156,7 @@ class Capabilities:
     pause: bool = False
     receives: bool = True
     foreign: bool = False
+    via_delay_s: float = 0.0
     server: str = ""
     assumed: frozenset[str] = field(default_factory=frozenset)
 
@@ -163,18 +166,30 @@ class Capabilities:
         return self.receives and self.copies == "private" and not self.foreign
 
     @property
-    def long_delay(self) -> Support:
-        """How a delay beyond `max_delay_s` comes about: by hops, each as long as the service can, or not at all.
+    def unordered_copies(self) -> bool:
+        """Whether there are messages that may be put at the end of the queue anew: those without an ordering key."""
+        return self.ordering != "global" and not self.ordering_key_required
 
-        A message with an ordering key makes no hops: each would put it behind others of its key.
+    @property
+    def long_delay(self) -> Support:
+        """How a delay beyond `max_delay_s` comes about: through ``delay_via=``, by hops, or not at all.
+
+        A hop is as long as the service can. A message with an ordering key takes neither way: it would lose its
+        place among others of its key.
         """
-        hops = self.own_copies and self.max_delay_s > 0 and self.ordering != "global"
-        return Support.BRIDGED if hops and not self.ordering_key_required else Support.NONE
+        return Support.BRIDGED if self._bridged_delay_s() > self.max_delay_s else Support.NONE
 
     @property
     def longest_delay_s(self) -> float:
-        """Longest delay of a send without an ordering key, hops included; 0 where there is none."""
-        return LONGEST_BRIDGED_S if self.long_delay is Support.BRIDGED else self.max_delay_s
+        """Longest delay of a send without an ordering key, bridged ones included; 0 where there is none."""
+        return max(self.max_delay_s, self._bridged_delay_s())
+
+    @property
+    def longest_retry_s(self) -> float:
+        """Longest wait of a policy before a retry of a message without an ordering key, kept without its lease."""
+        by_copy = self.counted_attempts is Support.BRIDGED and self.max_delay_s > 0
+        longest_s = self.max_delay_s if by_copy else self.max_retry_delay_s
+        return max(longest_s, self.via_delay_s) if self.own_copies and self.unordered_copies else longest_s
 
     @property
     def counted_attempts(self) -> Support:
@@ -182,6 +197,11 @@ class Capabilities:
         if self.attempts != "none":
             return Support.NATIVE
         return Support.BRIDGED if self.own_copies and self.ordering == "none" else Support.NONE
+
+    def _bridged_delay_s(self) -> float:
+        if not self.unordered_copies:
+            return 0.0
+        return LONGEST_BRIDGED_S if self.own_copies and self.max_delay_s > 0 else self.via_delay_s
 
     def missing(self, require: Iterable[str] | Mapping[str, Any]) -> list[str]:
         """Say which of the required features this queue lacks, each as a sentence fragment.

@@ -31,12 +31,15 @@ class EngineOptions:
             polls while all have messages. Without it the highest lane that has messages comes first.
         strict: Whether a queue whose own settings can lose accepted messages is refused, at the first call, with
             `UnsafeSettingsError`; a worker does not start. What `doctor` calls a loss is meant.
+        delay_via: Another queue's URL, percent-encoded inside a URL. Delays that the queue itself cannot keep wait
+            there, and every worker of the queue forwards what is due. ``cloudtasks://`` forwards by itself.
     """
 
     foreign: bool = False
     lanes: str = ""
     lane_weights: str = ""
     strict: bool = False
+    delay_via: str = ""
 
 
 NAMES = tuple(each.name for each in dataclasses.fields(EngineOptions))

@@ -538,4 +538,5 @@ SPEC = BackendSpec(
     options=MemoryOptions,
     slot="host",
     forms=("memory://QUEUE", "memory://QUEUE?space=NAME"),
+    places=("space",),
 )

@@ -51,7 +51,7 @@ def describe_queue(url: str) -> dict[str, Any]:
         report, stats = CheckReport(link.shown, link.capabilities, (str(error),), error), None
         paused = None
     finally:
-        link.backend.close()
+        link.close()
         opener.close()
     return {
         "queue": link.shown,

@@ -495,4 +495,4 @@ def _capabilities(dedup_window_s: float, *, subscribed: bool, plaintext: bool) -
     )
 
 
-SPEC = BackendSpec(open=RedisBackend, options=RedisOptions, slot="option", forms=FORMS)
+SPEC = BackendSpec(open=RedisBackend, options=RedisOptions, slot="option", forms=FORMS, places=("database",))

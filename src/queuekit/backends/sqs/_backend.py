@@ -369,4 +369,4 @@ def _open(opening: Opening) -> SqsBackend:
     return SqsBackend(opening)
 
 
-SPEC = BackendSpec(open=_open, options=SqsOptions, slot="path", forms=FORMS)
+SPEC = BackendSpec(open=_open, options=SqsOptions, slot="path", forms=FORMS, places=("endpoint",))

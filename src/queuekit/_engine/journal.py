@@ -13,6 +13,9 @@ logger = logging.getLogger("queuekit")
 ACTIONS: Mapping[str, int] = {
     "connection.plaintext": logging.WARNING,
     "copy.failed": logging.WARNING,
+    "delay.forwarded": logging.DEBUG,
+    "delay.not_forwarded": logging.WARNING,
+    "delay.stranger": logging.WARNING,
     "delivery.hopped": logging.DEBUG,
     "delivery.expired": logging.INFO,
     "delivery.released": logging.DEBUG,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -16,6 +17,7 @@ from queuekit._engine.tally import Timing
 from queuekit._portable.events import EventName, Listener, Listeners
 from queuekit._portable.figures import Figures
 from queuekit._portable.fitness import check_fitness, wanted_of
+from queuekit._portable.forwarding import Forwarder, forwarders_for
 from queuekit._portable.fronts import Fronts
 from queuekit._portable.handler import AnyHandler, BatchHandler, slots_of
 from queuekit._portable.intake import Intake
@@ -27,6 +29,7 @@ from queuekit._portable.worker import ExitCode, QueuePlan, Worker
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import UsageError
 from queuekit._values.url import QueueURL
+from queuekit._wiring.defaults import default_url
 from queuekit._wiring.opening import Opener
 
 if TYPE_CHECKING:
@@ -177,6 +180,7 @@ class App(Fronts):
     def _make_worker(self, processes: int, queues: Sequence[str] | None, drain: timedelta | None) -> Worker:
         drain_s = self._drain_s if drain is None else seconds("drain", drain)
         plan = self._plan(queues)
+        forwarders = self._forwarders([queue.intake.link for queue in plan])
         self._figures.begin_run((queue.name, queue.intake) for queue in plan)
         worker: Worker
         if processes:
@@ -186,10 +190,16 @@ class App(Fronts):
             for each in self._onces:
                 each.check_processes()
             worker = ProcessWorker(
-                plan, self._clock, drain_s=drain_s, processes=processes, target=target, patience=self._patience
+                plan,
+                self._clock,
+                drain_s=drain_s,
+                processes=processes,
+                target=target,
+                patience=self._patience,
+                forwarders=forwarders,
             )
         else:
-            worker = Worker(plan, self._clock, drain_s=drain_s, patience=self._patience)
+            worker = Worker(plan, self._clock, drain_s=drain_s, patience=self._patience, forwarders=forwarders)
         with self._lock:
             self._worker = worker
             for name in self._paused:
@@ -339,6 +349,18 @@ class App(Fronts):
             msg = "this app has no handlers; register one with @app.handler(QUEUE)"
             raise UsageError(msg)
         return [self._plan_queue(name) for name in chosen]
+
+    def _forwarders(self, links: Sequence[Link]) -> Sequence[Forwarder]:
+        """What brings to their queues the messages that have waited for it elsewhere."""
+        if all(link.via is None for link in links):
+            return ()
+        places = [self._place(name) for name in self._handlers]
+        named = [(resolve_url(url, queue), options) for url, queue, options in places]
+        base = self._url
+        if base is None and any(queue is not None for _, queue, _ in places):
+            base = default_url(os.environ)
+        own = None if base is None else (base, self._options)
+        return forwarders_for(links, named, own, self._opener)
 
     def open_queue(self, name: str) -> tuple[Link, Sequence[AnyHandler]]:
         """A queue's link and handlers; what workers are made of. Opening makes no I/O."""

@@ -17,6 +17,7 @@ from queuekit._engine.metadata import read, read_overrides
 from queuekit._portable import child as child_module
 from queuekit._portable.batch_feed import BatchFeed
 from queuekit._portable.child_process import ChildProcess
+from queuekit._portable.forwarding import Forwarder
 from queuekit._portable.handler import AnyHandler, BatchHandler, handler_for
 from queuekit._portable.intake import Intake
 from queuekit._portable.intake_feed import HeldJob, IntakeFeed
@@ -101,6 +102,7 @@ class ProcessWorker(Worker):
         processes: How many children.
         target: Where they find the app.
         patience: As for `Worker`.
+        forwarders: As for `Worker`.
     """
 
     def __init__(
@@ -112,8 +114,9 @@ class ProcessWorker(Worker):
         processes: int,
         target: str,
         patience: Patience | None = None,
+        forwarders: Sequence[Forwarder] = (),
     ) -> None:
-        super().__init__(queues, clock, drain_s=drain_s, patience=patience)
+        super().__init__(queues, clock, drain_s=drain_s, patience=patience, forwarders=forwarders)
         if type(processes) is not int or processes < 1:
             msg = f"processes must be a whole number of at least 1 and is {processes!r}"
             raise UsageError(msg)

@@ -18,6 +18,8 @@ from types import FrameType
 from queuekit._engine.shutdown import ShutdownPlan
 from queuekit._portable.batch_feed import BatchFeed
 from queuekit._portable.fitness import tell_limits
+from queuekit._portable.forwarding import SLOTS as FORWARD_SLOTS
+from queuekit._portable.forwarding import Forwarder
 from queuekit._portable.handler import AnyHandler, BatchHandler
 from queuekit._portable.intake import Intake, drain
 from queuekit._portable.intake_feed import IntakeFeed
@@ -85,17 +87,26 @@ class Worker:
         clock: Time.
         drain_s: How long running handlers may go on after a request to stop.
         patience: How long nothing may happen before it is taken for stuck.
+        forwarders: Bring to their queues what has waited elsewhere; always in this process.
 
     Concurrency:
         `run` or `arun` once; `stop` from any thread, or from a signal handler.
     """
 
     def __init__(
-        self, queues: Sequence[QueuePlan], clock: Clock, *, drain_s: float, patience: Patience | None = None
+        self,
+        queues: Sequence[QueuePlan],
+        clock: Clock,
+        *,
+        drain_s: float,
+        patience: Patience | None = None,
+        forwarders: Sequence[Forwarder] = (),
     ) -> None:
-        self._queues = queues
+        self._queues, self._forwarders = queues, forwarders
+        self._intakes = [*(queue.intake for queue in queues), *(each.intake for each in forwarders)]
+        forwarded = [(each.intake, FORWARD_SLOTS) for each in forwarders]
         self._oversight = Oversight(
-            [(queue.intake, queue.slots * queue.largest) for queue in queues],
+            [*((queue.intake, queue.slots * queue.largest) for queue in queues), *forwarded],
             patience or Patience(None),
             clock,
             self._stalled,
@@ -167,6 +178,7 @@ class Worker:
             try:
                 self._start(self._own_loop)
                 self._oversee(self._own_loop)
+                self._start_forwarding()
                 while not self._stopping:
                     self._await_wake()
             except KeyboardInterrupt:  # signals=False: it drains all the same, and is the caller's then
@@ -188,6 +200,7 @@ class Worker:
             await loop.run_in_executor(None, self._ensure)
             self._start(lambda: loop)
             self._oversee(lambda: loop)
+            self._start_forwarding()
             try:
                 while not self._stopping:
                     await loop.run_in_executor(None, self._await_wake)
@@ -199,8 +212,8 @@ class Worker:
         return self._exit_code()
 
     def _ensure(self) -> None:
-        for queue in self._queues:
-            queue.intake.link.ensure()
+        for intake in self._intakes:
+            intake.link.ensure()
 
     def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         for queue in self._queues:
@@ -213,6 +226,13 @@ class Worker:
                 runner.start()
             self._runners.append(runner)
             link.journal.note("worker.started", f"{len(queue.handlers)} handlers, {queue.slots} at once")
+
+    def _start_forwarding(self) -> None:
+        for each in self._forwarders:
+            runner = each.runner(self._fail)
+            runner.start()
+            self._runners.append(runner)
+            each.tell_start()
 
     def pause(self, name: str) -> None:
         """Receive nothing more from a queue until `resume`; what runs goes on. A queue of no concern is let be."""
@@ -282,18 +302,19 @@ class Worker:
         self._plan = ShutdownPlan(now=self._clock.monotonic(), drain_s=self._drain_s, flush_s=_FLUSH_S)
         if self._requests > 1:
             self._plan.hurry(self._clock.monotonic())
-        for queue in self._queues:
-            queue.intake.link.journal.note("worker.draining", f"at most {self._drain_s:g} s")
+        for intake in self._intakes:
+            intake.link.journal.note("worker.draining", f"at most {self._drain_s:g} s")
         for feed in self._batch_feeds:
             feed.stop()
-        drain([queue.intake for queue in self._queues], self._plan, self._clock, cancel=self._cancel)
+        drain(self._intakes, self._plan, self._clock, cancel=self._cancel)
         self._join(self._plan.close_at)
         wait(self._ended, max(0.0, self._plan.close_at - self._clock.monotonic()))
         if self._loop is not None and self._loop_thread is not None:
             end_loop(self._loop, self._loop_thread, 1.0)
-        for queue in self._queues:
-            how, totals = self._exit_code().name.lower(), queue.intake.counts()
-            queue.intake.link.journal.note("worker.stopped", how, totals=totals)
+        for forwarder in self._forwarders:
+            forwarder.close()
+        for intake in self._intakes:
+            intake.link.journal.note("worker.stopped", self._exit_code().name.lower(), totals=intake.counts())
 
     def _join(self, until: float) -> None:
         for runner in self._runners:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from queuekit._values.errors import InvalidURLError, SetupError
+from queuekit._values.errors import BackendMissingError, InvalidURLError, SetupError, UnknownSchemeError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.engine_options import LANE_NAMES
 from queuekit._wiring.opening import fill_queue, lane_urls, queue_name
@@ -61,10 +61,15 @@ def at_base(base: Where, place: QueueURL) -> Where | None:
 
 
 def read_place(text: str) -> QueueURL | None:
-    """A place as a message names it; None for what is none, whoever wrote it."""
+    """A place as a message names it, also of a service that is not known here; None for what is no place at all."""
     try:
         url = QueueURL.parse(text)
+    except InvalidURLError:
+        return None
+    try:
         return url if queue_name(url, find_spec(url.scheme)) and place_of(url, {}) == url else None
+    except (UnknownSchemeError, BackendMissingError):
+        return url
     except SetupError:
         return None
 

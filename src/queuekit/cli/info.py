@@ -60,6 +60,7 @@ def describe_queue(url: str) -> dict[str, Any]:
         "capabilities": describe_capabilities(report.capabilities),
         "stats": None if stats is None else asdict(stats),
         "paused": paused,
+        "delay_via": None if link.via is None else link.via.shown,
     }
 
 
@@ -96,6 +97,9 @@ def _show(told: dict[str, Any]) -> None:
     put("check: ok" if told["ok"] else "check: failed")
     if told["paused"]:
         put("paused: nothing is handed out; go on with: queuekit resume")
+    if told["delay_via"] is not None:
+        own_s = told["capabilities"]["max_delay_s"]
+        put(f"delays: beyond {own_s:g} s they wait in {told['delay_via']}, for a send, a receive and an ack more each")
     for problem in told["problems"]:
         say(f"queuekit: {problem}")
     if told["stats"] is not None:

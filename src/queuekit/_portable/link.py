@@ -266,7 +266,9 @@ def open_link(
         _lead_through(link, open_link(via_url(ours.delay_via, whole, options), None, {}, opener=opener), options)
     _check_required(link.capabilities, require, shown)
     if link.capabilities.plaintext:
-        journal.note("connection.plaintext", "what is sent to another host is not encrypted; use the form with TLS")
+        link.journal.note(
+            "connection.plaintext", "what is sent to another host is not encrypted; use the form with TLS"
+        )
     return link
 
 

@@ -99,7 +99,7 @@ def _show(told: dict[str, Any]) -> None:
         put("paused: nothing is handed out; go on with: queuekit resume")
     if told["delay_via"] is not None:
         own_s = told["capabilities"]["max_delay_s"]
-        put(f"delays: beyond {own_s:g} s they wait in {told['delay_via']}, for a send, a receive and an ack more each")
+        put(f"delays: beyond {own_s:g} s they wait in {told['delay_via']}, for a send, a receive and an ack more")
     for problem in told["problems"]:
         say(f"queuekit: {problem}")
     if told["stats"] is not None:

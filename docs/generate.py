@@ -198,10 +198,10 @@ def waiting() -> str:
 
 def commands() -> str:
     """Every command, with its arguments and options."""
-    from queuekit.cli.commands import app, dead
+    from queuekit.cli.commands import app, dead, emulator
 
     parts = []
-    for prefix, group in (("queuekit", app), ("queuekit dead", dead)):
+    for prefix, group in (("queuekit", app), ("queuekit dead", dead), ("queuekit emulator", emulator)):
         for each in group.registered_commands:
             function = each.callback
             if function is not None:

@@ -160,6 +160,10 @@ ROWS: Mapping[str, Scenario] = {
         "JSON of depth, digits, surrogates, NaN, keys without end", "refused or taken as documented, no crash"
     ),
     "S5": Scenario("messages beyond the limit", "MessageTooLargeError before any I/O"),
+    "S22": Scenario(
+        "targets that reach where they must not: metadata servers, odd addresses, changing names, redirects",
+        "refused before anything is connected to",
+    ),
     "S23": Scenario("control characters in names, keys and attributes", "refused before any backend sees them"),
     "S24": Scenario("names as injection: quotes, `../`, `*`, braces", "no effect outside the queue and the file"),
     "S28": Scenario("files and sockets under umask 0 and 077", "0600, directories 0700"),

@@ -17,6 +17,7 @@ from typer.main import get_command
 from queuekit._values.duration import format_duration, parse_duration
 from queuekit._values.errors import QueueKitError, SetupError, UsageError
 from queuekit.cli.choices import BodyKind, LogLevel
+from queuekit.cli.emulator import emulator
 from queuekit.cli.showing import redact, say
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ app: typer.Typer = typer.Typer(
 )
 dead: typer.Typer = typer.Typer(help="Look at dead letters, and send them back.", rich_markup_mode=None)
 app.add_typer(dead, name="dead")
+app.add_typer(emulator, name="emulator")
 
 
 def run(arguments: Sequence[str]) -> int:

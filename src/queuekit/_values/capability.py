@@ -240,7 +240,6 @@ FEATURES: Mapping[str, Callable[[Capabilities], bool | float]] = {
     "delay": lambda c: c.longest_delay_s,
     "depth": lambda c: c.depth != "none",
     "durable": lambda c: c.durability != "process",
-    "encrypted": lambda c: not c.plaintext,
     "expiry": lambda c: c.expiry is not Support.NONE,
     "extend": lambda c: c.extend != "none",
     "fanout": lambda c: c.fanout,

@@ -17,7 +17,6 @@ NOTHING = Capabilities(
     dead_letters=Support.NONE,
     redrive=Support.NONE,
     expiry=Support.NONE,
-    plaintext=True,
     receives=False,
 )
 SOME = Capabilities(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from queuekit import Producer, UnsupportedError
+from queuekit import Producer
 from queuekit._values.clock import SystemClock
 from queuekit._wiring.opening import Opener
 from queuekit.backend import InvalidURLError, QueueURL
@@ -133,9 +133,6 @@ def test_what_nothing_encrypts_on_its_way_to_another_host_is_said_when_it_is_ope
     Producer(whole, payload=str).close()
     told = [getattr(record, "action", "") for record in caplog.records]
     assert told.count("connection.plaintext") == readable
-    if readable:
-        with pytest.raises(UnsupportedError, match="encrypted"):
-            Producer(whole, payload=str, require=["encrypted"])
 
 
 def test_no_secret_is_shown(canary: str) -> None:

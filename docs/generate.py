@@ -30,6 +30,7 @@ URLS = {
     "sqlite": "sqlite:///file.db?queue=queue",
     "redis": "redis://host/0?queue=queue",
     "sqs": "sqs://region/queue",
+    "pubsub": "pubsub://project/topic",
 }
 """One URL per backend."""
 
@@ -248,6 +249,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "memory limits": lambda: limits("memory"),
     "memory options": lambda: options("memory"),
     "redis limits": lambda: limits("redis"),
+    "pubsub options": lambda: options("pubsub"),
+    "pubsub limits": lambda: limits("pubsub"),
     "sqs options": lambda: options("sqs"),
     "sqs limits": lambda: limits("sqs"),
     "redis options": lambda: options("redis"),

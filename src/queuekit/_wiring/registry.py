@@ -44,6 +44,7 @@ BUILT_INS: Mapping[str, BuiltIn] = MappingProxyType(
         "sqlite": BuiltIn("queuekit.backends.sqlite:SPEC"),
         **dict.fromkeys(_REDIS_SCHEMES, _REDIS),
         "sqs": BuiltIn("queuekit.backends.sqs:SPEC", extra="sqs"),
+        "pubsub": BuiltIn("queuekit.backends.pubsub:SPEC", extra="pubsub"),
     }
 )
 

@@ -32,7 +32,7 @@ process.stdin.on("end", () => process.exit(0)).resume();
 """fauxqs's own command listens on every interface; and this one ends with whoever started it."""
 
 
-class _Server:
+class LocalServer:
     """A process that answers HTTP on a free port of the loopback interface."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class _Server:
     @property
     def url(self) -> str:
         """The URL of its queues, without a name."""
-        return f"sqs://us-east-1?endpoint={self.endpoint}"
+        raise NotImplementedError
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -100,8 +100,13 @@ class _Server:
         self.stop()
 
 
-class LocalMoto(_Server):
+class LocalMoto(LocalServer):
     """moto's server, in a process of its own."""
+
+    @property
+    def url(self) -> str:
+        """The URL of its queues, without a name."""
+        return f"sqs://us-east-1?endpoint={self.endpoint}"
 
     @staticmethod
     def is_installed() -> bool:
@@ -122,7 +127,7 @@ class LocalMoto(_Server):
         return "/moto-api/"
 
 
-class LocalFauxqs(_Server):
+class LocalFauxqs(LocalServer):
     """fauxqs, an emulator in TypeScript.
 
     Args:
@@ -132,6 +137,11 @@ class LocalFauxqs(_Server):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
+
+    @property
+    def url(self) -> str:
+        """The URL of its queues, without a name."""
+        return f"sqs://us-east-1?endpoint={self.endpoint}"
 
     def _launch(self, port: int) -> subprocess.Popen[bytes]:
         node = _node()

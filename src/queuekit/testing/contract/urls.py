@@ -68,7 +68,7 @@ class Urls(Group):
 
     def test_URL_02_unknown_scheme_lists_known(self, harness: Harness) -> None:
         """An unknown scheme is refused with the nearest known one, or with all of them."""
-        scheme = QueueURL.parse(harness.url("q")).scheme
+        scheme = QueueURL.parse(harness.url("queue")).scheme
         with pytest.raises(UnknownSchemeError, match=re.escape(scheme)):
             harness.opener.open(QueueURL.parse(f"{scheme}x://q"))
         with pytest.raises(UnknownSchemeError, match=r"memory.*sqlite"):
@@ -216,7 +216,7 @@ class Urls(Group):
     ) -> None:
         """A third party's backend is found when its scheme is asked for; two of one scheme are refused; a
         broken plug-in breaks only its own scheme."""
-        scheme = QueueURL.parse(harness.url("q")).scheme
+        scheme = QueueURL.parse(harness.url("queue")).scheme
         third = f"third_{uuid.uuid4().hex}"
         _install(tmp_path, "one", {"third": f"{third}:SPEC", "broken": "broken_backend:SPEC", "two": "a:SPEC"})
         _install(tmp_path, "two", {"two": "b:SPEC"})
@@ -276,7 +276,7 @@ def _takes(harness: Harness, url: QueueURL, name: str) -> bool:
 
 
 def _spec(harness: Harness) -> BackendSpec:
-    return registry.find_spec(QueueURL.parse(harness.url("q")).scheme)
+    return registry.find_spec(QueueURL.parse(harness.url("queue")).scheme)
 
 
 def _read(spec: BackendSpec, url: QueueURL) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from queuekit._portable.app import App
@@ -32,7 +33,7 @@ class Work:
         payload: The type of the payloads.
         app: Arguments of the app.
         listener: Is told every event.
-        **options: Arguments of the registration.
+        **options: Arguments of the registration. A lease that is longer than the longest there is becomes that.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Work:
         self._handle = handle
         self._gates: Mapping[Any, threading.Event] = {} if isinstance(gate, threading.Event) else gate or {}
         self._gate: threading.Event | None = gate if isinstance(gate, threading.Event) else None
+        if "lease" in options:
+            options["lease"] = min(options["lease"], timedelta(seconds=queue.capabilities.max_lease_s))
         self.begun: list[Any] = []
         self._asked = False
         self.app: App = App(clock=face.harness.clock, **(app or {}))

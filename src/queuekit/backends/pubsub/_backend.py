@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Pub/Sub backend itself: each method is one request, or a pull and the change of its leases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from queuekit.backend import (
+    Accepted,
+    BackendSpec,
+    Capabilities,
+    ErrorClass,
+    ErrorCode,
+    IncomingMessage,
+    Opening,
+    OutgoingMessage,
+    QueueStats,
+    Rejected,
+    SendOutcome,
+    Settlement,
+    SettleOutcome,
+)
+from queuekit.backends.pubsub import _errors, _managing, _messages, _probing
+from queuekit.backends.pubsub._clients import Calls, Clients, Pulls
+from queuekit.backends.pubsub._errors import DamagedAnswerError
+from queuekit.backends.pubsub._options import FORMS, PubSubOptions, names_of, place_of
+from queuekit.backends.pubsub._settling import LONGEST_S, Handle, Plan
+
+MOST_BYTES = 10_000_000
+"""Of a request that publishes; a message alone is one too."""
+
+_BATCH = 1000
+_FRAMING = 4
+"""Bytes around the topic's name in a request."""
+_GRACE_S = 1.05
+"""How much earlier than it has to the service answers a pull that brought nothing."""
+_LEAST_DEADLINE_S = 10.0
+"""Of a subscription's leases."""
+
+
+def _unfit(detail: str, code: ErrorCode = ErrorCode.UNSUPPORTED) -> ErrorClass:
+    return ErrorClass(code, sent="no", detail=detail)
+
+
+_NO_DELAY = _unfit("Pub/Sub keeps no delay of a send; delay_via= names a queue that does")
+_NO_DEDUP = _unfit("Pub/Sub knows no dedup ids; the handler's idempotency= keeps what was done")
+_NO_PRIORITY = _unfit("Pub/Sub has no priorities; ?lanes= makes them of several topics")
+_NO_ROOM = _unfit("the attributes of the message have no room on Pub/Sub", ErrorCode.TOO_LARGE)
+_REFUSED = _unfit(
+    "the service refused the messages of this call, as one of them is not as it wants it; see the cause",
+    ErrorCode.INVALID_MESSAGE,
+)
+
+
+class PubSubBackend:
+    """One topic, and one subscription of it.
+
+    Concurrency:
+        Safe from any thread, and after a fork.
+    """
+
+    def __init__(self, opening: Opening) -> None:
+        self._options: PubSubOptions = opening.options
+        self._names = names_of(opening)
+        self._own_url = opening.url
+        self._clock = opening.clock
+        self._place = place_of(opening)
+        place = self._place
+        self._clients = opening.clients.get(("pubsub", place), lambda: Clients(place), Clients.close)
+        self._calls = Calls()
+        self._pulls = Pulls()
+        self._writer = _messages.Writer()
+        self._deadline_s = 0
+        self._capabilities = replace(
+            _queue(self._names.topic, ordering=self._options.ordering),
+            dead_letter_queue=self._url_of(self._names.dead_topic) if self._options.dead_letter else "",
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Backend.capabilities`."""
+        return self._capabilities
+
+    def api_calls(self) -> Mapping[str, int]:
+        """How often each operation of the service was asked for since this backend was opened."""
+        return self._calls.read()
+
+    def probe(self) -> Capabilities:
+        """Ask for the subscription's settings, and who else reads the topic. See `Backend.probe`.
+
+        Raises:
+            Exception: The SDK's own, for another reason than a permission that is missing; `OtherTopicError`.
+        """
+        try:
+            settings = self._settings()
+        except Exception as error:
+            if _errors.classify(error) is not _errors.NO_PERMISSION:
+                raise
+            return replace(self._capabilities, assumed=_probing.ASSUMED)
+        _probing.check_topic(settings, self._names)
+        self._deadline_s = settings.ack_deadline_s
+        can = _probing.refined(self._capabilities, settings, self._url_of)
+        try:
+            readers = self._call("ListTopicSubscriptions", {"topic": self._names.topic})
+        except Exception as error:
+            if _errors.classify(error) is not _errors.NO_PERMISSION:
+                raise
+            return replace(can, assumed=_probing.ASSUMED_ALONE)
+        return _probing.with_readers(can, readers, self._names)
+
+    def size(self, message: OutgoingMessage) -> int:
+        """See `Backend.size`."""
+        return self._writer.size(message)
+
+    def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SendOutcome]:
+        """Publish a batch in one request. See `Backend.send`."""
+        made = self._clients.get()
+        request = made.types.PublishRequest.pb()(topic=self._names.topic)
+        unfit = [self._add(request.messages, message) for message in batch]
+        told = iter(self._publish(made, request, timeout_s) if request.messages else ())
+        return [
+            _outcome(message.message_id, next(told) if error is None else error)
+            for message, error in zip(batch, unfit, strict=True)
+        ]
+
+    def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
+        """Pull up to a thousand messages, and lease them for whole seconds, rounded up. See `Backend.receive`."""
+        made = self._clients.get()
+        asked_at = self._clock.monotonic()
+        self._calls.count("Pull")
+        most = min(max_messages, _BATCH)
+        answer = self._pulls.run(made.pull(self._names.subscription, most, wait_s + _GRACE_S))
+        found = () if answer is None else made.types.PullResponse.pb(answer).received_messages
+        if not found:
+            return ()
+        until = self._lease([each.ack_id for each in found], math.ceil(lease_s), asked_at)
+        subscription = self._names.subscription
+        return [_messages.read(each, Handle(subscription, each.ack_id), until) for each in found]
+
+    def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
+        """Settle a batch in one request, or more where it is longer than one can be. See `Backend.settle`."""
+        plan = Plan(batch, self._names.subscription)
+        calls = plan.calls()
+        for ack_ids in calls:
+            asked_at = self._clock.monotonic()
+            try:
+                self._change(ack_ids, None if plan.acks else plan.seconds, timeout_s)
+            except Exception as error:
+                named = _errors.of_ack_ids(error)
+                if named:
+                    plan.done(ack_ids, named, asked_at)
+                    continue
+                if len(calls) == 1:
+                    raise
+                plan.failed(ack_ids, replace(_errors.classify(error), raw=error))
+            else:
+                plan.done(ack_ids, {}, asked_at)
+        return plan.outcomes()
+
+    def classify(self, error: BaseException) -> ErrorClass:
+        """See `Backend.classify`."""
+        return _errors.classify(error)
+
+    def interrupt(self) -> None:
+        """See `Interruptible.interrupt`."""
+        self._pulls.interrupt()
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._pulls.close()
+
+    def create(self) -> None:
+        """Make the topic and the subscription, and both for dead letters. See `Admin.create`."""
+        _managing.create(self._call, self._names, self._options)
+
+    def delete(self) -> None:
+        """Remove the subscription, and the topic when nobody else reads it. See `Admin.delete`."""
+        try:
+            settings = self._settings()
+        except Exception as error:
+            if _errors.status_of(error) != "NOT_FOUND":
+                raise
+            return
+        _managing.delete(self._call, self._names, settings)
+
+    def exists(self) -> bool:
+        """Whether both the topic and the subscription are there. See `Admin.exists`."""
+        try:
+            self._call("GetTopic", {"topic": self._names.topic})
+            self._settings()
+        except Exception as error:
+            if _errors.status_of(error) != "NOT_FOUND":
+                raise
+            return False
+        return True
+
+    def purge(self) -> None:
+        """Skip what was sent until now, the leased ones too. See `Admin.purge`."""
+        now = self._clock.time()
+        stamp = {"seconds": int(now), "nanos": int(now % 1 * 1e9)}
+        self._call("Seek", {"subscription": self._names.subscription, "time": stamp})
+
+    def stats(self) -> QueueStats:
+        """Nothing: only Google's Monitoring counts messages. See `Admin.stats`."""
+        return QueueStats()
+
+    def _publish(self, made: Any, request: Any, timeout_s: float) -> Sequence[str | ErrorClass]:
+        """The service's ids of a request's messages, or why it refused them: it takes all, or none.
+
+        Raises:
+            DamagedAnswerError: There is not one id for each.
+        """
+        wrapped = made.types.PublishRequest.wrap(request)
+        try:
+            answer = self._call_with(made.publisher.publish, "Publish", wrapped, timeout_s)
+        except Exception as error:
+            if _errors.status_of(error) != "INVALID_ARGUMENT":
+                raise
+            return [replace(_REFUSED, raw=error)] * len(request.messages)
+        ids: Sequence[str] = made.types.PublishResponse.pb(answer).message_ids
+        if len(ids) != len(request.messages):
+            msg = f"the service answered {len(ids)} ids for {len(request.messages)} messages"
+            raise DamagedAnswerError(msg)
+        return ids
+
+    def _add(self, messages: Any, message: OutgoingMessage) -> ErrorClass | None:
+        """Put a message into a request, or say why the service would not take it."""
+        error = self._refusal(message)
+        if error is not None:
+            return error
+        attributes = self._writer.attributes(message)
+        if len(attributes) > _messages.MOST_ATTRIBUTES:
+            return _NO_ROOM
+        messages.add(data=message.body, attributes=attributes, ordering_key=message.ordering_key or "")
+        return None
+
+    def _refusal(self, message: OutgoingMessage) -> ErrorClass | None:
+        if message.delay_s:
+            return _NO_DELAY
+        if message.priority:
+            return _NO_PRIORITY
+        if message.dedup_id is not None:
+            return _NO_DEDUP
+        return _messages.unfit(message)
+
+    def _lease(self, ack_ids: list[str], seconds: int, asked_at: float) -> float:
+        """Make leases as long as they were asked for; returns when they end."""
+        if seconds == self._deadline_s:
+            return asked_at + seconds
+        changed_at = self._clock.monotonic()
+        try:
+            self._change(ack_ids, seconds, self._place.answer_s)
+        except Exception as error:  # noqa: BLE001 - the messages are leased, if only for as long as the service likes
+            if not _errors.of_ack_ids(error):
+                return asked_at + min(seconds, self._deadline_s or _LEAST_DEADLINE_S)
+        return changed_at + seconds
+
+    def _change(self, ack_ids: list[str], seconds: int | None, timeout_s: float) -> None:
+        """Acknowledge leases, or let them end in so many seconds."""
+        made = self._clients.get()
+        if seconds is None:
+            acks = made.types.AcknowledgeRequest.pb()(subscription=self._names.subscription, ack_ids=ack_ids)
+            wrapped = made.types.AcknowledgeRequest.wrap(acks)
+            self._call_with(made.subscriber.acknowledge, "Acknowledge", wrapped, timeout_s)
+            return
+        changes = made.types.ModifyAckDeadlineRequest.pb()(
+            subscription=self._names.subscription, ack_ids=ack_ids, ack_deadline_seconds=seconds
+        )
+        wrapped = made.types.ModifyAckDeadlineRequest.wrap(changes)
+        self._call_with(made.subscriber.modify_ack_deadline, "ModifyAckDeadline", wrapped, timeout_s)
+
+    def _settings(self) -> _probing.Settings:
+        return _probing.settings_of(self._call("GetSubscription", {"subscription": self._names.subscription}))
+
+    def _url_of(self, topic: str) -> str:
+        """The URL of another topic, from its whole name."""
+        _, project, _, name = topic.split("/")
+        options = {
+            name: text for name, text in self._own_url.options.items() if name in {"endpoint", "answer_timeout"}
+        }
+        host = replace(self._own_url.hosts[0], name=project)
+        return self._own_url.replace(hosts=(host,), path=f"/{name}", options=options).reveal()
+
+    def _call(self, operation: str, request: Mapping[str, Any]) -> Any:
+        """Make a call about the queue itself. What it answers comes without the wrapper of Google's client."""
+        made = self._clients.get()
+        client, method = _managing.METHODS[operation]
+        answer = self._call_with(getattr(getattr(made, client), method), operation, request, self._place.answer_s)
+        if operation == "ListTopicSubscriptions":
+            return list(answer)
+        return None if answer is None else type(answer).pb(answer)
+
+    def _call_with(self, method: Any, operation: str, request: Any, timeout_s: float) -> Any:
+        self._calls.count(operation)
+        return method(request=request, retry=None, timeout=max(0.001, min(timeout_s, self._place.answer_s)))
+
+
+def _outcome(message_id: str, told: str | ErrorClass) -> SendOutcome:
+    return Accepted(message_id, told) if isinstance(told, str) else Rejected(told, message_id)
+
+
+def _queue(topic: str, *, ordering: bool) -> Capabilities:
+    most = MOST_BYTES - len(topic) - _FRAMING
+    return Capabilities(
+        queues="declared",
+        copies="fanout",
+        durability="replicated",
+        max_message_bytes=most,
+        max_send_batch=_BATCH,
+        max_send_batch_bytes=most,
+        atomic_send=True,
+        one_key_per_send=True,
+        max_receive=_BATCH,
+        max_settle_batch=_BATCH,
+        min_lease_s=1.0,
+        max_lease_s=float(LONGEST_S),
+        extend="absolute",
+        fencing="lenient",
+        late_ack_safe=True,
+        ack_confirmed=False,
+        release_counts=True,
+        redelivers_unasked=True,
+        max_retry_delay_s=float(LONGEST_S),
+        min_retry_delay_s=1.0,
+        retry_delay_resolution_s=1.0,
+        ordering="per_key" if ordering else "none",
+        fanout=True,
+        long_poll=True,
+        wait_at_least_s=1.0,
+        admin=True,
+        purge=True,
+        purges_leased=True,
+    )
+
+
+def _open(opening: Opening) -> PubSubBackend:
+    return PubSubBackend(opening)
+
+
+SPEC = BackendSpec(open=_open, options=PubSubOptions, slot="path", forms=FORMS)

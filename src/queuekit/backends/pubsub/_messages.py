@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages as Pub/Sub carries them: the body as it is, the user's attributes beside it.
+
+One attribute, ``qk``, holds as JSON what queuekit adds and what has no place elsewhere. A value has room for 1,024
+bytes, so that a longer text goes on in ``qk-1``, ``qk-2`` and so on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from queuekit.backend import ErrorClass, ErrorCode, IncomingMessage, OutgoingMessage
+
+PACKED = "qk"
+MOST_ATTRIBUTES = 100
+LONGEST_NAME = 256
+LONGEST_VALUE = 1024
+LONGEST_KEY = 1024
+RESERVED = "goog"
+
+_OURS = re.compile(r"qk(-[0-9]+)?", re.ASCII)
+_MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
+_OF_A_COPY = frozenset({"first", "base", "redriven", "dead-reason"})
+"""Metadata of what was received before: nobody is there who could be told to leave something out."""
+_LEFT_OUT = ("dead-traceback", "dead-error")
+"""In this order, where not everything has room."""
+_TRIMMED = "dead-trimmed"
+
+_dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
+
+
+class Writer:
+    """Writes messages. Most share one mapping of metadata, which is written once.
+
+    Concurrency:
+        Safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[Mapping[str, str], str] = ({}, "{}")
+
+    def attributes(self, message: OutgoingMessage) -> dict[str, str]:
+        """Every attribute that the message is sent with."""
+        if not message.attributes:
+            packed = self._pack(message, {})
+            if len(packed) <= LONGEST_VALUE:
+                return {PACKED: packed}
+        return self._placed(message)
+
+    def size(self, message: OutgoingMessage) -> int:
+        """Bytes of the message in a request, its framing included."""
+        length = sum(_field(_text(name) + _text(value)) for name, value in self.attributes(message).items())
+        if message.body:
+            length += _field(len(message.body))
+        if message.ordering_key:
+            length += _text(message.ordering_key)
+        return _field(length)
+
+    def _placed(self, message: OutgoingMessage) -> dict[str, str]:
+        native = {name: text for name, text in message.attributes.items() if fits(name, text)}
+        overflow = {name: text for name, text in message.attributes.items() if name not in native}
+        chunks: dict[str, str] = {}
+        for metadata in _shorter(message.metadata):
+            chunks = _chunks(self._pack(message, overflow, metadata))
+            while native and len(native) + len(chunks) > MOST_ATTRIBUTES:
+                name, text = native.popitem()
+                overflow[name] = text
+                chunks = _chunks(self._pack(message, overflow, metadata))
+            if len(native) + len(chunks) <= MOST_ATTRIBUTES:
+                break
+        return native | chunks
+
+    def _pack(
+        self, message: OutgoingMessage, overflow: Mapping[str, str], shortened: Mapping[str, str] | None = None
+    ) -> str:
+        metadata, written = self._known
+        wanted = message.metadata if shortened is None else shortened
+        if wanted is not metadata:
+            written = _dump(dict(wanted))
+            self._known = (wanted, written)
+        message_id = message.message_id
+        name = f'"{message_id}"' if _PLAIN_ID.fullmatch(message_id) else _dump(message_id)
+        beside = f',"attrs":{_dump(overflow)}' if overflow else ""
+        return f'{{"id":{name},"meta":{written}{beside}}}'
+
+
+def fits(name: str, text: str) -> bool:
+    """Whether an attribute can be one of Pub/Sub's."""
+    return not (
+        name.startswith(RESERVED)
+        or _OURS.fullmatch(name)
+        or len(name.encode()) > LONGEST_NAME
+        or len(text.encode()) > LONGEST_VALUE
+    )
+
+
+def unfit(message: OutgoingMessage) -> ErrorClass | None:
+    """Why the service does not take the attributes or the key of a message; None where it does.
+
+    The service tells it too, and an emulator does not. A copy of a received message is never refused: what it
+    cannot have as an attribute travels with queuekit's own metadata.
+    """
+    key = message.ordering_key
+    if key is not None and not 0 < len(key.encode()) <= LONGEST_KEY:
+        return _invalid(f"an ordering key has 1 to {LONGEST_KEY} bytes on Pub/Sub")
+    if not message.attributes or not _OF_A_COPY.isdisjoint(message.metadata):
+        return None
+    if len(message.attributes) > MOST_ATTRIBUTES:
+        return _invalid(f"Pub/Sub takes {MOST_ATTRIBUTES} attributes, and there are {len(message.attributes)}")
+    for name, text in message.attributes.items():
+        if name.startswith(RESERVED):
+            return _invalid(f"the attribute {name[:LONGEST_NAME]!r} begins with {RESERVED!r}, which Google keeps")
+        if len(name.encode()) > LONGEST_NAME:
+            return _invalid(f"the name of an attribute has {LONGEST_NAME} bytes at most, and {name[:40]!r}… more")
+        if len(text.encode()) > LONGEST_VALUE:
+            return _invalid(f"the value of an attribute has {LONGEST_VALUE} bytes at most, and that of {name!r} more")
+    return None
+
+
+def _invalid(detail: str) -> ErrorClass:
+    return ErrorClass(ErrorCode.INVALID_MESSAGE, sent="no", detail=detail)
+
+
+def _shorter(metadata: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
+    """The metadata, and what is left of it where it has no room."""
+    yield metadata
+    left, out = dict(metadata), metadata.get(_TRIMMED, "").split()
+    for name in _LEFT_OUT:
+        if left.pop(name, None) is not None:
+            out.append(name)
+            left[_TRIMMED] = " ".join(out)
+            yield dict(left)
+
+
+def _chunks(packed: str) -> dict[str, str]:
+    return {
+        (f"{PACKED}-{number}" if number else PACKED): packed[start : start + LONGEST_VALUE]
+        for number, start in enumerate(range(0, len(packed), LONGEST_VALUE))
+    }
+
+
+def _text(text: str) -> int:
+    return _field(len(text) if text.isascii() else len(text.encode()))
+
+
+def _field(length: int) -> int:
+    """Bytes of a field of this length: its number, its length, itself."""
+    return 1 + _digits(length) + length
+
+
+def _digits(number: int) -> int:
+    return max(1, -(-number.bit_length() // 7))
+
+
+class _Packed(NamedTuple):
+    message_id: str
+    metadata: Mapping[str, str]
+    attributes: Mapping[str, str]
+
+
+def read(raw: Any, handle: Any, lease_until: float | None) -> IncomingMessage:
+    """One message of a pull.
+
+    Args:
+        raw: A ``ReceivedMessage``, without the wrapper of Google's client.
+        handle: What settles it.
+        lease_until: When its lease ends.
+    """
+    message = raw.message
+    attributes = dict(message.attributes)
+    stamp = message.publish_time
+    sent_at = stamp.seconds + stamp.nanos / 1e9
+    attempt: int = raw.delivery_attempt
+    return _incoming(
+        handle, lease_until, message.message_id, message.data, attributes, sent_at, attempt, message.ordering_key
+    )
+
+
+def read_pushed(pushed: Mapping[str, Any], handle: Any) -> IncomingMessage:
+    """One message as the service pushes it, wrapped.
+
+    Args:
+        pushed: The decoded JSON of the request.
+        handle: What settles it.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    message = pushed.get("message")
+    if not isinstance(message, Mapping):
+        msg = "a pushed message of Pub/Sub is a JSON object with 'message' and 'subscription'"
+        raise ValueError(msg)  # noqa: TRY004 - what arrived is wrong, not what was called
+    message_id = message.get("messageId") or message.get("message_id")
+    data, attributes = message.get("data") or "", message.get("attributes") or {}
+    if not (isinstance(message_id, str) and isinstance(data, str) and isinstance(attributes, Mapping)):
+        msg = "a pushed message of Pub/Sub has a text for 'messageId' and for 'data', and an object for 'attributes'"
+        raise ValueError(msg)  # noqa: TRY004
+    stamp, key, attempt = message.get("publishTime"), message.get("orderingKey"), pushed.get("deliveryAttempt")
+    return _incoming(
+        handle,
+        None,
+        message_id,
+        base64.b64decode(data, validate=True),
+        _texts(attributes),
+        _instant(stamp),
+        attempt if isinstance(attempt, int) else 0,
+        key if isinstance(key, str) else "",
+    )
+
+
+def _incoming(
+    handle: Any,
+    lease_until: float | None,
+    own_id: str,
+    body: bytes,
+    attributes: dict[str, str],
+    sent_at: float | None,
+    attempt: int,
+    key: str,
+) -> IncomingMessage:
+    message_id, metadata = own_id, dict[str, str]()
+    packed = _unpack(attributes) if PACKED in attributes else None
+    if packed is not None:
+        attributes = {name: text for name, text in attributes.items() if not _OURS.fullmatch(name)}
+        attributes.update(packed.attributes)
+        message_id, metadata = packed.message_id, dict(packed.metadata)
+    return IncomingMessage(
+        handle, message_id, body, attributes, metadata, attempt or None, sent_at, lease_until, key or None
+    )
+
+
+def _unpack(attributes: Mapping[str, str]) -> _Packed | None:
+    """What queuekit wrote; None for a message that it did not send."""
+    text, number = attributes[PACKED], 1
+    while (more := attributes.get(f"{PACKED}-{number}")) is not None:
+        text, number = text + more, number + 1
+    try:
+        known = json.loads(text)
+    except ValueError:
+        return None
+    message_id = known.get("id") if isinstance(known, dict) else None
+    if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
+        return None
+    return _Packed(message_id, _texts(known.get("meta")), _texts(known.get("attrs")))
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {name: text for name, text in value.items() if isinstance(text, str)}
+
+
+def _instant(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if isinstance(text, str) else None
+    except ValueError:
+        return None

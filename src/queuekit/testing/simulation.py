@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple, cast
 
+from queuekit._engine import metadata as meta
 from queuekit._engine.held import Held
 from queuekit._engine.pulse import Pulse
 from queuekit._engine.receiving import ReceiverSettings
@@ -263,7 +264,7 @@ class SimulatedWorker:
         self._later("run", 0.0, self._run)
 
     def _begin(self, held: Held) -> None:
-        attempt = held.message.attempt
+        attempt = _attempt_of(held)
         self._simulation.note(f"{self.name} begins {held.message.message_id} attempt {attempt}")
         too_often = self._judge.on_receipt(attempt)
         if too_often is not None:
@@ -275,7 +276,7 @@ class SimulatedWorker:
 
     def _end(self, held: Held, result: object) -> None:
         self.running.remove(held)
-        attempt = held.message.attempt
+        attempt = _attempt_of(held)
         if isinstance(result, BaseException):
             verdict = self._judge.on_error(result, attempt)
         else:
@@ -302,6 +303,12 @@ class SimulatedWorker:
             with receiver._lock:
                 receiver.control.settles.flush()
         self._later("drain", 0.05, self._drain)
+
+
+def _attempt_of(held: Held) -> int | None:
+    """Which attempt a delivery is, with those that copies of the message carry."""
+    attempt = held.message.attempt
+    return None if attempt is None else attempt + meta.read(held.message.metadata).base
 
 
 def _shown(verdict: Verdict) -> str:

@@ -9,6 +9,7 @@ import math
 import pytest
 
 from queuekit._portable.producer import Producer
+from queuekit._values.capability import Support
 from queuekit._values.errors import DecodeError, EncodeError, InvalidMessageError, MessageTooLargeError
 from queuekit._values.message import Message
 from queuekit.backend import Accepted, ErrorCode, IncomingMessage, OutgoingMessage, Rejected
@@ -237,7 +238,13 @@ class Encoding(Group):
             delivery.retry()
             face.settled(delivery)
             face.close(consumer)
-            assert dict(queue.take()[0].metadata) == golden.metadata
+            found = dict(queue.take()[0].metadata)
+            if queue.capabilities.counted_attempts is Support.BRIDGED:  # the retry is a copy that carries the count
+                expected = golden.metadata | {name: found[name] for name in ("v", "base", "first")}
+                assert int(found["base"]) == int(golden.metadata.get("base", "0")) + 1
+            else:
+                expected = dict(golden.metadata)
+            assert found == expected
 
 
 def _longest_accepted(face: Face, producer: Producer[bytes], fill: bytes) -> int:

@@ -52,7 +52,7 @@ def _refusing(less: Mapping[str, Any]) -> Step:
 
 
 def _is_for_delays(url: QueueURL) -> bool:
-    return url.hosts[0].name == "waiting"
+    return url.scheme == "sqlite" or url.hosts[0].name == "waiting"
 
 
 class UncountingOpener(Opener):

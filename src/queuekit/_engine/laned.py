@@ -38,6 +38,9 @@ from queuekit.backend import (
     Diagnosable,
     Finding,
     Handle,
+    HttpAuth,
+    HttpPublishable,
+    HttpRequest,
     IncomingMessage,
     Interruptible,
     OutgoingMessage,
@@ -348,6 +351,17 @@ class _WithDiagnosis(LanedBackend):
         return tuple(dict.fromkeys(each for lane in self.lanes for each in lane.diagnose(wanted)))
 
 
+class _WithHttp(LanedBackend):
+    @property
+    def http_auth(self) -> HttpAuth:
+        auth: HttpAuth = self.lanes[0].http_auth
+        return auth
+
+    def as_http(self, message: OutgoingMessage) -> HttpRequest:
+        request: HttpRequest = self.lanes[self._lane_of(message)].as_http(self._inward(message))
+        return request
+
+
 _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
     (Admin, _WithAdmin),
     (Peekable, _WithPeek),
@@ -357,6 +371,7 @@ _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
     (Interruptible, _WithInterrupt),
     (Recreating, _WithRecreated),
     (Diagnosable, _WithDiagnosis),
+    (HttpPublishable, _WithHttp),
 )
 
 

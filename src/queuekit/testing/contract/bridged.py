@@ -4,18 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from queuekit._engine.lanes_order import STARVED_AFTER
-from queuekit._portable.retry import RetryPolicy
+from queuekit._portable.app import App
+from queuekit._portable.context import current
+from queuekit._portable.producer import Producer
+from queuekit._portable.retry import Retry, RetryPolicy
 from queuekit._portable.worker import ExitCode
 from queuekit._values.capability import Support
 from queuekit._values.errors import UnsupportedError
+from queuekit._values.url import QueueURL
+from queuekit.backend import Backend
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
@@ -94,6 +101,40 @@ class Bridged(Group):
         face.settled(delivery)
         queue.expect_nothing("it arrived once")
 
+    def test_DEL_17_delay_via_waits_elsewhere(self, harness: Harness) -> None:
+        """A queue that keeps no delays has another one keep them, of a send and of a retry: what is due is forwarded
+        by the worker, not early, the id unchanged, each attempt counted."""
+        queue, native, via = Queue(harness), harness.min_delay_s, f"sqlite:///{harness.directory}/via.db?queue=via"
+        opener = _Undelayed(harness.another_opener(), max_delay_s=0.0, max_retry_delay_s=0.0)
+        url = harness.url(queue.name)
+        url += f"{'&' if '?' in url else '?'}delay_via={quote(via, safe='')}"
+        if harness.capabilities.ordering_key_required:
+            with pytest.raises(UnsupportedError, match="delay"), Producer(url, _opener=opener) as refusing:
+                refusing.send(b"x", delay=_length(native), ordering_key="k")
+            return
+        begun = list[tuple[float, str, bytes, int | None]]()
+
+        def handle(payload: bytes) -> Retry | None:
+            begun.append((harness.clock.monotonic(), current().message_id, payload, current().attempt))
+            return Retry(delay=_length(native)) if len(begun) == 1 else None
+
+        app = App(clock=harness.clock)
+        app._opener = opener  # type: ignore[assignment]  # an App has no argument for it
+        made = app.handler(url)(handle)
+        sent_at = harness.clock.monotonic()
+        accepted = made.send(b"x", delay=_length(native), attributes={"Color": "red"})
+        running = harness.start(partial(app.run, signals=False))
+        harness.until(lambda: len(begun) == 2, within_s=30 * native, what="both attempts are made", steps=600)
+        app.stop()
+        harness.until(lambda: running.done, within_s=60.0, what="the worker ends")
+        assert running.result() is ExitCode.DRAINED
+        app.close()
+        assert [each[1:3] for each in begun] == [(accepted.message_id, b"x")] * 2
+        assert [each[3] for each in begun] in ([1, 2], [None, None])
+        times = [sent_at, *(each[0] for each in begun)]
+        assert all(after - before >= native - 0.005 for before, after in pairwise(times))
+        queue.expect_nothing("it is done")
+
     def test_DLQ_11_native_and_core_do_not_fight(self, harness: Harness, face: Face) -> None:
         """A worker refuses a queue whose service gives a message up before max_attempts, and names both numbers;
         it works one whose service has more patience."""
@@ -107,6 +148,17 @@ class Bridged(Group):
         work = Work(face, queue, done.append, retry=policy, opener=harness.limits(native_max_attempts=18))
         work.await_true(lambda: done == [b"x"], "it is worked")
         assert work.stop() is ExitCode.DRAINED
+
+
+class _Undelayed(FaultyOpener):
+    """Lowers what queues declare, but for the one that is there for delays."""
+
+    def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+        is_via = url.options.get("queue") == "via"
+        return self._opener.open(url, keywords) if is_via else super().open(url, keywords)
+
+    def close(self) -> None:
+        """The harness closes what the other opener shares."""
 
 
 def expect_lanes(harness: Harness) -> None:

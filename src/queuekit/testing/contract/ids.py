@@ -11,7 +11,7 @@ GROUPS: Mapping[str, tuple[str, int]] = {
     "CON": ("Consume", 14),
     "ACK": ("Settle: ack, retry, release, dead", 17),
     "LEA": ("Lease, redelivery, stale holders", 19),
-    "DEL": ("Delay and schedule", 16),
+    "DEL": ("Delay and schedule", 17),
     "ORD": ("Ordering", 13),
     "DUP": ("Deduplication and idempotency", 11),
     "DLQ": ("Dead letters", 12),

@@ -19,6 +19,10 @@ from queuekit.backend import (
     Diagnosable,
     ErrorClass,
     Finding,
+    HttpAuth,
+    HttpPublishable,
+    HttpRequest,
+    HttpSchedulable,
     IncomingMessage,
     Interruptible,
     OutgoingMessage,
@@ -190,6 +194,29 @@ class _WithDiagnosis(FaultyBackend):
         return findings
 
 
+class _WithHttp(FaultyBackend):
+    @property
+    def http_auth(self) -> HttpAuth:
+        auth: HttpAuth = self.inner.http_auth
+        return auth
+
+    def as_http(self, message: OutgoingMessage) -> HttpRequest:
+        request: HttpRequest = self.inner.as_http(message)
+        return request
+
+
+class _WithSchedule(FaultyBackend):
+    def schedule_http(
+        self, request: HttpRequest, due: float, auth: HttpAuth, *, message_id: str, timeout_s: float
+    ) -> SendOutcome:
+        def schedule(_batch: Sequence[Any]) -> Answers:
+            schedule_one = self.inner.schedule_http
+            return [schedule_one(request, due, auth, message_id=message_id, timeout_s=timeout_s)]
+
+        outcome: SendOutcome = self._run("schedule_http", (request,), schedule)[0]
+        return outcome
+
+
 _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
     (Admin, _WithAdmin),
     (Peekable, _WithPeek),
@@ -200,6 +227,8 @@ _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
     (Recreating, _WithRecreated),
     (Waitable, _WithWait),
     (Diagnosable, _WithDiagnosis),
+    (HttpPublishable, _WithHttp),
+    (HttpSchedulable, _WithSchedule),
 )
 
 

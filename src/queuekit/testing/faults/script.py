@@ -26,6 +26,7 @@ Verb: TypeAlias = Literal[
     "pause",
     "resume",
     "is_paused",
+    "schedule_http",
 ]
 Answers: TypeAlias = Sequence[Any]
 Proceed: TypeAlias = Callable[[Sequence[Any]], Answers]

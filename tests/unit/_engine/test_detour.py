@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages that wait elsewhere: what they carry there, what arrives, and requests that are made at their time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+from queuekit._engine import metadata as meta
+from queuekit._engine.detour import DetouringGuard, QueueDetour, arrived
+from queuekit._engine.guard import Guard
+from queuekit._wiring.opening import Opener
+from queuekit.backend import (
+    Accepted,
+    Backend,
+    Capabilities,
+    ErrorClass,
+    ErrorCode,
+    HttpAuth,
+    HttpPublishable,
+    HttpRequest,
+    HttpSchedulable,
+    IncomingMessage,
+    NotAttempted,
+    OutgoingMessage,
+    QueueURL,
+    Rejected,
+    SendOutcome,
+    Unknown,
+)
+from queuekit.testing import VirtualClock
+from queuekit.testing.faults import FaultyOpener, Script, raise_before, unavailable
+
+_HOUR_S = 3600.0
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+class Recorder:
+    """Stands where a guard does, and keeps what it is given."""
+
+    queue = "memory://waiting"
+
+    def __init__(self) -> None:
+        self.calls: list[list[OutgoingMessage]] = []
+        self.timeouts: list[float] = []
+
+    def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SendOutcome]:
+        self.calls.append(list(batch))
+        self.timeouts.append(timeout_s)
+        return [Accepted(each.message_id) for each in batch]
+
+
+def _detour(clock: VirtualClock, recorder: Any, **can: Any) -> QueueDetour:
+    backend = FaultyOpener(Opener(clock), **can).open(QueueURL.parse("memory://waiting"))
+    return QueueDetour(recorder, backend, lambda: backend.capabilities, clock, target="memory://jobs")
+
+
+def _message(number: int = 0, **parts: Any) -> OutgoingMessage:
+    return OutgoingMessage(f"m{number}", b"x", {"a": "b"}, {meta.V: "1"}, _HOUR_S)._replace(**parts)
+
+
+def test_key_dedup_id_and_priority_wait_in_metadata(clock: VirtualClock) -> None:
+    recorder = Recorder()
+    message = _message(ordering_key="ada", dedup_id="one", priority=7)
+    assert _detour(clock, recorder).send([message], timeout_s=5.0) == [Accepted("m0")]
+    (waiting,) = recorder.calls[0]
+    assert (waiting.message_id, waiting.body, waiting.attributes, waiting.delay_s) == (
+        "m0",
+        b"x",
+        {"a": "b"},
+        _HOUR_S,
+    )
+    assert (waiting.ordering_key, waiting.dedup_id, waiting.priority) == (None, None, 0)
+    assert waiting.metadata == {
+        "v": "1",
+        "via-to": "memory://jobs",
+        "via-key": "ada",
+        "via-dedup": "one",
+        "via-priority": "7",
+    }
+
+
+def test_what_waits_longer_than_that_queue_keeps_goes_in_hops_there(clock: VirtualClock) -> None:
+    recorder = Recorder()
+    _detour(clock, recorder, max_delay_s=900.0).send([_message()], timeout_s=5.0)
+    (waiting,) = recorder.calls[0]
+    assert waiting.delay_s == 900.0
+    assert waiting.metadata[meta.HOP_LEFT] == "2700.000"
+
+
+def test_calls_are_within_the_limits_of_that_queue_and_share_the_time(clock: VirtualClock) -> None:
+    recorder = Recorder()
+    batch = [_message(number) for number in range(5)]
+    outcomes = _detour(clock, recorder, max_send_batch=2).send(batch, timeout_s=6.0)
+    assert [each.message_id for each in outcomes] == ["m0", "m1", "m2", "m3", "m4"]
+    assert [len(call) for call in recorder.calls] == [2, 2, 1]
+    assert recorder.timeouts == [2.0, 2.0, 2.0]
+
+
+def test_a_guard_parts_a_batch_by_delay_and_answers_by_position(clock: VirtualClock) -> None:
+    recorder, script = Recorder(), Script()
+    backend = FaultyOpener(Opener(clock), script).open(QueueURL.parse("memory://jobs"))
+    guard = DetouringGuard(backend, "memory://jobs", _detour(clock, recorder), lambda: 10.0)
+    delays = (0.0, _HOUR_S, 10.0, 11.0)
+    outcomes = guard.send([_message(n, delay_s=each) for n, each in enumerate(delays)], timeout_s=8.0)
+    assert [each.message_id for each in outcomes] == ["m0", "m1", "m2", "m3"]
+    assert [each.message_id for each in script.calls("send")[0].batch] == ["m0", "m2"]
+    assert [each.message_id for each in recorder.calls[0]] == ["m1", "m3"]
+    assert recorder.timeouts == [4.0]
+
+
+@pytest.mark.parametrize(("sent", "kind"), [("no", NotAttempted), ("maybe", Unknown)])
+def test_where_that_queue_fails_the_outcome_says_so(clock: VirtualClock, sent: Any, kind: type[SendOutcome]) -> None:
+    script = Script().on("send", raise_before(unavailable(sent=sent)))
+    backend = FaultyOpener(Opener(clock), script).open(QueueURL.parse("memory://waiting"))
+    via = Guard(backend, "memory://waiting")
+    (outcome,) = _detour(clock, via).send([_message()], timeout_s=5.0)
+    assert isinstance(outcome, kind)
+    assert "memory://waiting" in outcome.error.detail  # type: ignore[union-attr]
+
+
+def _incoming(**metadata: str) -> IncomingMessage:
+    return IncomingMessage(1, "m", b"x", {"a": "b"}, {"v": "1", "base": "2"} | metadata, 3, 10.0, 1e9)
+
+
+def test_what_arrives_is_what_was_sent_with_a_note_of_the_way() -> None:
+    waited = _incoming(**{
+        "via-to": "memory://jobs", "via-key": "ada", "via-dedup": "one", "via-priority": "7",
+        "hop": "2", "hop-left": "0", "hop-wait": "1", "due": "2026-01-01T00:00:00Z", "via": "1",
+    })  # fmt: skip
+    message = arrived(waited)
+    assert (message.message_id, message.body, message.attributes, message.delay_s) == ("m", b"x", {"a": "b"}, 0.0)
+    assert (message.ordering_key, message.dedup_id, message.priority) == ("ada", "one", 7)
+    assert message.metadata == {"v": "1", "base": "2", "via": "2", "first": meta.write_instant(10.0)}
+
+
+def test_without_a_dedup_id_of_its_own_it_has_the_same_one_at_every_delivery() -> None:
+    first, again = arrived(_incoming()), arrived(_incoming()._replace(attempt=4, handle=2))
+    other = arrived(_incoming()._replace(enqueued_at=11.0))
+    assert first.dedup_id == again.dedup_id != other.dedup_id
+
+
+# Requests that are made at their time
+
+
+class WebQueue:
+    """A memory queue that can also be sent to by a request."""
+
+    http_auth = HttpAuth("oauth", "https://auth.example/publish")
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner: Any = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def as_http(self, message: OutgoingMessage) -> HttpRequest:
+        assert message.delay_s == 0.0, "it is over when the request is made"
+        data = {"id": message.message_id, "body": message.body.decode(), "metadata": dict(message.metadata)}
+        return HttpRequest(
+            "https://queue.example/jobs", json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+
+    def answer(self, request: HttpRequest) -> int:
+        """What the service does with such a request."""
+        data = json.loads(request.body)
+        message = OutgoingMessage(data["id"], data["body"].encode(), {}, data["metadata"])
+        return 200 if isinstance(self._inner.send([message], timeout_s=5.0)[0], Accepted) else 503
+
+
+class Scheduler:
+    """A service that makes requests at their time, and again until they are answered with 2xx."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.open: list[tuple[float, HttpRequest, HttpAuth]] = []
+        self.failing: ErrorClass | None = None
+        self.capabilities = Capabilities(
+            queues="declared",
+            durability="replicated",
+            max_message_bytes=1000,
+            max_delay_s=30 * 86_400.0,
+            receives=False,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+    def size(self, message: OutgoingMessage) -> int:
+        return len(message.body)
+
+    def probe(self) -> Capabilities:
+        return self.capabilities
+
+    def classify(self, error: BaseException) -> ErrorClass:
+        return ErrorClass(ErrorCode.UNAVAILABLE, retryable=True, sent="maybe", detail=str(error))
+
+    def schedule_http(
+        self, request: HttpRequest, due: float, auth: HttpAuth, *, message_id: str, timeout_s: float
+    ) -> SendOutcome:
+        assert timeout_s > 0
+        if self.failing is not None:
+            return Rejected(self.failing, message_id)
+        self.open.append((due, request, auth))
+        return Accepted(message_id, f"tasks/{len(self.open)}")
+
+    def make_requests(self, queue: WebQueue) -> None:
+        """Make those that are due."""
+        now = self._clock.time()
+        due = [each for each in self.open if each[0] <= now]
+        self.open = [each for each in self.open if each[0] > now]
+        self.open += [each for each in due if queue.answer(each[1]) != 200]
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+class WebOpener(Opener):
+    """Opens queues of memory without delays, and in the place of one of them a scheduler."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.scheduler = Scheduler(clock)
+
+    def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+        if url.hosts[0].name == "scheduler":
+            return self.scheduler  # type: ignore[return-value]  # all of a backend that is asked of it
+        inner = FaultyOpener(Opener(self.clock), max_delay_s=0.0, max_retry_delay_s=0.0).open(url, keywords)
+        if url.hosts[0].name == "plain":
+            return inner
+        return WebQueue(inner)  # type: ignore[return-value]
+
+
+def test_the_two_abilities_are_told_apart(clock: VirtualClock) -> None:
+    opener = WebOpener(clock)
+    queue = opener.open(QueueURL.parse("memory://jobs"))
+    assert isinstance(queue, HttpPublishable)
+    assert not isinstance(queue, HttpSchedulable)
+    assert isinstance(opener.scheduler, HttpSchedulable)
+    assert not isinstance(opener.scheduler, HttpPublishable)
+
+
+def test_a_delayed_message_is_a_request_that_sends_it_at_its_time(clock: VirtualClock) -> None:
+    opener = WebOpener(clock)
+    queue: Any = opener.open(QueueURL.parse("memory://jobs"))
+    with qk.Producer("memory://jobs", delay_via="memory://scheduler", _opener=opener) as jobs:
+        can = jobs.check().capabilities
+        assert (can.long_delay, can.longest_delay_s) == ("bridged", 30 * 86_400.0)
+        accepted = jobs.send(b"x", delay=timedelta(hours=1), message_id="one")
+        with pytest.raises(qk.UnsupportedError, match="delay"):
+            jobs.send(b"x", delay=timedelta(days=31))
+        with pytest.raises(qk.MessageTooLargeError):
+            jobs.send(bytes(2000), delay=timedelta(hours=1))
+    assert (accepted.message_id, accepted.provider_id) == ("one", "tasks/1")
+    ((due, _request, auth),) = opener.scheduler.open
+    assert (due, auth) == (clock.time() + _HOUR_S, HttpAuth("oauth", "https://auth.example/publish"))
+    clock.advance(_HOUR_S - 1)
+    opener.scheduler.make_requests(queue)
+    assert queue.receive(max_messages=1, wait_s=0.0, lease_s=10.0) == []
+    clock.advance(1.0)
+    opener.scheduler.make_requests(queue)
+    ((got,),) = [queue.receive(max_messages=1, wait_s=0.0, lease_s=10.0)]
+    assert (got.message_id, got.body, opener.scheduler.open) == ("one", b"x", [])
+
+
+def test_what_the_scheduler_refuses_is_told(clock: VirtualClock) -> None:
+    opener = WebOpener(clock)
+    opener.scheduler.failing = ErrorClass(ErrorCode.REFUSED, sent="no", detail="no such account")
+    with qk.Producer("memory://jobs", delay_via="memory://scheduler", _opener=opener) as jobs:
+        report = jobs.send_many([b"1", qk.Message(b"2", delay=timedelta(hours=1))])
+    assert [type(each) for each in report.outcomes] == [Accepted, Rejected]
+    assert "memory://scheduler: no such account" in report.outcomes[1].error.detail  # type: ignore[union-attr]
+
+
+def test_a_queue_that_takes_no_requests_cannot_be_scheduled_for(clock: VirtualClock) -> None:
+    with pytest.raises(qk.UnsupportedError, match="makes HTTP requests"):
+        qk.Producer("memory://plain", delay_via="memory://scheduler", _opener=WebOpener(clock))

@@ -72,6 +72,7 @@ ABSENT: dict[str, dict[str, Any]] = {
     "per_key": {"ordering": "none"},
     "priority": {"priority_levels": 0},
     "purge": {"purge": False},
+    "push": {"pushes": "none"},
     "receive": {"receives": False},
     "redrive": {"redrive": Support.NONE},
     "release": {"release_counts": True},

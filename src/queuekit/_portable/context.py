@@ -42,7 +42,7 @@ class Current:
         Safe from any thread that the handler's context was carried to.
     """
 
-    __slots__ = ("_draining", "_job", "attempt", "completing", "queue")
+    __slots__ = ("_draining", "_ends_at", "_job", "attempt", "completing", "queue")
 
     def __init__(self, job: Running, queue: str, attempt: int | None, draining: Callable[[], bool]) -> None:
         # One is made for every message, and little of it is asked for: what it can it looks up when asked.
@@ -51,6 +51,7 @@ class Current:
         self.attempt: int | None = attempt
         self._draining = draining
         self.completing: Callable[[object], None] | None = None
+        self._ends_at: float | None = None
 
     @property
     def message_id(self) -> str:
@@ -102,6 +103,18 @@ class Current:
     def draining(self) -> bool:
         """Whether the worker is stopping: a long handler does well to save its place and return `Retry`."""
         return self._draining()
+
+    @property
+    def deadline(self) -> datetime | None:
+        """By when the handler must be over, in UTC, where its message was pushed; None where nobody set a time.
+
+        What whoever pushed it does not wait for comes again. A handler's own ``timeout=`` may end it before.
+        """
+        return None if self._ends_at is None else datetime.fromtimestamp(self._ends_at, UTC)
+
+    def ends_at(self, instant: float) -> None:
+        """Say by when the handler must be over, in seconds since the epoch. For whoever runs it."""
+        self._ends_at = instant
 
     def extend(self, *, by: timedelta) -> None:
         """Ask the service to leave this delivery with us for longer, counted from now.

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
 
 from queuekit._portable.events import Listeners
 from queuekit._portable.figures import Figures
-from queuekit._portable.fitness import wanted_of
+from queuekit._portable.fitness import check_answered, wanted_of
 from queuekit._portable.handler import AnyHandler, slots_of
 from queuekit._portable.idempotent import Once
 from queuekit._portable.kept_loop import KeptLoop
@@ -18,6 +20,7 @@ from queuekit._portable.link import BackendOpener, Require, open_link, resolve_u
 from queuekit._portable.pipe import Pipe
 from queuekit._portable.producer import Producer
 from queuekit._values.clock import Clock
+from queuekit._values.errors import ClosedError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.defaults import VARIABLE
 from queuekit._wiring.opening import lane_urls
@@ -39,6 +42,73 @@ class Named(NamedTuple):
     options: Mapping[str, Any]
 
 
+class HandlersLoop(Protocol):
+    """The event loop that async handlers run on."""
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """The loop, running."""
+        ...
+
+    def rest(self, timeout_s: float) -> None:
+        """End the threads that are ours; a later `get` starts them again."""
+        ...
+
+    def close(self) -> None:
+        """Close what is ours. Idempotent."""
+        ...
+
+
+class ServersLoop:
+    """The event loop of a server: whoever runs it tells which it is, and nothing of it is ours to end.
+
+    Concurrency:
+        `use` and `pause` on the loop; the rest from any thread, and `wake` from a signal handler.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wakers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+
+    def use(self) -> asyncio.AbstractEventLoop:
+        """From now on it is the one that runs here."""
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """The one that was last in use.
+
+        Raises:
+            ClosedError: None has been yet.
+        """
+        if self._loop is None:
+            msg = "no event loop serves this app"
+            raise ClosedError(msg, operation="handle")
+        return self._loop
+
+    async def pause(self, timeout_s: float) -> None:
+        """Wait for so long, or until `wake`."""
+        waker = asyncio.Event()
+        self._wakers[waker] = asyncio.get_running_loop()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await waker.wait()
+        finally:
+            del self._wakers[waker]
+
+    def wake(self) -> None:
+        """End every `pause`."""
+        for waker, loop in list(self._wakers.items()):
+            with suppress(RuntimeError):  # nobody waits on a loop that is closed
+                loop.call_soon_threadsafe(waker.set)
+
+    def rest(self, timeout_s: float) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Doorway:
     """The app's side of a front door.
 
@@ -52,10 +122,15 @@ class Doorway:
         clock: Time.
         producers: What the app sends through now.
         onces: What remembers the work of idempotent handlers.
+        drain_s: How long running handlers may go on when the door closes.
 
     Attributes:
         clock: The same.
-        loop: For async handlers.
+        drain_s: The same.
+        loop: For async handlers; a door may put another in its place before its first pipe.
+        by_answer: Whether nothing but the door's answer settles a message. A door says so before its first pipe.
+        answer_s: For how long that answer is awaited; None where only the service knows.
+        stopping: Whether the door is about to close.
 
     Concurrency:
         Safe from any thread; `rest` between rounds.
@@ -73,13 +148,19 @@ class Doorway:
         clock: Clock,
         producers: Callable[[], Sequence[Producer[Any]]],
         onces: Sequence[Once],
+        drain_s: float,
     ) -> None:
         self.clock = clock
-        self.loop: KeptLoop = KeptLoop()
+        self.drain_s = drain_s
+        self.loop: HandlersLoop = KeptLoop()
+        self.by_answer = self.stopping = False
+        self.answer_s: float | None = None
         self._handlers, self._place, self._require, self._opener = handlers, place, require, opener
         self._listeners, self._figures = listeners, figures
         self._producers, self._onces = producers, onces
         self._lock = threading.Lock()
+        self._closers: list[Callable[[], None]] = []
+        self._opening: dict[QueueURL, threading.Lock] = {}
         self._pipes: dict[QueueURL, Pipe] = {}
 
     def queues(self) -> Iterator[Named]:
@@ -98,7 +179,7 @@ class Doorway:
                 yield Named(name, each, rest)
 
     def pipe(self, name: str | None, url: QueueURL, options: Mapping[str, Any]) -> Pipe:
-        """The pipe of one queue, opened at first use; no I/O.
+        """The pipe of one queue, opened at first use. I/O only `by_answer`: the queue is asked for its limits then.
 
         Args:
             name: As the handlers name it; None where no handler does.
@@ -108,26 +189,40 @@ class Doorway:
         Raises:
             SetupError: The URL, its options or its backend are wrong, or the queue lacks what is required.
             UsageError: The dead-letter queue of the handlers cannot be one.
+            QueueKitError: The queue was to be asked, and did not answer.
         """
-        handlers = () if name is None else tuple(self._handlers[name])
         with self._lock:
+            opening = self._opening.setdefault(url, threading.Lock())
+        # One queue that does not answer keeps no other one waiting.
+        with opening:
             if url not in self._pipes:
-                link = open_link(url, None, options, opener=self._opener, require=self._require)
-                if handlers:
-                    link.wanted = wanted_of(handlers)
-                slots = slots_of(handlers) if handlers else 1
-                made = Pipe(
-                    link,
-                    handlers,
-                    slots=slots,
-                    opener=self._opener,
-                    listeners=self._listeners,
-                    loop=self.loop.get,
-                )
-                self._pipes[url] = made
+                made = self._open(() if name is None else tuple(self._handlers[name]), url, options)
+                with self._lock:
+                    self._pipes[url] = made
                 if name is not None:
                     self._figures.watch_pipe(name, made)
             return self._pipes[url]
+
+    def slots(self, name: str) -> int:
+        """Most handlers, or batches, of a queue at once, as handlers name it."""
+        return slots_of(self._handlers[name])
+
+    def _open(self, handlers: Sequence[AnyHandler], url: QueueURL, options: Mapping[str, Any]) -> Pipe:
+        link = open_link(url, None, options, opener=self._opener, require=self._require)
+        if handlers:
+            link.wanted = wanted_of(handlers)
+        if self.by_answer:
+            link.by_answer, link.answer_s = True, self.answer_s
+            check_answered(link, handlers)
+        return Pipe(
+            link,
+            handlers,
+            slots=slots_of(handlers) if handlers else 1,
+            opener=self._opener,
+            listeners=self._listeners,
+            loop=self.loop.get,
+            stopping=lambda: self.stopping,
+        )
 
     def rest(self, until: float) -> None:
         """Send what handlers handed over, and end every thread; what comes next starts them again.
@@ -141,8 +236,14 @@ class Doorway:
             once.rest()
         self.loop.rest(self._left_s(until))
 
+    def also_close(self, close: Callable[[], None]) -> None:
+        """Have something of the door's own closed with the queues, each time."""
+        self._closers.append(close)
+
     def close(self) -> None:
         """Close the queues and the loop. Idempotent; a later `pipe` opens them again."""
+        for close in self._closers:
+            close()
         with self._lock:
             pipes, self._pipes = self._pipes, {}
         for pipe in pipes.values():

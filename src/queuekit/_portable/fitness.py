@@ -12,7 +12,13 @@ from queuekit._portable.retry import attempt_slack, longest_wait_s
 from queuekit._values.capability import Capabilities, Support
 from queuekit._values.clock import Clock
 from queuekit._values.diagnosis import Wanted
-from queuekit._values.errors import QueueKitError, UnsupportedError, UsageError
+from queuekit._values.errors import (
+    QueueKitError,
+    ThrottledError,
+    UnavailableError,
+    UnsupportedError,
+    UsageError,
+)
 from queuekit.backend import Interruptible
 
 _AFTER_POLL_S = 5.0
@@ -37,9 +43,9 @@ def check_fitness(link: Link, handlers: Sequence[AnyHandler]) -> None:
         try:
             link.probed = link.guard.probe()
         except QueueKitError as error:
-            _check_counted(link, link.capabilities, error)
+            check_counted(link, link.capabilities, error)
             return
-    _check_counted(link, link.capabilities, None)
+    check_counted(link, link.capabilities)
     _check_native_limit(link, link.capabilities, max(each.retry.max_attempts for each in handlers))
 
 
@@ -63,6 +69,34 @@ def check_pushed(link: Link, handlers: Sequence[AnyHandler]) -> None:
             "many of their messages are pushed at once"
         )
         raise UsageError(msg, queue=link.shown, operation="open")
+
+
+def check_answered(link: Link, handlers: Sequence[AnyHandler]) -> None:
+    """Ask a queue whose messages are pushed for what its URL does not tell, and refuse one that cannot do.
+
+    What may not be asked, or is not there under this name, counts as what the URL tells.
+
+    Raises:
+        UnsupportedError: Nothing pushes its messages; attempts are not counted and cannot be; or the service gives
+            up before queuekit.
+        UnavailableError: The service did not answer.
+        ThrottledError: As before.
+    """
+    if link.backend.capabilities.pushes != "answered":
+        msg = f"nothing pushes the messages of {link.shown} to a web address; use a worker"
+        raise UnsupportedError(msg, queue=link.shown, operation="open")
+    try:
+        link.probed = link.guard.probe()
+    except (UnavailableError, ThrottledError):
+        raise
+    except QueueKitError as error:
+        link.journal.note("push.unprobed", str(error))
+        return
+    can = link.capabilities
+    if "attempts" not in can.assumed:
+        check_counted(link, can)
+    if handlers:
+        _check_native_limit(link, can, max(each.retry.max_attempts for each in handlers))
 
 
 def tell_limits(intake: Intake, handlers: Sequence[AnyHandler], clock: Clock, *, drain_s: float) -> None:
@@ -96,7 +130,12 @@ def _check_max_wait(link: Link, handlers: Sequence[AnyHandler]) -> None:
             raise UsageError(msg, queue=link.shown, operation="open")
 
 
-def _check_counted(link: Link, can: Capabilities, cause: QueueKitError | None) -> None:
+def check_counted(link: Link, can: Capabilities, cause: QueueKitError | None = None) -> None:
+    """Refuse a queue of which nobody could say how often a message was tried.
+
+    Raises:
+        UnsupportedError: It is one.
+    """
     if can.counted_attempts is not Support.NONE:
         return
     remedy = "have the service count deliveries (on Pub/Sub: give the subscription a dead-letter policy)"

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from queuekit._portable.link import seconds
+from queuekit._portable.callers import Auth
+from queuekit._portable.link import seconds, whole_number
 from queuekit._portable.registering import Registering
 from queuekit._values.errors import UsageError
 from queuekit._wiring.doors import find_door
@@ -22,6 +24,31 @@ class LambdaFunction(Protocol):
 
     def __call__(self, event: Mapping[str, Any], context: object = None) -> dict[str, list[dict[str, str]]]:
         """Run the messages of one event through their handlers; see `App.aws_lambda`."""
+        ...
+
+
+class PushApplication(Protocol):
+    """An ASGI 3 application that messages are pushed to; see `App.asgi`."""
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Take one request, or the server's lifespan."""
+        ...
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """Check every queue at the start, and drain at the end.
+
+        A server does that by itself for the application that it runs. A framework in which this one is mounted mostly
+        does not pass it on: give it this, as its ``lifespan=``.
+        """
+        ...
+
+    def drain(self) -> None:
+        """Take no more messages, which then come again, and let handlers see `Current.draining`."""
         ...
 
 
@@ -58,4 +85,58 @@ class Fronts(Registering):
             raise UsageError(msg)
         margin_s = seconds("margin", margin)
         made: LambdaFunction = find_door("aws_lambda")(self._doorway(), margin_s=margin_s, report=report)
+        return made
+
+    def asgi(
+        self,
+        *,
+        auth: Auth,
+        deadline: timedelta | None = None,
+        max_body: int = 14 * 2**20,
+        max_bodies: int = 32 * 2**20,
+        max_requests: int = 1000,
+        body_timeout: timedelta = timedelta(seconds=10),
+    ) -> PushApplication:
+        """An ASGI 3 application for messages that a service pushes over HTTP; run it by any server, or mount it.
+
+        It runs the same handlers as a worker would, and answers each request when its message is done: 204. Whatever
+        else it answers lets the message come again. A request names its queue by the subscription in it; a path below
+        the place where the application is mounted, if there is one, must name the same queue.
+
+        Args:
+            auth: Who may push: `queuekit.push.OIDC`, or `queuekit.push.NoAuth` for this host alone.
+            deadline: For how long whoever pushes waits for the answer, such as the ack deadline of a push
+                subscription. By default each queue is asked; where it does not tell, it is 10 s, the shortest that
+                there is. Handlers have nearly that long.
+            max_body: Most bytes of a request; the default takes what Pub/Sub can send at most.
+            max_bodies: Most bytes of all requests that are here at once; what is beyond is answered by 429.
+            max_requests: Most requests at once, those that wait for a free handler included; as before.
+            body_timeout: How long a body may take to arrive.
+
+        Raises:
+            UsageError: Something is out of range, or ``auth`` is missing.
+
+        Concurrency:
+            Sync handlers run on threads, ``concurrency`` at once; async handlers on the server's own event loop.
+
+        Examples:
+            ```python
+            from queuekit import App
+            from queuekit.push import NoAuth
+
+            app = App("memory://")
+            endpoint = app.asgi(auth=NoAuth())
+            ```
+        """
+        if not (hasattr(auth, "judge") and hasattr(auth, "learn")):
+            msg = "auth= says who may push: queuekit.push.OIDC(…), or queuekit.push.NoAuth() for this host alone"
+            raise UsageError(msg)
+        options = find_door("asgi_options")(
+            deadline_s=None if deadline is None else seconds("deadline", deadline, least=1.0),
+            max_body=whole_number("max_body", max_body, least=1),
+            max_bodies=whole_number("max_bodies", max_bodies, least=max_body),
+            max_requests=whole_number("max_requests", max_requests, least=1),
+            body_timeout_s=seconds("body_timeout", body_timeout, least=0.001),
+        )
+        made: PushApplication = find_door("asgi")(self._doorway(), auth=auth, options=options)
         return made

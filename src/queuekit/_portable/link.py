@@ -104,6 +104,8 @@ class Link:
         require: The features that the user demanded.
         foreign: Whether consumers other than queuekit's take part, so that nothing is bridged by copies.
         strict: Whether settings that can lose messages are refused.
+        by_answer: Whether its messages are pushed, and settled by nothing but the answer.
+        answer_s: For how long that answer is awaited; None where only the service knows.
         wanted: How the queue is going to be worked, as far as it is known.
         via: The queue through which longer delays go; None where none is named.
         unvetted: Whether something is demanded of the queue that its service was not asked for yet.
@@ -119,6 +121,8 @@ class Link:
     probed: Capabilities | None = None
     foreign: bool = False
     strict: bool = False
+    by_answer: bool = False
+    answer_s: float | None = None
     wanted: Wanted = field(default_factory=Wanted)
     via: Link | None = None
     unvetted: bool = field(init=False)
@@ -132,10 +136,10 @@ class Link:
     def capabilities(self) -> Capabilities:
         """What the probe found, or what the URL tells as long as there was none."""
         found = self.probed or self.backend.capabilities
-        if not (self.foreign or self.via):
-            return found
-        via_s = 0.0 if self.via is None else self.via.capabilities.longest_delay_s
-        return replace(found, foreign=self.foreign, via_delay_s=via_s)
+        if self.foreign or self.via:
+            via_s = 0.0 if self.via is None else self.via.capabilities.longest_delay_s
+            found = replace(found, foreign=self.foreign, via_delay_s=via_s)
+        return found.by_answer(self.answer_s) if self.by_answer else found
 
     def longest_delay_s(self) -> float:
         """The longest delay that the queue itself keeps, as far as it is known."""

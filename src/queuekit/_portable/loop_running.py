@@ -67,6 +67,11 @@ class TaskRunner(ABC, Generic[A]):
             for task in self._leading:
                 task.cancel()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether a handler is left, on a loop that can still run it."""
+        return bool(self._tasks) and self._loop is not None and not self._loop.is_closed()
+
     def cancel(self) -> None:
         """Cancel what runs; its deliveries are released, not failed."""
         if self._loop is not None and not self._loop.is_closed():

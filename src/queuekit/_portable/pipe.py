@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from queuekit._engine.bridging import Bridge
 from queuekit._engine.copies import Copying, CopySender, detail_of, is_confirmed
@@ -25,6 +26,7 @@ from queuekit._portable.events import Listeners
 from queuekit._portable.fitness import check_pushed
 from queuekit._portable.handler import AnyHandler, BatchHandler, handler_for
 from queuekit._portable.intake import dead_letter_mode, letter_writer, why
+from queuekit._portable.letters import Cause
 from queuekit._portable.link import BackendOpener, Link
 from queuekit._portable.loop_running import TaskRunner
 from queuekit._portable.putting_off import PuttingOff
@@ -44,6 +46,37 @@ Loop = Callable[[], asyncio.AbstractEventLoop]
 """Gives the event loop for async handlers; it must be running then."""
 
 
+Ending = Callable[[float], Callable[[], bool]]
+"""Waits for the end of what runs handlers, until that time at most; returns what tells whether it runs on."""
+
+
+class Waiting(NamedTuple):
+    """A copy that is to be sent later.
+
+    Attributes:
+        due: When, in monotonic seconds.
+        ruling: What it comes from.
+    """
+
+    due: float
+    ruling: Ruling
+
+
+class Passage(NamedTuple):
+    """What became of messages.
+
+    Attributes:
+        outcomes: One for each message, in order.
+        runs_on: Tells whether a handler that was waited for no more still runs.
+        waiting: By position, what is done by a copy that is to be sent later, by `Pipe.finish`; its outcome is that
+            of one whose copy is never sent.
+    """
+
+    outcomes: list[Outcome]
+    runs_on: Callable[[], bool] = lambda: False
+    waiting: Mapping[int, Waiting] = MappingProxyType({})
+
+
 _OURS: Final = Lease(math.inf, 0.0, math.inf)
 """Of what was pushed: nothing is told about its lease, and whoever pushed it keeps it."""
 
@@ -58,6 +91,7 @@ class Pipe:
         opener: Opens the dead-letter queue, where one is named.
         listeners: Who is told what becomes of its messages.
         loop: For async handlers.
+        stopping: Whether handlers should come to an end.
 
     Raises:
         SetupError: The dead-letter queue's URL is wrong, or the queue cannot do what the handlers ask for.
@@ -79,12 +113,13 @@ class Pipe:
         opener: BackendOpener,
         listeners: Listeners,
         loop: Loop,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         check_pushed(link, handlers)
         self.link = link
         self._handlers, self._slots, self._listeners, self._clock = handlers, slots, listeners, link.clock
         self._loop = loop
-        self._triage = TimedTriage(handlers, link, link.clock, lambda: False, waiting_on(loop))
+        self._triage = TimedTriage(handlers, link, link.clock, stopping, waiting_on(loop))
         can = link.capabilities
         choice = handlers[0].options.dead_letter if handlers else None
         mode, self._route = dead_letter_mode(link, choice, opener)
@@ -105,6 +140,21 @@ class Pipe:
         self._going = 0
 
     def run(self, messages: Sequence[IncomingMessage], limits: Limits) -> list[Outcome]:
+        """Run the messages through the handlers. As `pass_through`, without what is left behind.
+
+        Raises:
+            QueueKitError: As `pass_through` does.
+        """
+        return self.pass_through(messages, limits).outcomes
+
+    def pass_through(
+        self,
+        messages: Sequence[IncomingMessage],
+        limits: Limits,
+        *,
+        unreadable: Mapping[int, Exception] = MappingProxyType({}),
+        hold_by: float = -math.inf,
+    ) -> Passage:
         """Run the messages through the handlers, on threads and on the loop, and wait for their outcomes.
 
         A handler that is still running at ``limits.answer_by`` is waited for no more, and its message left to the
@@ -113,9 +163,11 @@ class Pipe:
         Args:
             messages: In the order of the service; their handles may be settled through the queue.
             limits: When to stop.
+            unreadable: By position, those that are no messages, and why: their bodies become dead letters.
+            hold_by: Until when copies may wait to be sent; by default none waits.
 
         Returns:
-            One for each message, in order.
+            An outcome for each message, in order, and what runs on.
 
         Raises:
             UnsupportedError: The queue lacks what is required of it, so that nothing was begun.
@@ -123,19 +175,38 @@ class Pipe:
             QueueKitError: One of these was to be asked, and the service did not answer.
         """
         if not messages:
-            return []
+            return Passage([])
         self.link.ensure()
-        round_ = Round(self._clock, limits, rule=self._rule, given_back=self._given_back)
-        jobs = self._admit(round_, messages, limits.end_by)
+        waiting: dict[PushedJob, Waiting] = {}
+        rule = partial(self._rule, hold_by=hold_by)
+        round_ = Round(self._clock, limits, rule=rule, given_back=self._given_back)
+        jobs = self._admit(round_, messages, unreadable, limits.end_by)
         ended = self._start(round_, limits, len(messages))
         while work := round_.await_work():
             # What is not confirmed by then is left to the service, though it may be there.
-            finish_by(limits.answer_by, partial(self._carry_out, round_, work, limits.answer_by), self._clock)
-        ended(limits.answer_by)
+            now_due = self._held_back(round_, work, waiting)
+            finish_by(limits.answer_by, partial(self._carry_out, round_, now_due, limits.answer_by), self._clock)
+        left_behind = ended(limits.answer_by)
         outcomes, left = round_.end()
         if left:
             self.link.journal.note("push.left", "their handlers run on; they come again", count=left)
-        return self._counted([(job.held, outcomes[job]) for job in jobs])
+        found = self._counted([(job.held, outcomes[job]) for job in jobs])
+        return Passage(found, left_behind, {at: waiting[job] for at, job in enumerate(jobs) if job in waiting})
+
+    def finish(self, waiting: Waiting, until: float) -> Outcome:
+        """Send a copy that waited for its time.
+
+        Args:
+            waiting: From a `Passage`.
+            until: When the answer is due, in monotonic seconds.
+        """
+        ruling = waiting.ruling
+        if ruling.copying is None:
+            return ruling.outcome
+        sent = finish_by(until, partial(ruling.copying.route.copy, [ruling.copying.message]), self._clock)
+        if sent is None:
+            return LEFT
+        return DONE if is_confirmed(sent[0]) else self._not_copied(ruling, ruling.copying, sent[0])
 
     def put_off(self, messages: Sequence[IncomingMessage], outcomes: Sequence[Outcome], until: float) -> None:
         """Have the service wait as long before a message comes again as its outcome says, where it lets us."""
@@ -161,6 +232,11 @@ class Pipe:
             self.link.journal.note("settle.failed", "not removed, though done; they come again", count=missing)
         return missing
 
+    @property
+    def longest_timeout_s(self) -> float | None:
+        """The longest time that a handler may take by its own ``timeout=``; None where none has any."""
+        return max((each.timeout_s for each in self._handlers if each.timeout_s is not None), default=None)
+
     def counts(self) -> dict[str, int]:
         """What was pushed and what became of it, and how often each thing happened."""
         with self._lock:
@@ -178,7 +254,13 @@ class Pipe:
         if self._route is not None:
             self._route.close()
 
-    def _admit(self, round_: Round, messages: Sequence[IncomingMessage], end_by: float) -> list[PushedJob]:
+    def _admit(
+        self,
+        round_: Round,
+        messages: Sequence[IncomingMessage],
+        unreadable: Mapping[int, Exception],
+        end_by: float,
+    ) -> list[PushedJob]:
         extend = partial(self._extend, end_by=end_by)
         counted = [m._replace(attempt=1) for m in messages] if self._rulings.bridge.counts else messages
         jobs = [PushedJob(_held(each), round_, extend) for each in counted]
@@ -188,6 +270,9 @@ class Pipe:
             if messages and messages[0].enqueued_at is not None:
                 self._tally.age.add(self._clock.time() - messages[0].enqueued_at)
         settled = self._rulings.arrivals([job.held for job in jobs])
+        for at, error in unreadable.items():
+            verdict = Verdict(Action.DEAD, cause=Cause("undecodable", error))
+            settled[jobs[at].held] = self._rule(jobs[at], verdict, hold_by=-math.inf)
         entries = [self._entry(job) for job in jobs]
         round_.begin(jobs, Course(entries), [(job, settled[job.held]) for job in jobs if job.held in settled])
         return jobs
@@ -199,8 +284,8 @@ class Pipe:
             return Entry(job, key, handler.message_type, handler.batch.max_size)
         return Entry(job, key)
 
-    def _start(self, round_: Round, limits: Limits, count: int) -> Callable[[float], None]:
-        """Start what runs the handlers; returns what waits for its end, but no longer than until that time."""
+    def _start(self, round_: Round, limits: Limits, count: int) -> Ending:
+        """Start what runs the handlers."""
         clock = self._clock
         triage = self._triage.within(limits, clock)
         make = RunnerMaker(
@@ -214,7 +299,7 @@ class Pipe:
             runner = make.one_by_one(RoundFeed(round_, alone), is_async=is_async)
         if isinstance(runner, WorkerThreads):
             runner.start()
-            return runner.join_all
+            return _joining(runner)
         return _ending(runner, asyncio.run_coroutine_threadsafe(runner.run(), self._loop()), clock)
 
     def _carry_out(self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], until: float) -> bool:
@@ -242,11 +327,22 @@ class Pipe:
         # The service's own redrive policy, if the queue has one, knows when to give up.
         return LEFT if name == "dead_letter.missing" else ruling.outcome
 
-    def _rule(self, job: PushedJob, verdict: Verdict) -> Ruling:
+    def _held_back(
+        self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], waiting: dict[PushedJob, Waiting]
+    ) -> list[tuple[PushedJob, Ruling]]:
+        """What is to be done at once; the rest is over for this round, and waits."""
+        for job, ruling in work:
+            if ruling.hold_s > 0:
+                waiting[job] = Waiting(self._clock.monotonic() + ruling.hold_s, ruling)
+                round_.answer(job, ruling.outcome)
+        return [(job, ruling) for job, ruling in work if job not in waiting]
+
+    def _rule(self, job: PushedJob, verdict: Verdict, *, hold_by: float) -> Ruling:
+        now = self._clock.monotonic()
         if job.began is not None:
             with self._lock:
-                self._handling.add(self._clock.monotonic() - job.began)
-        ruling = self._rulings.rule(job.message, verdict)
+                self._handling.add(now - job.began)
+        ruling = self._rulings.rule(job.message, verdict, holdable_s=max(0.0, hold_by - now))
         self._tell(job.message, verdict, ruling)
         return ruling
 
@@ -289,12 +385,21 @@ def _held(message: IncomingMessage, settlement: Settlement | None = None) -> Hel
     return held
 
 
-def _ending(runner: TaskRunner[Any], ended: Future[None], clock: Clock) -> Callable[[float], None]:
-    def wait_for_tasks(until: float) -> None:
+def _joining(runner: WorkerThreads[Any]) -> Ending:
+    def wait_for_threads(until: float) -> Callable[[], bool]:
+        runner.join_all(until)
+        return lambda: runner.is_alive
+
+    return wait_for_threads
+
+
+def _ending(runner: TaskRunner[Any], ended: Future[None], clock: Clock) -> Ending:
+    def wait_for_tasks(until: float) -> Callable[[], bool]:
         left_s = until - clock.monotonic()
         try:
             ended.result(None if left_s == math.inf else max(0.0, left_s))
         except TimeoutError:
             runner.cancel()
+        return lambda: runner.is_alive
 
     return wait_for_tasks

@@ -310,12 +310,14 @@ class TimedTriage(Triage):
     """A triage whose handlers get no more time than there is."""
 
     _left_s: Callable[[], float] = staticmethod(lambda: math.inf)
+    _now: Callable[[], float] = staticmethod(lambda: math.nan)
 
     def within(self, limits: Limits, clock: Clock) -> TimedTriage:
         """The same for one round."""
-        made = copy(self)
+        made, stopping = copy(self), self._draining
         made._left_s = lambda: limits.end_by - clock.monotonic()  # noqa: SLF001 - a copy of its own
-        made._draining = lambda: clock.monotonic() >= limits.begin_by  # noqa: SLF001
+        made._now = clock.time  # noqa: SLF001
+        made._draining = lambda: stopping() or clock.monotonic() >= limits.begin_by  # noqa: SLF001
         return made
 
     def open(self, job: Job) -> tuple[Bound, Judge, Any, Current] | Verdict:
@@ -324,4 +326,7 @@ class TimedTriage(Triage):
         if isinstance(opened, Verdict):
             return opened
         bound, judge, payload, current = opened
-        return bound.within(max(_LEAST_S, self._left_s())), judge, payload, current
+        left_s = max(_LEAST_S, self._left_s())
+        if left_s < math.inf:
+            current.ends_at(self._now() + left_s)
+        return bound.within(left_s), judge, payload, current

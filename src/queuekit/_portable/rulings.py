@@ -59,6 +59,7 @@ class Ruling(NamedTuple):
         outcome: How the message is settled, where nothing has to be done before.
         copying: A copy that stands in for the message: once it is confirmed, the message is done.
         letter: A dead letter that the queue itself takes in the message's place.
+        hold_s: How long to wait before the copy is sent.
         told_delay_s: How long the next attempt waits, as far as everything goes well; for listeners.
         is_dead: Whether no attempt follows.
     """
@@ -66,6 +67,7 @@ class Ruling(NamedTuple):
     outcome: Outcome
     copying: Copying | None = None
     letter: OutgoingMessage | None = None
+    hold_s: float = 0.0
     told_delay_s: float | None = None
     is_dead: bool = False
 
@@ -99,16 +101,22 @@ class Rulings:
     route: DeadRoute | None
     now: Callable[[], float]
 
-    def rule(self, message: IncomingMessage, verdict: Verdict) -> Ruling:
-        """What a handler's verdict comes to; counted and logged."""
+    def rule(self, message: IncomingMessage, verdict: Verdict, *, holdable_s: float = 0.0) -> Ruling:
+        """What a handler's verdict comes to; counted and logged.
+
+        Args:
+            message: As it was pushed.
+            verdict: The handler's.
+            holdable_s: For how long the answer could be put off.
+        """
         if verdict.action is Action.ACK:
             return Ruling(DONE)
         if verdict.action is Action.RELEASE:
             return Ruling(Outcome(Action.RELEASE, verdict.delay_s))
         cause = verdict.cause or Cause("failed")
-        return (
-            self._retried(message, verdict, cause) if verdict.action is Action.RETRY else self._dead(message, cause)
-        )
+        if verdict.action is Action.RETRY:
+            return self._retried(message, verdict, cause, holdable_s)
+        return self._dead(message, cause)
 
     def arrivals(self, group: list[Held]) -> dict[Held, Ruling]:
         """What is for no handler: messages that have expired, and those with a delay before them still."""
@@ -126,18 +134,19 @@ class Rulings:
         outcome = Outcome(Action.RELEASE, onward.delay_s)
         return Ruling(outcome, None if onward.copy is None else Copying(onward.copy, self.copies, "copy.failed"))
 
-    def _retried(self, message: IncomingMessage, verdict: Verdict, cause: Cause) -> Ruling:
-        plan = self.bridge.retry(message, verdict.delay_s, self.now(), holdable_s=0.0)
-        delay_s = plan.delay_s if plan.copy is None else verdict.delay_s
+    def _retried(self, message: IncomingMessage, verdict: Verdict, cause: Cause, holdable_s: float) -> Ruling:
+        plan = self.bridge.retry(message, verdict.delay_s, self.now(), holdable_s=holdable_s)
+        hold_s = 0.0 if plan.copy is None else plan.hold_s
+        delay_s = plan.delay_s if plan.copy is None else hold_s if plan.shortened else verdict.delay_s
         if plan.shortened:
-            detail = f"{verdict.delay_s:g} s to {plan.delay_s:g} s, the longest here"
+            detail = f"{verdict.delay_s:g} s to {delay_s:g} s, the longest here"
             self.journal.note("retry.shortened", detail)
         if verdict.held:
             self.journal.note("key.held", f"{cause.reason}; again in {delay_s:.3g} s")
         else:
             self.journal.note("delivery.retried", f"{why(cause)}; again in {delay_s:.3g} s")
         copying = None if plan.copy is None else Copying(plan.copy, self.copies, "copy.failed")
-        return Ruling(Outcome(Action.RETRY, plan.delay_s), copying, None, delay_s)
+        return Ruling(Outcome(Action.RETRY, plan.delay_s), copying, hold_s=hold_s, told_delay_s=delay_s)
 
     def _dead(self, message: IncomingMessage, cause: Cause) -> Ruling:
         if is_nowhere(self.dead_letters, self.route):

@@ -132,6 +132,11 @@ class WorkerThreads(ABC, Generic[A]):
         if self._watcher is not None:
             self._watcher.join(max(0.0, min(until - self._clock.monotonic(), 1.0)))
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether a handler, or a thread that waits for one, is left."""
+        return any(slot.thread is not None and slot.thread.is_alive() for slot in self._slots)
+
     def _work(self, slot: Slot) -> None:
         try:
             while (job := self._feed.take()) is not None:

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
 LONGEST_BRIDGED_S = 36_500 * 86_400.0
 """A hundred years: what lies beyond is a mistake, and ends after what an instant can be written for."""
+
+
+SHORTEST_ANSWER_S = 10.0
+"""For so long at least whoever pushes waits for an answer: the shortest that Pub/Sub knows, and its default."""
+
+_HELD = 0.6
 
 
 class Support(StrEnum):
@@ -94,6 +100,10 @@ class Capabilities:
         cancel: Whether a message that is not due yet can be cancelled.
         pause: Whether the queue can be paused for everybody who receives.
         receives: Whether messages can be pulled; a push-only service has False.
+        pushes: Whether the service hands over messages by itself, to a front door of an app: never (``none``), with
+            handles that settle as those of a receive do (``settled``), or so that nothing but the answer settles
+            them (``answered``).
+        push_deadline_s: For how long whoever pushes waits for the answer, where the probe learned it.
         foreign: Whether consumers other than queuekit's take part, by ``?foreign=true``: then nothing is
             bridged by copies, which only queuekit would understand.
         via_delay_s: Longest delay that the queue named by ``delay_via=`` keeps for this one; 0 where none is named.
@@ -155,6 +165,8 @@ class Capabilities:
     cancel: bool = False
     pause: bool = False
     receives: bool = True
+    pushes: Literal["none", "settled", "answered"] = "none"
+    push_deadline_s: float | None = None
     foreign: bool = False
     via_delay_s: float = 0.0
     server: str = ""
@@ -163,7 +175,8 @@ class Capabilities:
     @property
     def own_copies(self) -> bool:
         """Whether a copy that the engine sends back to the queue reaches those who should get it, and nobody else."""
-        return self.receives and self.copies == "private" and not self.foreign
+        returns = self.receives or self.pushes != "none"
+        return returns and self.copies == "private" and not self.foreign
 
     @property
     def unordered_copies(self) -> bool:
@@ -197,6 +210,26 @@ class Capabilities:
         if self.attempts != "none":
             return Support.NATIVE
         return Support.BRIDGED if self.own_copies and self.ordering == "none" else Support.NONE
+
+    def by_answer(self, stated_s: float | None = None) -> Capabilities:
+        """The same for messages that were pushed, where nothing but the answer settles them.
+
+        The answer says whether a message is to come again, not when; its time cannot be extended. Where copies
+        count the attempts, the answer can be put off before the copy is sent, for a part of the time that there is.
+
+        Args:
+            stated_s: For how long the answer is awaited, where that is known better than by `push_deadline_s`.
+        """
+        deadline_s = stated_s or self.push_deadline_s or SHORTEST_ANSWER_S
+        held = self.counted_attempts is Support.BRIDGED
+        return replace(
+            self,
+            extend="none",
+            max_retry_delay_s=deadline_s * _HELD if held else 0.0,
+            min_retry_delay_s=0.0,
+            late_ack_safe=False,
+            push_deadline_s=deadline_s,
+        )
 
     def _bridged_delay_s(self) -> float:
         if not self.unordered_copies:
@@ -251,6 +284,7 @@ FEATURES: Mapping[str, Callable[[Capabilities], bool | float]] = {
     "peek": lambda c: c.peek,
     "priority": lambda c: c.priority_levels,
     "purge": lambda c: c.purge,
+    "push": lambda c: c.pushes != "none",
     "receive": lambda c: c.receives,
     "redrive": lambda c: c.redrive is not Support.NONE,
     "release": lambda c: not c.release_counts,

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-DOORS: Mapping[str, str] = MappingProxyType({"aws_lambda": "queuekit.push.aws_lambda:LambdaHandler"})
+DOORS: Mapping[str, str] = MappingProxyType(
+    {
+        "asgi": "queuekit.push.asgi:PushEndpoint",
+        "asgi_options": "queuekit.push.asgi:EndpointOptions",
+        "aws_lambda": "queuekit.push.aws_lambda:LambdaHandler",
+    }
+)
 """Name to ``module:attribute``."""
 
 

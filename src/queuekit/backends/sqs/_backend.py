@@ -326,6 +326,7 @@ def _standard_queue(*, fair: bool) -> Capabilities:
         max_message_bytes=MOST_BYTES,
         max_send_batch=_BATCH,
         max_send_batch_bytes=MOST_BYTES,
+        pushes="settled",
         max_receive=_BATCH,
         max_settle_batch=_BATCH,
         min_lease_s=1.0,

@@ -18,6 +18,7 @@ from queuekit.backend import (
     NotAttempted,
     Pausable,
     Peekable,
+    PushCodec,
     Redrivable,
     Rejected,
     Settled,
@@ -191,6 +192,7 @@ TWINS: Mapping[str, Twin] = {
     "peek": _not_claimed("peek", Peekable),
     "per_key": _one_order_or_none,
     "priority": _refused_send("priority", priority=9),
+    "push": _not_claimed("push", PushCodec),
     "release": _release_counts,
     "retry_delay": _refused_settle("retry_delay", lambda got: Settlement(got.handle, Action.RETRY, delay_s=1.0)),
 }

@@ -12,7 +12,7 @@ import pytest
 
 from queuekit import Consumer, DeadLetters, Producer, UnsupportedError
 from queuekit._values.capability import FEATURES
-from queuekit.backend import Admin, Cancellable, Pausable, Peekable, Redrivable
+from queuekit.backend import Admin, Cancellable, Pausable, Peekable, PushCodec, Redrivable
 from queuekit.testing.contract import Harness
 from queuekit.testing.contract.ids import GROUPS
 from queuekit.testing.contract.twins import TWINS
@@ -44,6 +44,7 @@ PROOFS: Mapping[str, str] = {
     "peek": "ADM-07",
     "priority": "CCY-13",
     "purge": "ADM-04",
+    "push": "PSH-01",
     "receive": "CON-01",
     "redrive": "RED-01",
     "release": "ACK-07",
@@ -90,6 +91,7 @@ ABILITIES: Mapping[str, Any] = {
     "cancel": Cancellable,
     "pause": Pausable,
     "peek": Peekable,
+    "push": PushCodec,
     "redrive": Redrivable,
 }
 

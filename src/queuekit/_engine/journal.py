@@ -36,7 +36,6 @@ ACTIONS: Mapping[str, int] = {
     "producer.closed": logging.DEBUG,
     "push.deadline_short": logging.WARNING,
     "push.failed": logging.ERROR,
-    "push.keys_unavailable": logging.WARNING,
     "push.left": logging.WARNING,
     "push.out_of_time": logging.WARNING,
     "push.refused": logging.WARNING,

@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from queuekit._engine.bridging import Bridge
-from queuekit._engine.copies import Copying, CopySender, detail_of, is_confirmed
-from queuekit._engine.held import Held, Lease
+from queuekit._engine.copies import CopySender
+from queuekit._engine.held import Held
 from queuekit._engine.tally import ReceiveTally, Stopwatch, Timing
+from queuekit._portable.carrying import Carrier, Waiting, pushed_held
 from queuekit._portable.course import Course, Entry
 from queuekit._portable.delivery import check_extension
 from queuekit._portable.events import Listeners
@@ -32,14 +33,14 @@ from queuekit._portable.loop_running import TaskRunner
 from queuekit._portable.putting_off import PuttingOff
 from queuekit._portable.retry import Verdict
 from queuekit._portable.round import Limits, PushedJob, Round, RoundFeed, TimedTriage, alone, together
-from queuekit._portable.rulings import DONE, GONE, LEFT, Outcome, Ruling, Rulings
+from queuekit._portable.rulings import LEFT, Outcome, Ruling, Rulings
 from queuekit._portable.runners import Runner, RunnerMaker
 from queuekit._portable.running import WorkerThreads
 from queuekit._portable.time_boxed import finish_by
 from queuekit._portable.wrapping import waiting_on
 from queuekit._values.clock import Clock
 from queuekit._values.errors import UnavailableError
-from queuekit._values.outcome import SendOutcome, Settled
+from queuekit._values.outcome import Settled
 from queuekit.backend import Action, IncomingMessage, Settlement
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
@@ -50,35 +51,19 @@ Ending = Callable[[float], Callable[[], bool]]
 """Waits for the end of what runs handlers, until that time at most; returns what tells whether it runs on."""
 
 
-class Waiting(NamedTuple):
-    """A copy that is to be sent later.
-
-    Attributes:
-        due: When, in monotonic seconds.
-        ruling: What it comes from.
-    """
-
-    due: float
-    ruling: Ruling
-
-
 class Passage(NamedTuple):
     """What became of messages.
 
     Attributes:
         outcomes: One for each message, in order.
         runs_on: Tells whether a handler that was waited for no more still runs.
-        waiting: By position, what is done by a copy that is to be sent later, by `Pipe.finish`; its outcome is that
-            of one whose copy is never sent.
+        waiting: By position, what is to be over later, by `Pipe.finish`. Until then its outcome is that of a message
+            whose copy cannot be sent.
     """
 
     outcomes: list[Outcome]
     runs_on: Callable[[], bool] = lambda: False
     waiting: Mapping[int, Waiting] = MappingProxyType({})
-
-
-_OURS: Final = Lease(math.inf, 0.0, math.inf)
-"""Of what was pushed: nothing is told about its lease, and whoever pushed it keeps it."""
 
 
 class Pipe:
@@ -135,6 +120,7 @@ class Pipe:
         )
         self._ordered = can.ordering != "none"
         self._putting_off = PuttingOff(link)
+        self._carrier = Carrier(link, self._putting_off)
         self._lock = threading.Lock()
         self._tally, self._handling = ReceiveTally(), Stopwatch()
         self._going = 0
@@ -184,8 +170,8 @@ class Pipe:
         ended = self._start(round_, limits, len(messages))
         while work := round_.await_work():
             # What is not confirmed by then is left to the service, though it may be there.
-            now_due = self._held_back(round_, work, waiting)
-            finish_by(limits.answer_by, partial(self._carry_out, round_, now_due, limits.answer_by), self._clock)
+            due = self._carrier.held_back(round_, work, waiting)
+            finish_by(limits.answer_by, partial(self._carrier.carry_out, round_, due, limits.answer_by), self._clock)
         left_behind = ended(limits.answer_by)
         outcomes, left = round_.end()
         if left:
@@ -194,24 +180,18 @@ class Pipe:
         return Passage(found, left_behind, {at: waiting[job] for at, job in enumerate(jobs) if job in waiting})
 
     def finish(self, waiting: Waiting, until: float) -> Outcome:
-        """Send a copy that waited for its time.
+        """The outcome of what waited for its time; its copy, if it has one, is sent.
 
         Args:
             waiting: From a `Passage`.
             until: When the answer is due, in monotonic seconds.
         """
-        ruling = waiting.ruling
-        if ruling.copying is None:
-            return ruling.outcome
-        sent = finish_by(until, partial(ruling.copying.route.copy, [ruling.copying.message]), self._clock)
-        if sent is None:
-            return LEFT
-        return DONE if is_confirmed(sent[0]) else self._not_copied(ruling, ruling.copying, sent[0])
+        return self._carrier.finish(waiting, until)
 
     def put_off(self, messages: Sequence[IncomingMessage], outcomes: Sequence[Outcome], until: float) -> None:
         """Have the service wait as long before a message comes again as its outcome says, where it lets us."""
         batch = [
-            _held(message, Settlement(message.handle, outcome.action, outcome.delay_s))
+            pushed_held(message, Settlement(message.handle, outcome.action, outcome.delay_s))
             for message, outcome in zip(messages, outcomes, strict=True)
             if not outcome.is_done and outcome.delay_s is not None
         ]
@@ -221,7 +201,7 @@ class Pipe:
     def remove(self, messages: Sequence[IncomingMessage], outcomes: Sequence[Outcome], until: float) -> int:
         """Remove those that are done; how many the service did not confirm, so that they come again."""
         batch = [
-            _held(message, Settlement(message.handle, Action.ACK))
+            pushed_held(message, Settlement(message.handle, Action.ACK))
             for message, outcome in zip(messages, outcomes, strict=True)
             if outcome.action is Action.ACK
         ]
@@ -263,7 +243,7 @@ class Pipe:
     ) -> list[PushedJob]:
         extend = partial(self._extend, end_by=end_by)
         counted = [m._replace(attempt=1) for m in messages] if self._rulings.bridge.counts else messages
-        jobs = [PushedJob(_held(each), round_, extend) for each in counted]
+        jobs = [PushedJob(pushed_held(each), round_, extend) for each in counted]
         with self._lock:
             self._tally.received += len(messages)
             self._going += len(messages)
@@ -301,41 +281,6 @@ class Pipe:
             runner.start()
             return _joining(runner)
         return _ending(runner, asyncio.run_coroutine_threadsafe(runner.run(), self._loop()), clock)
-
-    def _carry_out(self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], until: float) -> bool:
-        """Send the copies, and have the queue take the dead letters; a message is done by a confirmed one."""
-        copying = [(job, ruling, ruling.copying) for job, ruling in work if ruling.copying is not None]
-        for route in {copy.route for _, _, copy in copying}:
-            group = [each for each in copying if each[2].route is route]
-            outcomes = route.copy([copy.message for _, _, copy in group])
-            for (job, ruling, copy), outcome in zip(group, outcomes, strict=True):
-                round_.answer(job, DONE if is_confirmed(outcome) else self._not_copied(ruling, copy, outcome))
-        native = [(job, ruling) for job, ruling in work if ruling.letter is not None]
-        letters = [
-            _held(job.message, Settlement(job.message.handle, Action.DEAD, dead=ruling.letter))
-            for job, ruling in native
-        ]
-        for (job, ruling), answer in zip(native, self._putting_off.settle(letters, until), strict=True):
-            if not isinstance(answer, Settled):
-                self.link.journal.note("dead_letter.failed")
-            round_.answer(job, GONE if isinstance(answer, Settled) else ruling.outcome)
-        return True
-
-    def _not_copied(self, ruling: Ruling, copying: Copying, outcome: SendOutcome) -> Outcome:
-        name = copying.counted_as(outcome)
-        self.link.journal.note(name, detail_of(outcome))
-        # The service's own redrive policy, if the queue has one, knows when to give up.
-        return LEFT if name == "dead_letter.missing" else ruling.outcome
-
-    def _held_back(
-        self, round_: Round, work: Sequence[tuple[PushedJob, Ruling]], waiting: dict[PushedJob, Waiting]
-    ) -> list[tuple[PushedJob, Ruling]]:
-        """What is to be done at once; the rest is over for this round, and waits."""
-        for job, ruling in work:
-            if ruling.hold_s > 0:
-                waiting[job] = Waiting(self._clock.monotonic() + ruling.hold_s, ruling)
-                round_.answer(job, ruling.outcome)
-        return [(job, ruling) for job, ruling in work if job not in waiting]
 
     def _rule(self, job: PushedJob, verdict: Verdict, *, hold_by: float) -> Ruling:
         now = self._clock.monotonic()
@@ -377,12 +322,6 @@ class Pipe:
             self._tally.settled(len(settled) - left)
             self._tally.lost(left)
         return [outcome for _, outcome in settled]
-
-
-def _held(message: IncomingMessage, settlement: Settlement | None = None) -> Held:
-    held = Held(message, _OURS)
-    held.settlement = settlement
-    return held
 
 
 def _joining(runner: WorkerThreads[Any]) -> Ending:

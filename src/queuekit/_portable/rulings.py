@@ -59,7 +59,7 @@ class Ruling(NamedTuple):
         outcome: How the message is settled, where nothing has to be done before.
         copying: A copy that stands in for the message: once it is confirmed, the message is done.
         letter: A dead letter that the queue itself takes in the message's place.
-        hold_s: How long to wait before the copy is sent.
+        hold_s: How long to wait before the copy is sent, or the outcome told.
         told_delay_s: How long the next attempt waits, as far as everything goes well; for listeners.
         is_dead: Whether no attempt follows.
     """
@@ -74,7 +74,7 @@ class Ruling(NamedTuple):
     @property
     def is_ready(self) -> bool:
         """Whether nothing has to be done before."""
-        return self.copying is None and self.letter is None
+        return self.copying is None and self.letter is None and not self.hold_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,9 @@ class Rulings:
 
     def _retried(self, message: IncomingMessage, verdict: Verdict, cause: Cause, holdable_s: float) -> Ruling:
         plan = self.bridge.retry(message, verdict.delay_s, self.now(), holdable_s=holdable_s)
-        hold_s = 0.0 if plan.copy is None else plan.hold_s
-        delay_s = plan.delay_s if plan.copy is None else hold_s if plan.shortened else verdict.delay_s
+        delay_s = plan.hold_s if plan.shortened and plan.copy is not None else verdict.delay_s
+        if plan.copy is None:
+            delay_s = plan.hold_s + plan.delay_s
         if plan.shortened:
             detail = f"{verdict.delay_s:g} s to {delay_s:g} s, the longest here"
             self.journal.note("retry.shortened", detail)
@@ -146,7 +147,7 @@ class Rulings:
         else:
             self.journal.note("delivery.retried", f"{why(cause)}; again in {delay_s:.3g} s")
         copying = None if plan.copy is None else Copying(plan.copy, self.copies, "copy.failed")
-        return Ruling(Outcome(Action.RETRY, plan.delay_s), copying, hold_s=hold_s, told_delay_s=delay_s)
+        return Ruling(Outcome(Action.RETRY, plan.delay_s), copying, hold_s=plan.hold_s, told_delay_s=delay_s)
 
     def _dead(self, message: IncomingMessage, cause: Cause) -> Ruling:
         if is_nowhere(self.dead_letters, self.route):

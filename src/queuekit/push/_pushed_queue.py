@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from queuekit._portable.carrying import Waiting
 from queuekit._portable.doorway import Doorway, Named, ServersLoop
 from queuekit._portable.fitness import check_counted
-from queuekit._portable.pipe import Passage, Pipe, Waiting
+from queuekit._portable.pipe import Passage, Pipe
 from queuekit._portable.round import Limits
 from queuekit._portable.rulings import GIVEN_BACK, Outcome
 from queuekit._values.capability import SHORTEST_ANSWER_S

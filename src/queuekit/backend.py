@@ -419,7 +419,8 @@ class PushCodec(Protocol):
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
         """One delivery, read as `Backend.receive` would. No I/O; the service's SDK need not be installed.
 
-        Its handle is one for `Backend.settle`. Its ``lease_until`` is None unless ``pushed`` tells it.
+        Its handle is one for `Backend.settle`, which answers `Unsupported` where `Capabilities.pushes` is
+        ``answered``. Its ``lease_until`` is None unless ``pushed`` tells it.
 
         Args:
             pushed: One message in the form in which the service's own API answers a receive, such as SQS's

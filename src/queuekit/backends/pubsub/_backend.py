@@ -140,6 +140,10 @@ class PubSubBackend:
         subscription = self._names.subscription
         return [_messages.read(each, Handle(subscription, each.ack_id), until) for each in found]
 
+    def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
+        """A message as the service pushes it, wrapped; nothing but the answer settles it. See `PushCodec`."""
+        return _messages.read_pushed(pushed, Handle(self._names.subscription, ""))
+
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Settle a batch in one request, or more where it is longer than one can be. See `Backend.settle`."""
         plan = Plan(batch, self._names.subscription)
@@ -314,6 +318,7 @@ def _queue(topic: str, *, ordering: bool) -> Capabilities:
         atomic_send=True,
         one_key_per_send=True,
         max_receive=_BATCH,
+        pushes="answered",
         max_settle_batch=_BATCH,
         min_lease_s=1.0,
         max_lease_s=float(LONGEST_S),

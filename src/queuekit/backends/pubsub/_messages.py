@@ -242,7 +242,7 @@ def _unpack(attributes: Mapping[str, str]) -> _Packed | None:
         text, number = text + more, number + 1
     try:
         known = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     message_id = known.get("id") if isinstance(known, dict) else None
     if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):

@@ -104,6 +104,7 @@ def refined(can: Capabilities, settings: Settings, url_of: Callable[[str], str])
         native_max_attempts=settings.max_deliveries if counted else None,
         dead_letter_queue=can.dead_letter_queue or (url_of(settings.dead_topic) if counted else ""),
         receives=not settings.push_endpoint,
+        push_deadline_s=float(settings.ack_deadline_s) if settings.push_endpoint else None,
         server="Google Cloud Pub/Sub",
     )
 

@@ -32,6 +32,7 @@ _REST_BYTES = 1024
 
 _NO_DEAD = Unsupported("Pub/Sub cannot store a dead letter and remove the original in one step")
 _TOO_LONG = Unsupported(f"Pub/Sub changes a deadline by {LONGEST_S} s at most")
+_PUSHED = Unsupported("what Pub/Sub pushes is settled by the answer to its request, and by nothing else")
 _AGAIN = ErrorClass(
     ErrorCode.UNAVAILABLE, retryable=True, sent="no", detail="the service could not settle this lease just now"
 )
@@ -42,7 +43,7 @@ class Handle(NamedTuple):
 
     Attributes:
         subscription: Whose lease it is.
-        ack_id: The service's own handle.
+        ack_id: The service's own handle; empty for a message that was pushed.
     """
 
     subscription: str
@@ -72,6 +73,8 @@ class Plan:
                 self._known[position] = _TOO_LONG
             elif not isinstance(handle, Handle) or handle.subscription != subscription:
                 self._known[position] = LEASE_LOST
+            elif not handle.ack_id:
+                self._known[position] = _PUSHED
             else:
                 self._positions[handle.ack_id] = position
 

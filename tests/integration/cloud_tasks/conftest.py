@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             pass  # the deadline was over
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
 

@@ -14,7 +14,6 @@ from urllib.request import Request, urlopen
 import jwt
 import pytest
 from google.api_core import exceptions
-from google.cloud.tasks_v2 import Task
 
 from queuekit.testing import VirtualClock
 from queuekit.testing.emulators import LocalCloudTasks
@@ -36,7 +35,7 @@ def names(client: Any, parent: str) -> list[str]:
     return [each.name for each in client.list_tasks(parent=parent)]
 
 
-def get(client: Any, name: str) -> Task:
+def get(client: Any, name: str) -> Any:
     return client.get_task(name=name)
 
 

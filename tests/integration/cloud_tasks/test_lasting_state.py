@@ -179,3 +179,13 @@ def test_another_version_of_the_file_is_not_touched(file: Path) -> None:
     connection.close()
     with pytest.raises(RuntimeError, match="another version"):
         LocalCloudTasks(state=file)
+
+
+def test_the_file_is_its_owners_alone(file: Path) -> None:
+    before = os.umask(0)
+    try:
+        with LocalCloudTasks(state=file) as emulator, client_of(emulator) as client:
+            client.create_queue(parent=LOCATION, queue={"name": QUEUE})
+            assert {each.stat().st_mode & 0o777 for each in file.parent.iterdir()} == {0o600}
+    finally:
+        os.umask(before)

@@ -186,6 +186,8 @@ class SQLiteStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    # The bodies of tasks are for their owner alone; SQLite gives its other files the same mode.
+    path.touch(mode=0o600)
     connection = sqlite3.connect(path, check_same_thread=False, timeout=1)
     try:
         # Another emulator on the same file would dispatch every task a second time.

@@ -31,6 +31,7 @@ URLS = {
     "redis": "redis://host/0?queue=queue",
     "sqs": "sqs://region/queue",
     "pubsub": "pubsub://project/topic",
+    "cloudtasks": "cloudtasks://project/location/queue",
 }
 """One URL per backend."""
 
@@ -253,6 +254,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "pubsub limits": lambda: limits("pubsub"),
     "sqs options": lambda: options("sqs"),
     "sqs limits": lambda: limits("sqs"),
+    "cloudtasks options": lambda: options("cloudtasks"),
+    "cloudtasks limits": lambda: limits("cloudtasks"),
     "redis options": lambda: options("redis"),
     "sqlite limits": lambda: limits("sqlite"),
     "sqlite options": lambda: options("sqlite"),

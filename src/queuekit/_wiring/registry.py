@@ -45,6 +45,7 @@ BUILT_INS: Mapping[str, BuiltIn] = MappingProxyType(
         **dict.fromkeys(_REDIS_SCHEMES, _REDIS),
         "sqs": BuiltIn("queuekit.backends.sqs:SPEC", extra="sqs"),
         "pubsub": BuiltIn("queuekit.backends.pubsub:SPEC", extra="pubsub"),
+        "cloudtasks": BuiltIn("queuekit.backends.cloudtasks:SPEC", extra="cloudtasks"),
     }
 )
 

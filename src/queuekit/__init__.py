@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from queuekit._portable.batches import Batch, BatchEntry, BatchResult
     from queuekit._portable.consumer import Consumer
     from queuekit._portable.context import Current, current
-    from queuekit._portable.dead_letters import DeadLetters, DeadMessage, PurgeReport, RedriveReport
+    from queuekit._portable.dead_letters import DeadLetters
+    from queuekit._portable.dead_messages import DeadMessage, PurgeReport, RedriveReport
     from queuekit._portable.delivery import Delivery
     from queuekit._portable.doctoring import adoctor, doctor
     from queuekit._portable.events import Event
@@ -150,9 +151,9 @@ _HOMES = {
     "Current": "queuekit._portable.context",
     "current": "queuekit._portable.context",
     "DeadLetters": "queuekit._portable.dead_letters",
-    "DeadMessage": "queuekit._portable.dead_letters",
-    "PurgeReport": "queuekit._portable.dead_letters",
-    "RedriveReport": "queuekit._portable.dead_letters",
+    "DeadMessage": "queuekit._portable.dead_messages",
+    "PurgeReport": "queuekit._portable.dead_messages",
+    "RedriveReport": "queuekit._portable.dead_messages",
     "Delivery": "queuekit._portable.delivery",
     "adoctor": "queuekit._portable.doctoring",
     "doctor": "queuekit._portable.doctoring",

@@ -166,6 +166,8 @@ class IncomingMessage(NamedTuple):
         ordering_key: As sent.
         priority: As sent.
         received_at: When the service made this delivery, by the clock of ``enqueued_at``; None for this host's.
+        died_on: URL of the queue from which the service itself moved it here, as a dead letter; None where it did
+            not, or does not say.
     """
 
     handle: Handle
@@ -179,6 +181,7 @@ class IncomingMessage(NamedTuple):
     ordering_key: str | None = None
     priority: int = 0
     received_at: float | None = None
+    died_on: str | None = None
 
 
 class StoredMessage(NamedTuple):

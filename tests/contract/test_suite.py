@@ -65,7 +65,6 @@ ABSENT: dict[str, dict[str, Any]] = {
     "long_poll": {"long_poll": False},
     "message_bytes": {"max_message_bytes": 0},
     "native_dead_letters": {"dead_letters": Support.NONE},
-    "native_redrive": {"redrive": Support.NONE},
     "ordering": {"ordering": "none"},
     "pause": {"pause": False},
     "peek": {"peek": False},

@@ -306,7 +306,9 @@ class MemoryQueue:
             leases[handle] = entry
             message_id, body, attributes, metadata, _, key, _, priority = entry.message
             at = entry.enqueued_at
-            fields = (handle, message_id, body, attributes, metadata, attempt, at, lease_until, key, priority, None)
+            fields = (
+                handle, message_id, body, attributes, metadata, attempt, at, lease_until, key, priority, None, None,
+            )  # fmt: skip
             taken.append(new(make, fields))  # at half of a named tuple's own cost
             handle += 1
         return taken

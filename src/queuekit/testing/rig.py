@@ -13,7 +13,8 @@ from itertools import count
 from typing import Any, Self
 
 from queuekit._portable.app import App
-from queuekit._portable.dead_letters import DeadLetters, DeadMessage
+from queuekit._portable.dead_letters import DeadLetters
+from queuekit._portable.dead_messages import DeadMessage
 from queuekit._portable.events import Event, Listeners
 from queuekit._portable.handler import BatchHandler, BatchOptions
 from queuekit._portable.link import seconds

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from queuekit import Consumer, DeadLetters, Producer, QueueURL
 from queuekit._engine import metadata as meta
 from queuekit._engine.copies import step_id
-from queuekit._portable.dead_letters import _dead_message
+from queuekit._portable.dead_messages import dead_message
 from queuekit._portable.frames import pack, pack_jobs, read_verdict, unpack, unpack_jobs, verdict_row
 from queuekit._portable.letters import Cause, LetterWriter, describe, render
 from queuekit._portable.retry import Verdict
@@ -32,6 +32,7 @@ MESSAGES = st.builds(
     ordering_key=st.none() | st.text(),
     priority=st.integers(0, 9),
     received_at=st.none(),
+    died_on=st.none(),
 )
 
 
@@ -121,7 +122,7 @@ MALFORMED = ["", "x", "²", "-1", "9" * 5000, "0001-01-01T00:00:00+23:59", "9999
 def test_malformed_metadata_of_a_letter_does_not_hide_it(text: str) -> None:
     known = dict.fromkeys((meta.DEAD_ATTEMPTS, meta.DEAD_FIRST, meta.DEAD_LAST, meta.TRIMMED), text)
     stored = StoredMessage("m", b"body", {}, known, "ready", 0, 0.0, 0.0, None, 0, "1")
-    shown = _dead_message(stored)
+    shown = dead_message(stored)
     assert shown.body == b"body"
     assert shown.attempts == 0
     assert shown.first is None

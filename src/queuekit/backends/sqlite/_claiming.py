@@ -165,6 +165,7 @@ class Claim:
                 key,
                 priority,
                 None,
+                None,
             )
             messages.append(new(make, fields))
             shares.append((seq, (best - priority, attempt, 0 if key is None else 1)))

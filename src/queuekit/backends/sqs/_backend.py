@@ -25,6 +25,7 @@ from queuekit.backend import (
     SendOutcome,
     Settlement,
     SettleOutcome,
+    Support,
     Unknown,
     Wanted,
 )
@@ -41,7 +42,8 @@ _BATCH = 10
 _POLLS = 4  # with an answer in some 15 ms they bring more than one process can handle
 _LONGEST_DELAY_S = 900
 _DEDUP_S = 300.0
-_STAMPS = ("ApproximateReceiveCount", "SentTimestamp", "ApproximateFirstReceiveTimestamp")
+_DIED_ON = "DeadLetterQueueSourceArn"
+_STAMPS = ("ApproximateReceiveCount", "SentTimestamp", "ApproximateFirstReceiveTimestamp", _DIED_ON)
 
 _DAMAGED = ErrorClass(
     ErrorCode.UNAVAILABLE, detail="the service stored something else than was sent, by its own digest of it"
@@ -159,13 +161,11 @@ class SqsBackend:
             return found
 
         found = self._polls.run(ask, self._give_back) if seconds else ask()
-        return [
-            _messages.read(each, self._handle(each), asked_at + lease, grouped=self._grouped) for each in found or ()
-        ]
+        return [self._read(each, asked_at + lease) for each in found or ()]
 
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
         """One message as AWS Lambda was given it, with the names of the service's own API. See `PushCodec`."""
-        return _messages.read(pushed, self._handle(pushed), None, grouped=self._grouped)
+        return self._read(pushed, None)
 
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Settle a batch in one request. See `Backend.settle`."""
@@ -221,6 +221,12 @@ class SqsBackend:
         if self._options.fair:
             url = url.with_option("fair", "true")
         return url.reveal()
+
+    def _read(self, raw: Mapping[str, Any], lease_until: float | None) -> IncomingMessage:
+        message = _messages.read(raw, self._handle(raw), lease_until, grouped=self._grouped)
+        source = (raw.get("Attributes") or {}).get(_DIED_ON)
+        name = _probing.queue_of(source) if source else None
+        return message if name is None else message._replace(died_on=self._url_of(name))
 
     def _handle(self, raw: Mapping[str, Any]) -> Handle:
         return Handle(self._place, raw["ReceiptHandle"])
@@ -348,6 +354,7 @@ def _standard_queue(*, fair: bool) -> Capabilities:
         long_poll=True,
         max_polls=_POLLS,
         admin=True,
+        redrive=Support.BRIDGED,
         purge=True,
         purges_leased=True,
         depth="approximate",

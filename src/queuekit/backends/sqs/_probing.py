@@ -44,6 +44,12 @@ def redrive_of(settings: Mapping[str, str]) -> Redrive | None:
     return None if target is None else Redrive(target["region"], target["account"], target["name"], most)
 
 
+def queue_of(arn: str) -> str | None:
+    """The name of the queue that an ARN names; None where it names none."""
+    found = _ARN.fullmatch(arn)
+    return None if found is None else found["name"]
+
+
 def refined(can: Capabilities, settings: Mapping[str, str], url_of: Callable[[str], str]) -> Capabilities:
     """The capabilities as the queue's settings bear them out.
 

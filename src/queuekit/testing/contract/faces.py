@@ -12,7 +12,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from queuekit._portable.consumer import Consumer
-from queuekit._portable.dead_letters import DeadLetters, RedriveReport
+from queuekit._portable.dead_letters import DeadLetters
+from queuekit._portable.dead_messages import RedriveReport
 from queuekit._portable.delivery import Delivery
 from queuekit._portable.link import BackendOpener, CheckReport
 from queuekit._portable.middleware import Middleware

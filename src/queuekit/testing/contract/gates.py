@@ -20,7 +20,6 @@ GATES: Mapping[str, Callable[[Capabilities], Any]] = {
     "delay_refused_with_ordering": lambda c: c.ordering != "none" and not c.delay_with_ordering,
     "disk": lambda c: c.durability == "disk",
     "native_dead_letters": lambda c: c.dead_letters is Support.NATIVE,
-    "native_redrive": lambda c: c.redrive is Support.NATIVE,
     "per_key": lambda c: c.ordering == "per_key",
 }
 """The names that `requires` knows: every feature of ``require=``, and facts that only the suite asks for."""

@@ -164,7 +164,8 @@ def _one_order_or_none(harness: Harness) -> None:
 
 
 def _no_redrive(harness: Harness) -> None:
-    """A backend that cannot move dead letters back in one step does not offer it, and `DeadLetters` says so."""
+    """A backend whose dead letters cannot be moved back does not offer it, and asking for it is refused."""
+    _required("redrive")(harness)
     backend = harness.open(harness.unique_name())
     assert not isinstance(backend, Redrivable)
 
@@ -186,13 +187,13 @@ TWINS: Mapping[str, Twin] = {
     "native_dead_letters": _refused_settle(
         "native_dead_letters", lambda got: Settlement(got.handle, Action.DEAD, dead=message(b"dead"))
     ),
-    "native_redrive": _no_redrive,
     "ordering": _refused_send("ordering", ordering_key="k"),
     "pause": _not_claimed("pause", Pausable),
     "peek": _not_claimed("peek", Peekable),
     "per_key": _one_order_or_none,
     "priority": _refused_send("priority", priority=9),
     "push": _not_claimed("push", PushCodec),
+    "redrive": _no_redrive,
     "release": _release_counts,
     "retry_delay": _refused_settle("retry_delay", lambda got: Settlement(got.handle, Action.RETRY, delay_s=1.0)),
 }

@@ -39,6 +39,7 @@ from queuekit._values.diagnosis import Wanted
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.finding import Finding
 from queuekit._values.http import HttpAuth, HttpRequest
+from queuekit._values.moving import Move, MoveStatus
 from queuekit._values.options import Range, Size
 from queuekit._values.outcome import (
     LEASE_LOST,
@@ -90,6 +91,9 @@ __all__ = [
     "Interruptible",
     "InvalidURLError",
     "LeaseLost",
+    "Move",
+    "MoveStatus",
+    "Moving",
     "NotAttempted",
     "Opening",
     "OutgoingMessage",
@@ -412,6 +416,27 @@ class Redrivable(Protocol):
         Both happen in one step. The source is the queue whose own dead-letter queue this is. A dead letter
         that is leased, or gone, answers `LeaseLost` and nothing is stored.
         """
+        ...
+
+
+@runtime_checkable
+class Moving(Protocol):
+    """The service itself moves dead letters back, by tasks; implemented by the backend of the dead-letter queue."""
+
+    def start_move(self, *, per_second: int | None = None) -> None:
+        """Begin a task that moves every message back to the queue from which the service took it.
+
+        Args:
+            per_second: The most in a second, 1 to 500; None leaves it to the service.
+        """
+        ...
+
+    def moves(self) -> Sequence[Move]:
+        """The latest tasks, the newest first."""
+        ...
+
+    def cancel_move(self) -> int | None:
+        """Stop the task that runs; about how many messages it has moved, which stay so. None where none runs."""
         ...
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, Self
 
 from queuekit._engine.rate import Rate
@@ -21,6 +22,7 @@ from queuekit._portable.link import BackendOpener, Link, open_link
 from queuekit._portable.redrive_pace import Pace
 from queuekit._values.capability import Support
 from queuekit._values.clock import Clock, SystemClock
+from queuekit._values.moving import Move
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import DEAD_SUFFIX, Opener, dead_letter_url, queue_name
 from queuekit._wiring.registry import find_spec
@@ -211,6 +213,47 @@ class DeadLetters:
             QueueKitError: The service could not be asked.
         """
         return self._grave.purge(_choice(message_ids, where, limit), dry_run=dry_run)
+
+    def start_move(self, *, rate: Rate | None = None) -> None:
+        """Have the service itself move back what it moved here, by a task that runs there and needs no program.
+
+        For many messages that no handler gave up, such as those of a function that was down: the service drops its
+        own count of receives, and nothing else changes. It knows no filter and no `DeadMessage`, and takes each
+        message back to where it took it from; a dead letter that queuekit wrote came from nowhere, as far as it
+        knows, and ends the task as failed with the rest unmoved. `redrive` sends back those.
+
+        Args:
+            rate: A whole number in a second, up to what the service allows; None leaves it to the service.
+
+        Raises:
+            UnsupportedError: The service has no such tasks, or cannot keep to the rate.
+            QueueKitError: The service could not be asked, or another task runs.
+        """
+        self._grave.start_move(rate)
+
+    def moves(self) -> Sequence[Move]:
+        """The service's latest tasks that move messages back, the newest first. Raises as `start_move` does."""
+        return self._grave.moves()
+
+    def cancel_move(self) -> int | None:
+        """Stop the service's task that runs; about how many messages it has moved, which stay so.
+
+        Returns:
+            None where none runs. Raises as `start_move` does.
+        """
+        return self._grave.cancel_move()
+
+    async def astart_move(self, *, rate: Rate | None = None) -> None:
+        """As `start_move`, suspending."""
+        await asyncio.get_running_loop().run_in_executor(None, partial(self.start_move, rate=rate))
+
+    async def amoves(self) -> Sequence[Move]:
+        """As `moves`, suspending."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.moves)
+
+    async def acancel_move(self) -> int | None:
+        """As `cancel_move`, suspending."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.cancel_move)
 
     async def apurge(
         self,

@@ -16,11 +16,20 @@ from queuekit._engine.rate import Rate
 from queuekit._portable.dead_messages import Buried, Choice, PurgeReport, RedriveReport, revived
 from queuekit._portable.link import Link
 from queuekit._portable.redrive_pace import Pace
+from queuekit._portable.service_moves import ServiceMoves
 from queuekit._portable.sweeping import Sweep
 from queuekit._values.errors import InvalidURLError, UnsupportedError
+from queuekit._values.moving import Move
 from queuekit._values.outcome import Accepted, Duplicate, LeaseLost, SendOutcome, Settled, Unsupported
 from queuekit._values.url import QueueURL
-from queuekit.backend import Cancellable, IncomingMessage, OutgoingMessage, Peekable, Redrivable, StoredMessage
+from queuekit.backend import (
+    Cancellable,
+    IncomingMessage,
+    OutgoingMessage,
+    Peekable,
+    Redrivable,
+    StoredMessage,
+)
 
 _PAGE = 100
 _BEHIND = "it is behind another dead letter of its ordering key, which stays"
@@ -47,12 +56,24 @@ class Grave(Protocol):
         """Remove those that are meant, for good."""
         ...
 
+    def start_move(self, rate: Rate | None) -> None:
+        """Have the service itself move back what it moved here."""
+        ...
+
+    def moves(self) -> Sequence[Move]:
+        """The service's latest tasks."""
+        ...
+
+    def cancel_move(self) -> int | None:
+        """Stop the service's task that runs."""
+        ...
+
     def close(self) -> None:
         """Close what is open. Idempotent."""
         ...
 
 
-class OwnGrave:
+class OwnGrave(ServiceMoves):
     """The dead letters of one queue where its store keeps them: looked at without a lease, and moved in one step.
 
     Args:
@@ -74,12 +95,17 @@ class OwnGrave:
             )
             raise UnsupportedError(msg, queue=link.shown, operation="open")
         self._peekable: Peekable = link.backend
-        self._link, self._pace = link, pace
+        self._own, self._pace = link, pace
+
+    @property
+    def link(self) -> Link:
+        """The open dead-letter queue."""
+        return self._own
 
     @property
     def shown(self) -> str:
         """The dead-letter queue's URL, redacted."""
-        return self._link.shown
+        return self._own.shown
 
     def letters(self) -> Generator[StoredMessage, None, None]:
         """Every dead letter, the oldest first."""
@@ -94,10 +120,10 @@ class OwnGrave:
         Raises:
             UnsupportedError: The store cannot.
         """
-        backend = self._link.backend
+        backend = self._own.backend
         if not isinstance(backend, Redrivable):
-            msg = f"{self._link.shown} cannot move dead letters back; receive them and send them again"
-            raise UnsupportedError(msg, queue=self._link.shown, operation="redrive")
+            msg = f"{self._own.shown} cannot move dead letters back; receive them and send them again"
+            raise UnsupportedError(msg, queue=self._own.shown, operation="redrive")
         chosen = self._choose(choice)
         if dry_run:
             return RedriveReport(moved=tuple(each.message_id for each in chosen))
@@ -112,26 +138,26 @@ class OwnGrave:
         Raises:
             UnsupportedError: The store cannot.
         """
-        backend = self._link.backend
+        backend = self._own.backend
         if not isinstance(backend, Cancellable):
-            msg = f"{self._link.shown} cannot remove single dead letters; receive them and ack them"
-            raise UnsupportedError(msg, queue=self._link.shown, operation="purge")
+            msg = f"{self._own.shown} cannot remove single dead letters; receive them and ack them"
+            raise UnsupportedError(msg, queue=self._own.shown, operation="purge")
         removable: Cancellable = backend
         chosen = self._choose(choice)
         if dry_run:
             return PurgeReport(removed=tuple(each.message_id for each in chosen))
         removed, skipped = list[str](), list[str]()
         for message_id in dict.fromkeys(each.message_id for each in chosen):
-            done = self._link.guard.call("purge", partial(removable.cancel, message_id))
+            done = self._own.guard.call("purge", partial(removable.cancel, message_id))
             (removed if done else skipped).append(message_id)
         return PurgeReport(tuple(removed), tuple(skipped))
 
     def close(self) -> None:
         """Close the queue. Idempotent."""
-        self._link.backend.close()
+        self._own.close()
 
     def _page(self, cursor: str) -> Sequence[StoredMessage]:
-        return self._link.guard.call("peek", lambda: self._peekable.peek(limit=_PAGE, after=cursor))
+        return self._own.guard.call("peek", lambda: self._peekable.peek(limit=_PAGE, after=cursor))
 
     def _choose(self, choice: Choice) -> list[StoredMessage]:
         chosen: list[StoredMessage] = []
@@ -144,12 +170,12 @@ class OwnGrave:
 
     def _pages(self, chosen: Sequence[StoredMessage], rate: Rate | None) -> Iterator[Sequence[StoredMessage]]:
         """As many at a time as one call takes, and no more than the rate allows by now."""
-        most = min(_PAGE, self._link.capabilities.max_settle_batch)
+        most = min(_PAGE, self._own.capabilities.max_settle_batch)
         bucket = self._pace.bucket(rate)
         start = 0
         while start < len(chosen):
             count = self._pace.take(bucket, min(most, len(chosen) - start))
-            self._pace.used(bucket, count)
+            self._pace.used(bucket, count, of=count)
             yield chosen[start : start + count]
             start += count
 
@@ -157,7 +183,7 @@ class OwnGrave:
         self, backend: Redrivable, page: Sequence[StoredMessage], so_far: RedriveReport
     ) -> RedriveReport:
         batch = [revived(stored) for stored in page]
-        outcomes = self._link.guard.call("redrive", lambda: backend.redrive(batch, timeout_s=30.0))
+        outcomes = self._own.guard.call("redrive", lambda: backend.redrive(batch, timeout_s=30.0))
         moved, skipped, failed = [], [], []
         for message, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Settled):
@@ -170,7 +196,7 @@ class OwnGrave:
         return RedriveReport((*so_far.moved, *moved), (*so_far.skipped, *skipped), (*so_far.failed, *failed))
 
 
-class OtherGrave:
+class OtherGrave(ServiceMoves):
     """The dead letters of one queue, in another that several queues may share.
 
     Args:
@@ -237,7 +263,7 @@ class OtherGrave:
                 page = sweep.take(taken)
                 meant = [each for each in page if way.is_open(each, meant=self._is_ours(each) and choice.wants(each))]
                 back = meant if dry_run else way.send(meant)
-                self._pace.used(bucket, len(back))
+                self._pace.used(bucket, len(back), of=taken)
                 left -= len(meant)
                 moved += [each.message_id for each in back]
                 if not page:
@@ -259,10 +285,10 @@ class OtherGrave:
 
     def close(self) -> None:
         """Close both queues. Idempotent."""
-        self._source.backend.close()
+        self._source.close()
         with self._lock:
             if self._link is not None:
-                self._link.backend.close()
+                self._link.close()
 
     def _learn(self) -> QueueURL:
         source = self._source

@@ -47,10 +47,10 @@ class Pace:
         msg = "the dead letters were closed during a redrive; what was moved stays moved, and another run goes on"
         raise ClosedError(msg, operation="redrive")
 
-    def used(self, bucket: TokenBucket | None, count: int) -> None:
-        """Of those that were taken, so many went; the others may go next."""
+    def used(self, bucket: TokenBucket | None, count: int, *, of: int) -> None:
+        """Of so many that were taken, so many went; the others may go next."""
         if bucket is not None:
-            bucket.settle(count, self._clock.monotonic())
+            bucket.settle(count, self._clock.monotonic(), of=of)
 
     def close(self) -> None:
         """Wake whoever waits. Idempotent."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import queuekit as qk
-from queuekit.backend import ErrorCode, QueueURL
+from queuekit.backend import ErrorCode, QueueURL, Wanted
 from queuekit.backends.sqs import DifferentSettingsError
 
 
@@ -28,6 +28,10 @@ def test_create_makes_the_queue_its_dead_letters_and_the_policy_between_them(ser
     assert told["MessageRetentionPeriod"] == f"{7 * 86_400}"
     assert told.get("FifoQueue", "false") == ("true" if suffix else "false")
     assert backend.probe().native_max_attempts == 50
+    codes = {each.code for each in backend.diagnose(Wanted())}
+    assert "dead_letters_refused" not in codes
+    if type(service.server).__name__ == "LocalFauxqs":  # moto does not keep a redrive allow policy
+        assert "dead_letters_of_anybody" not in codes
     other = service.open(stem + suffix, max_receives=60)
     with pytest.raises(DifferentSettingsError, match="max_receives") as caught:
         other.create()

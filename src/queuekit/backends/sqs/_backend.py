@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from queuekit._values.hosts import is_plaintext
@@ -18,6 +19,7 @@ from queuekit.backend import (
     ErrorCode,
     Finding,
     IncomingMessage,
+    Move,
     Opening,
     OutgoingMessage,
     QueueStats,
@@ -29,7 +31,7 @@ from queuekit.backend import (
     Unknown,
     Wanted,
 )
-from queuekit.backends.sqs import _diagnosing, _entries, _errors, _managing, _messages, _probing
+from queuekit.backends.sqs import _diagnosing, _entries, _errors, _managing, _messages, _moving, _probing
 from queuekit.backends.sqs._clients import LONGEST_POLL_S, METHODS, Calls, Clients
 from queuekit.backends.sqs._options import FIFO, FORMS, SqsOptions, checked_name, place_of
 from queuekit.backends.sqs._polling import Polls
@@ -106,12 +108,15 @@ class SqsBackend:
         try:
             return _probing.refined(self._capabilities, self._settings(), self._url_of)
         except Exception as error:
-            if _errors.classify(error) is not _errors.NO_PERMISSION:
+            if not _errors.lacks_permission(_errors.classify(error)):
                 raise
             return replace(self._capabilities, assumed=_probing.ASSUMED)
 
     def diagnose(self, wanted: Wanted) -> Sequence[Finding]:
         """See `Diagnosable.diagnose`."""
+        address = self._asked(lambda: {"QueueUrl": self._address()})
+        if isinstance(address, ErrorClass):
+            return [_diagnosing.NO_ADDRESS]
         return _diagnosing.diagnose(self._asked(self._settings), self._queue, wanted, self._ask_dead_letters)
 
     def size(self, message: OutgoingMessage) -> int:
@@ -213,6 +218,18 @@ class SqsBackend:
         """See `Admin.stats`."""
         return _managing.count(self._settings())
 
+    def start_move(self, *, per_second: int | None = None) -> None:
+        """See `Moving.start_move`."""
+        _moving.start(self._call, self._settings()["QueueArn"], per_second)
+
+    def moves(self) -> Sequence[Move]:
+        """See `Moving.moves`."""
+        return [move for _, move in _moving.read(self._call, self._settings()["QueueArn"])]
+
+    def cancel_move(self) -> int | None:
+        """See `Moving.cancel_move`."""
+        return _moving.cancel(self._call, self._settings()["QueueArn"])
+
     def _url_of(self, queue: str) -> str:
         """The URL of another queue of the same region and account: a dead-letter queue is in no other."""
         url = self._own_url.replace(path=f"/{queue}")
@@ -275,13 +292,14 @@ class SqsBackend:
         settings: Mapping[str, str] = answer.get("Attributes") or {}
         return settings
 
-    def _ask_dead_letters(self, target: _probing.Redrive) -> _diagnosing.Asked:
-        def settings() -> Mapping[str, str]:
-            found = self._call("GetQueueUrl", QueueName=target.name, QueueOwnerAWSAccountId=target.account)
-            answer = self._call("GetQueueAttributes", QueueUrl=found["QueueUrl"], AttributeNames=["All"])
-            return answer.get("Attributes") or {}
-
-        return self._asked(settings)
+    def _ask_dead_letters(self, target: _probing.Redrive) -> tuple[_diagnosing.Asked, _diagnosing.Asked]:
+        owner = target.account
+        found = self._asked(lambda: self._call("GetQueueUrl", QueueName=target.name, QueueOwnerAWSAccountId=owner))
+        if isinstance(found, ErrorClass):
+            return found, {}
+        url = found["QueueUrl"]
+        ask = partial(self._call, "GetQueueAttributes", QueueUrl=url, AttributeNames=["All"])
+        return found, self._asked(lambda: ask().get("Attributes") or {})
 
     def _asked(self, settings: Callable[[], Mapping[str, str]]) -> _diagnosing.Asked:
         """The settings, or why they may not be asked for."""
@@ -289,7 +307,7 @@ class SqsBackend:
             return settings()
         except Exception as error:
             what = _errors.classify(error)
-            if what.code not in {ErrorCode.ACCESS_DENIED, ErrorCode.NOT_FOUND}:
+            if what.code is not ErrorCode.NOT_FOUND and not _errors.lacks_permission(what):
                 raise
             return what
 

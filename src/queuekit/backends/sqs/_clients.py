@@ -15,15 +15,19 @@ from queuekit.backends.sqs._options import Place
 LONGEST_POLL_S = 20
 
 METHODS: Mapping[str, str] = {
+    "CancelMessageMoveTask": "cancel_message_move_task",
     "ChangeMessageVisibilityBatch": "change_message_visibility_batch",
     "CreateQueue": "create_queue",
     "DeleteMessageBatch": "delete_message_batch",
     "DeleteQueue": "delete_queue",
     "GetQueueAttributes": "get_queue_attributes",
     "GetQueueUrl": "get_queue_url",
+    "ListMessageMoveTasks": "list_message_move_tasks",
     "PurgeQueue": "purge_queue",
     "ReceiveMessage": "receive_message",
     "SendMessageBatch": "send_message_batch",
+    "SetQueueAttributes": "set_queue_attributes",
+    "StartMessageMoveTask": "start_message_move_task",
 }
 """The operations that are used, as the service calls them, and what boto3 makes of the names."""
 

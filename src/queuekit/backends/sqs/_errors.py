@@ -287,10 +287,26 @@ def classify(error: BaseException) -> ErrorClass:
         return replace(CODES["QueueNameExists"], detail=str(error))
     for kind in type(error).__mro__:
         if kind.__module__ == _MODULE and kind.__name__ == "ClientError":
-            return _of_answer(getattr(error, "response", {}))
+            return _named(_of_answer(getattr(error, "response", {})), getattr(error, "operation_name", ""))
         if kind.__module__ == _MODULE and kind.__name__ in EXCEPTIONS:
             return EXCEPTIONS[kind.__name__]
     return _CUT if isinstance(error, OSError) else ErrorClass(ErrorCode.UNKNOWN)
+
+
+def lacks_permission(what: ErrorClass) -> bool:
+    """Whether the login is good, but a call on the queue is not allowed."""
+    return what.code is ErrorCode.ACCESS_DENIED and what.scope == "queue"
+
+
+def permission_for(operation: str) -> str:
+    """The permission that an operation needs; a batch needs that of the single call."""
+    return f"sqs:{operation.removesuffix('Batch')}"
+
+
+def _named(what: ErrorClass, operation: str) -> ErrorClass:
+    if what is not NO_PERMISSION or not operation:
+        return what
+    return replace(what, detail=f"the credentials do not allow {permission_for(operation)} on the queue")
 
 
 def plain_code(code: str) -> str:

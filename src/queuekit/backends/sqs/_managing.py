@@ -31,15 +31,16 @@ def dead_name(queue: str) -> str:
 
 
 def create(call: Call, queue: str, options: SqsOptions) -> None:
-    """Make the queue, the queue of its dead letters, and the policy that joins them.
+    """Make the queue, the queue of its dead letters, and the policies that join them.
 
     Raises:
         DifferentSettingsError: The queue exists, with other settings.
     """
     fifo = {"FifoQueue": "true"} if queue.endswith(FIFO) else {}
     dead = _create_if_missing(call, dead_name(queue), {"MessageRetentionPeriod": str(_LONGEST_RETENTION_S), **fifo})
-    told = call("GetQueueAttributes", QueueUrl=dead, AttributeNames=["QueueArn"])
-    policy = {"deadLetterTargetArn": told["Attributes"]["QueueArn"], "maxReceiveCount": options.max_receives}
+    told = call("GetQueueAttributes", QueueUrl=dead, AttributeNames=["All"])["Attributes"]
+    arn = told["QueueArn"]
+    policy = {"deadLetterTargetArn": arn, "maxReceiveCount": options.max_receives}
     wanted = {
         "MessageRetentionPeriod": str(int(options.retention.total_seconds())),
         "ReceiveMessageWaitTimeSeconds": "20",
@@ -53,6 +54,9 @@ def create(call: Call, queue: str, options: SqsOptions) -> None:
         if classify(error).code is ErrorCode.EXISTS:
             raise DifferentSettingsError(_differences(call, queue, wanted)) from error
         raise
+    if not told.get("RedriveAllowPolicy"):
+        allowed = {"redrivePermission": "byQueue", "sourceQueueArns": [f"{arn.rpartition(':')[0]}:{queue}"]}
+        call("SetQueueAttributes", QueueUrl=dead, Attributes={"RedriveAllowPolicy": json.dumps(allowed)})
 
 
 def _create_if_missing(call: Call, queue: str, settings: Mapping[str, str]) -> str:

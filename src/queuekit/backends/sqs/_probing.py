@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from queuekit.backend import Capabilities
@@ -42,6 +42,16 @@ def redrive_of(settings: Mapping[str, str]) -> Redrive | None:
     except (ValueError, TypeError, KeyError):
         return None
     return None if target is None else Redrive(target["region"], target["account"], target["name"], most)
+
+
+def sources_of(settings: Mapping[str, str]) -> Sequence[str] | None:
+    """The ARNs of the queues that may have this one for their dead letters; None where any queue may."""
+    try:
+        policy = json.loads(settings.get("RedriveAllowPolicy") or "null")
+        permission, sources = policy["redrivePermission"], policy.get("sourceQueueArns") or []
+    except (ValueError, TypeError, KeyError):
+        return None
+    return None if permission == "allowAll" else [str(each) for each in sources]
 
 
 def queue_of(arn: str) -> str | None:

@@ -25,7 +25,12 @@ def found(
     asked: Asked, *, name: str = "orders", dead: Asked | None = None, max_attempts: int | None = None, **wanted: Any
 ) -> dict[str, str]:
     there = queue() if dead is None else dead
-    findings = diagnose(asked, name, Wanted(max_attempts=max_attempts, **wanted), lambda _: there)
+    address, settings = (there, {}) if isinstance(there, ErrorClass) else ({}, there)
+    if not isinstance(settings, ErrorClass) and "RedriveAllowPolicy" not in settings:
+        arn = f"arn:aws:sqs:eu-west-1:123456789012:{name}"
+        allowed = json.dumps({"redrivePermission": "byQueue", "sourceQueueArns": [arn]})
+        settings = {**settings, "RedriveAllowPolicy": allowed}
+    findings = diagnose(asked, name, Wanted(max_attempts=max_attempts, **wanted), lambda _: (address, settings))
     return {each.code: each.severity for each in findings}
 
 
@@ -52,7 +57,23 @@ def refused(code: ErrorCode) -> ErrorClass:
         (
             queue(100),
             {"dead": refused(ErrorCode.ACCESS_DENIED)},
-            {"retention": "note", "dead_letters_denied": "note"},
+            {"retention": "note", "dead_letters_denied": "warning"},
+        ),
+        (queue(100) | {"KmsMasterKeyId": "alias/key"}, {}, {"retention": "note", "kms_key": "note"}),
+        (
+            queue(100),
+            {"dead": queue() | {"RedriveAllowPolicy": '{"redrivePermission": "allowAll"}'}},
+            {"retention": "note", "dead_letters_of_anybody": "note"},
+        ),
+        (
+            queue(100),
+            {"dead": queue() | {"RedriveAllowPolicy": '{"redrivePermission": "denyAll"}'}},
+            {"retention": "note", "dead_letters_refused": "warning"},
+        ),
+        (
+            queue(100),
+            {"dead": queue(MaximumMessageSize=1024)},
+            {"retention": "note", "dead_letters_smaller": "warning"},
         ),
         (
             queue(100),
@@ -74,3 +95,14 @@ def test_what_may_not_be_asked_is_a_note() -> None:
 def test_a_fifo_queue_s_dead_letters_begin_their_time_anew() -> None:
     there = queue(MessageRetentionPeriod=_DAY)
     assert found(queue(100, dead="x.fifo"), name="orders.fifo", dead=there) == {"retention": "note"}
+
+
+def test_what_is_not_allowed_is_named_with_what_then_fails() -> None:
+    (note,) = diagnose(refused(ErrorCode.ACCESS_DENIED), "orders", Wanted(), lambda _: ({}, {}))
+    assert "sqs:GetQueueAttributes" in note.text
+    assert "limits" in note.text
+    denied = refused(ErrorCode.ACCESS_DENIED)
+    (told,) = [
+        each for each in diagnose(queue(100), "orders", Wanted(), lambda _: ({}, denied)) if "den" in each.code
+    ]
+    assert (told.severity, "sqs:GetQueueAttributes" in told.text) == ("note", True)

@@ -21,7 +21,7 @@ EVERYTHING = sorted(
 FILE_LINES = 400
 BACKEND_LINES = 650
 RAISED = {
-    "backend.py": 640,  # the interface is one page, and most of it prose
+    "backend.py": 690,  # the interface is one page, and most of it prose
 }
 
 

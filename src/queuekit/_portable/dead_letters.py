@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, Self
@@ -84,7 +84,7 @@ class DeadLetters:
         """
         return self._grave.shown
 
-    def letters(self, *, limit: int | None = None) -> Generator[DeadMessage, None, None]:
+    def letters(self, *, limit: int | None = None) -> Iterator[DeadMessage]:
         """Dead letters, the oldest first, read page by page.
 
         Where a service shows messages only to those who receive them, as SQS does, each is received, and kept from
@@ -96,6 +96,9 @@ class DeadLetters:
         Raises:
             QueueKitError: The service could not be asked.
         """
+        return self._letters(limit)
+
+    def _letters(self, limit: int | None) -> Generator[DeadMessage, None, None]:
         if limit == 0:
             return
         with closing(self._grave.letters()) as letters:
@@ -106,7 +109,7 @@ class DeadLetters:
 
     def show(self, message_id: str) -> DeadMessage | None:
         """One dead letter, or None when there is none of that id. Raises as `letters` does."""
-        with closing(self.letters()) as letters:
+        with closing(self._letters(None)) as letters:
             return next((each for each in letters if each.message_id == message_id), None)
 
     def redrive(
@@ -140,7 +143,7 @@ class DeadLetters:
 
     async def aletters(self, *, limit: int | None = None) -> AsyncIterator[DeadMessage]:
         """As `letters`, suspending."""
-        letters = self.letters(limit=limit)
+        letters = self._letters(limit)
         loop = asyncio.get_running_loop()
         try:
             while (letter := await loop.run_in_executor(None, next, letters, None)) is not None:

@@ -43,18 +43,25 @@ class Sweep:
         self._seen: set[tuple[str, float | None]] = set()
 
     def take(self, most: int) -> Sequence[IncomingMessage]:
-        """The next messages, which are kept from now on; none when all have come, or only those that were here come.
+        """The next messages, which are kept from now on; none when all have come.
+
+        One whose lease was lost meanwhile comes again, and is passed over.
 
         Raises:
             QueueKitError: The service could not be asked.
         """
-        self.keep()
-        taken = self._guard.receive(max_messages=min(most, self._most), wait_s=self._wait_s, lease_s=self._lease_s)
-        for each in taken:
-            self._held[each.handle] = math.inf if each.lease_until is None else each.lease_until
-        fresh = [each for each in taken if (each.message_id, each.enqueued_at) not in self._seen]
-        self._seen.update((each.message_id, each.enqueued_at) for each in fresh)
-        return fresh
+        for _ in range(len(self._seen) + 1):
+            self.keep()
+            taken = self._guard.receive(
+                max_messages=min(most, self._most), wait_s=self._wait_s, lease_s=self._lease_s
+            )
+            for each in taken:
+                self._held[each.handle] = math.inf if each.lease_until is None else each.lease_until
+            fresh = [each for each in taken if (each.message_id, each.enqueued_at) not in self._seen]
+            self._seen.update((each.message_id, each.enqueued_at) for each in fresh)
+            if fresh or not taken:
+                return fresh
+        return []
 
     @property
     def patience_s(self) -> float:

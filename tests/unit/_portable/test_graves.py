@@ -55,7 +55,7 @@ def test_letters_are_given_back_when_enough_were_seen(opener: FaultyOpener) -> N
     bury(opener, b"1", b"2", b"3")
     with qk.DeadLetters("memory://q", _opener=opener) as dead:
         assert dead.queue == "memory://shared"
-        letters = dead.letters()
+        letters = dead._letters(None)
         assert next(letters).reason == "broken"
         assert ready(opener, "shared") == 0
         letters.close()
@@ -146,7 +146,7 @@ def test_leases_are_kept_while_a_rate_holds_the_redrive_up(opener: FaultyOpener,
     with qk.DeadLetters("memory://q", _opener=opener) as dead:
         assert len(list(dead.letters())) == 4
         running = Running(lambda: dead.redrive(where=lambda each: each.body != b"1", rate=rate), clock)
-        assert running.result(step_s=10.0).moved == ("2", "3", "4")
+        assert running.result(step_s=2.0).moved == ("2", "3", "4")
     assert stored(opener, "shared") == [b"1"]
     assert "EXTEND" in {each.action.name for call in opener.script.calls("settle") for each in call.batch}
 

@@ -84,7 +84,7 @@ class Capabilities:
         dead_letters: Whether the backend stores a dead letter and removes the original in one step.
         dead_letter_queue: URL of the queue into which the service itself puts dead letters, where the probe learned
             it. A worker whose handlers name none sends its own there too.
-        redrive: How dead letters go back: in one step, by copies that are confirmed first (``bridged``), or not at all.
+        redrive: How dead letters go back: in one step, by confirmed copies (``bridged``), or not at all.
         priority_levels: How many priorities it tells apart.
         fanout: Whether several subscriptions can each get every message.
         expiry: Who drops a message that has expired.

@@ -447,3 +447,10 @@ def test_only_a_whole_answer_of_http_is_one(
         thread.join()
     codes = [each.last_attempt.response_status.code for each in client.list_tasks(parent=parent)]
     assert codes == ([code] if code else [])
+
+
+def test_a_body_of_the_control_server_without_a_length_is_refused(emulator: LocalCloudTasks) -> None:
+    host, _, port = emulator.control_url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /advance HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: x\r\n\r\n{}")
+        assert b" 400 " in connection.recv(1000)

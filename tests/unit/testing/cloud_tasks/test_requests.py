@@ -25,6 +25,7 @@ def made(target: dict[str, Any] | None, *, url: str = URL, body: bytes = b"hi", 
         ({"scheme": "HTTP", "port": 80}, "http://worker.example:80/tasks?a=1"),
         ({"port": 0}, "https://worker.example/tasks?a=1"),
         ({"path_override": {"path": "other"}}, "https://worker.example:8443/other?a=1"),
+        ({"path_override": {"path": "/a b"}}, "https://worker.example:8443/a%20b?a=1"),
         ({"path_override": {"path": ""}, "query_override": {"query_params": ""}}, "https://worker.example:8443"),
         ({"query_override": {"query_params": "b=2"}}, "https://worker.example:8443/tasks?b=2"),
         (

@@ -132,7 +132,7 @@ class Attempt:
         request: What is sent.
         deadline: When it is given up.
         forced_at: When `RunTask` asked for it; None for a dispatch by schedule.
-        over: Whether it has ended.
+        number: Counts the attempts of the emulator; the book gives it.
     """
 
     entry: Entry
@@ -141,7 +141,7 @@ class Attempt:
     request: Request
     deadline: float
     forced_at: float | None = None
-    over: bool = False
+    number: int = -1
 
     @property
     def title(self) -> str:

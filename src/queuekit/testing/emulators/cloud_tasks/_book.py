@@ -51,9 +51,9 @@ class Book:
         self._lines: dict[str, Line] = {}
         self._taken: dict[str, float] = {}
         self._numbers = count(1)
-        self._running: dict[Attempt, Line] = {}
-        self._deadlines: list[tuple[float, int, Attempt]] = []
-        self._tie_breaks = count()
+        self._running: dict[int, tuple[Attempt, Line]] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._begun_numbers = count()
 
     def load(self, store: SQLiteStore, now: float) -> None:
         """Begin with what a store has kept."""
@@ -259,29 +259,24 @@ class Book:
 
     def overdue(self, now: float) -> Iterator[Attempt]:
         """End what has had no answer by its deadline; whoever waits for the answer is to stop."""
-        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].over):
-            attempt = heappop(self._deadlines)[2]
-            if not attempt.over:
-                reason = "no answer within the dispatch deadline"
-                self.ended(attempt, Ending(None, Code.DEADLINE_EXCEEDED, reason), now)
-                yield attempt
+        reason = "no answer within the dispatch deadline"
+        while (deadline := self._first_deadline()) is not None and deadline <= now:
+            attempt, _ = self._running[heappop(self._deadlines)[1]]
+            self.ended(attempt, Ending(None, Code.DEADLINE_EXCEEDED, reason), now)
+            yield attempt
 
     def ended(self, attempt: Attempt, ending: Ending, now: float) -> bool:
         """Note how an attempt ended; False if it had ended before."""
-        if attempt.over:
+        _, line = self._running.pop(attempt.number, (None, None))
+        if line is None:
             return False
-        attempt.over = True
-        self._running.pop(attempt).ended(attempt, ending, now)
+        line.ended(attempt, ending, now)
         return True
 
     def next_event(self, now: float) -> float | None:
         """When there is something to do, apart from calls and answers that come in."""
-        while self._deadlines and self._deadlines[0][2].over:
-            heappop(self._deadlines)
-        events = [event for line in self._lines.values() if (event := line.next_event(now)) is not None]
-        if self._deadlines:
-            events.append(self._deadlines[0][0])
-        return min(events, default=None)
+        events = [self._first_deadline(), *(line.next_event(now) for line in self._lines.values())]
+        return min((event for event in events if event is not None), default=None)
 
     def busy(self, now: float, *, time_passes: bool) -> bool:
         """Whether something is on its way or is to be done now; where time passes, also what waits for a token."""
@@ -291,6 +286,12 @@ class Book:
         return event is not None and event <= now
 
     def _begun(self, line: Line, attempt: Attempt) -> Attempt:
-        self._running[attempt] = line
-        heappush(self._deadlines, (attempt.deadline, next(self._tie_breaks), attempt))
+        attempt.number = next(self._begun_numbers)
+        self._running[attempt.number] = (attempt, line)
+        heappush(self._deadlines, (attempt.deadline, attempt.number))
         return attempt
+
+    def _first_deadline(self) -> float | None:
+        while self._deadlines and self._deadlines[0][1] not in self._running:
+            heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None

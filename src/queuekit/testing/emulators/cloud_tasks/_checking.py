@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from queuekit.testing.emulators.cloud_tasks import _headers
 from queuekit.testing.emulators.cloud_tasks._messages import BASIC, POST, WITH_BODY, Task, seconds_of, stamp, truncate
 from queuekit.testing.emulators.cloud_tasks._refusing import Code, Refused, invalid
+from queuekit.testing.emulators.cloud_tasks._requests import encoded as escape
 from queuekit.testing.emulators.cloud_tasks._settings import complete_retries
 
 _SIZE_LIMIT = 1 << 20
@@ -122,7 +123,7 @@ def checked_url(url: str) -> str:
         raise invalid("HttpRequest.url must begin with 'http://' or 'https://'.")
     if _NOT_IN_URLS.search(url):
         raise invalid("HttpRequest.url must not have control characters.")
-    encoded = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    encoded = escape(url)
     if len(encoded) > _URL_LIMIT:
         raise invalid("HttpRequest.url must have at most 2083 characters after encoding.")
     try:

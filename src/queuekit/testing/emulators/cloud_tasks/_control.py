@@ -64,7 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/advance" or self.headers.get_content_type() != "application/json":
             self._answer(400, {"error": 'POST {"seconds": 60} to /advance, as application/json'})
             return
-        seconds = _seconds(self.rfile.read(min(int(self.headers.get("Content-Length", "0")), _MOST_BODY)))
+        length = self.headers.get("Content-Length", "")
+        seconds = _seconds(self.rfile.read(min(int(length), _MOST_BODY)) if length.isdecimal() else b"")
         if seconds is None:
             self._answer(400, {"error": 'the body must be like {"seconds": 60}, with 0 or more'})
             return

@@ -114,10 +114,9 @@ class Emulator:
                 for attempt in overdue:
                     self._tell(f"{attempt.title}: {attempt.entry.reason}")
                 due = list(self._book.due(now))
-                if overdue or due:
-                    # Kept before it is sent: a killed emulator must not forget that it was tried.
-                    self._store.commit()
-                else:
+                # Kept before anything is sent: a killed emulator must not forget that it was tried.
+                self._store.commit()
+                if not overdue and not due:
                     self._quiet.notify_all()
                     event = self._book.next_event(now)
                     self._clock.wait(self._changed, None if event is None else max(0.0, event - now))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from queuekit.testing.emulators.cloud_tasks import _headers
 from queuekit.testing.emulators.cloud_tasks._messages import WITH_BODY, UriOverride, method_name
@@ -77,6 +77,11 @@ def request_of(task: Any, body: bytes, target: Any | None, about: Mapping[str, s
     return Request(method_name(method), url, {**headers, **about}, body if method in WITH_BODY else b"", token)
 
 
+def encoded(url: str) -> str:
+    """A URL with everything escaped that cannot stand in one."""
+    return quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+
+
 def _token(holder: Any, url: str) -> Token | None:
     match holder.WhichOneof("authorization_header"):
         case "oidc_token":
@@ -99,7 +104,7 @@ def _overridden(url: str, override: Any) -> str:
         path = path if path.startswith("/") or not path else f"/{path}"
     if override.HasField("query_override") and (always or not query):
         query = override.query_override.query_params
-    return urlunsplit((scheme, _authority(parts.netloc, override, always=always), path, query, ""))
+    return encoded(urlunsplit((scheme, _authority(parts.netloc, override, always=always), path, query, "")))
 
 
 def _authority(netloc: str, override: Any, *, always: bool) -> str:

@@ -190,9 +190,10 @@ class Link:
         problems = tuple(f"the queue lacks {each}" for each in missing)
         refusal = None if diagnosis is None else refusal_of(diagnosis)
         unsafe = () if refusal is None else tuple(each.text for each in refusal.findings)
-        via = CheckReport("", self.capabilities) if self.via is None else self.via.check()
-        beyond = tuple(f"delay_via={via.queue}: {each}" for each in via.problems)
-        return CheckReport(self.shown, self.capabilities, (*problems, *unsafe, *beyond), refusal or via.error)
+        via = None if self.via is None else self.via.check()
+        beyond = () if via is None else tuple(f"delay_via={via.queue}: {each}" for each in via.problems)
+        error = refusal or (None if via is None else via.error)
+        return CheckReport(self.shown, self.capabilities, (*problems, *unsafe, *beyond), error)
 
     def close(self) -> None:
         """Close the queue, and the one for longer delays."""

@@ -133,3 +133,37 @@ def test_a_service_that_counts_the_lease_against_the_wait_leaves_less_the_longer
     ordered = Bridge(replace(bridge._can, ordering="per_key"))
     held = ordered.retry(_message(ordering_key="k"), 7200.0, 50.0, holdable_s=0.0, kept_s=40_000.5)
     assert (held.delay_s, held.copy, held.shortened) == (3199.0, None, True)
+
+
+def test_a_longer_wait_goes_where_another_queue_keeps_it_and_hops_only_beyond_that() -> None:
+    plan = _retry(3000.0, via_delay_s=5000.0)
+    assert (plan.copy.delay_s, plan.hold_s, plan.shortened) == (3000.0, 0.0, False)
+    assert meta.HOP not in plan.copy.metadata
+    beyond = _retry(6000.0, via_delay_s=5000.0)
+    assert (beyond.copy.delay_s, beyond.copy.metadata[meta.HOP]) == (900.0, "0")
+    own = _retry(700.0, via_delay_s=5000.0)
+    assert own.copy.delay_s == 700.0
+
+
+@pytest.mark.parametrize(
+    ("key", "can"),
+    [
+        ("k", {"ordering": "per_key"}),
+        (None, {"ordering": "global"}),
+        (None, {"copies": "fanout"}),
+        (None, {"foreign": True}),
+    ],
+    ids=str,
+)
+def test_where_a_copy_is_out_of_place_another_queue_keeps_no_retry_either(
+    key: str | None, can: dict[str, Any]
+) -> None:
+    held = _retry(700.0, holdable_s=100.0, message=_message(ordering_key=key), via_delay_s=5000.0, **can)
+    assert (held.copy, held.hold_s) == (None, 100.0)
+
+
+def test_a_copy_that_is_too_large_for_the_other_queue_is_made_when_its_time_has_come() -> None:
+    can = replace(CAN, attempts="none", max_delay_s=0.0, via_delay_s=5000.0)
+    plan = Bridge(can, lambda copy: copy.delay_s == 0).retry(_message(attempt=1), 30.0, 50.0, holdable_s=60.0)
+    assert plan.copy is not None
+    assert (plan.copy.delay_s, plan.hold_s, plan.shortened) == (0.0, 30.0, False)

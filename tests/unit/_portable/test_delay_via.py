@@ -4,6 +4,7 @@
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,9 @@ from tenacity import wait_fixed, wait_none
 
 import queuekit as qk
 from queuekit._engine import metadata as meta
+from queuekit._portable import forwarding
+from queuekit._portable.round import Limits
+from queuekit._portable.rulings import DONE
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Backend, ErrorClass, ErrorCode, OutgoingMessage, QueueURL
 from queuekit.testing import VirtualClock
@@ -22,6 +26,7 @@ from .calls import Call
 
 Work = Callable[..., Any]
 _HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
+_LEASE = timedelta(hours=10)  # time moves in steps here, and a busy host must not lose a lease for it
 _VIA = "memory://waiting"
 _JOBS = "memory://jobs?delay_via=memory%3A%2F%2Fwaiting"
 
@@ -196,7 +201,7 @@ def test_what_is_due_is_forwarded_as_it_was_sent(opener: Undelayed, work: Work, 
     app = _app(opener, delay_via=_VIA)
     seen: list[Any] = []
 
-    @app.handler("jobs")
+    @app.handler("jobs", lease=_LEASE)
     def keep(body: bytes) -> None:
         now = qk.current()
         seen.append((clock.monotonic(), body, now.message_id, now.attempt, dict(now.attributes), now.type))
@@ -247,7 +252,7 @@ def test_a_crash_between_sending_and_acking_is_seen_once_where_dedup_ids_are_kno
 ) -> None:
     app = _app(opener, delay_via=_VIA)
     seen: list[bytes] = []
-    handler = app.handler("jobs", message_type="job")(_keeping(seen))
+    handler = app.handler("jobs", message_type="job", lease=_LEASE)(_keeping(seen))
     opener.waiting.on("settle", raise_before(ErrorClass(ErrorCode.LEASE_LOST)))
     handler.send(b"x", delay=_HOUR)
     running = work(app)
@@ -266,7 +271,7 @@ def test_a_target_that_cannot_be_reached_is_tried_again_and_nothing_is_lost(
 ) -> None:
     app = _app(opener, delay_via=_VIA)
     seen: list[bytes] = []
-    handler = app.handler("jobs", message_type="job")(_keeping(seen))
+    handler = app.handler("jobs", message_type="job", lease=_LEASE)(_keeping(seen))
     flaws = [raise_before(unavailable(sent="no"))] * 3 + [raise_after(unavailable())]
     opener.script.on("send", *flaws)
     handler.send_many([qk.Message(bytes([n]), delay=_HOUR) for n in range(5)]).raise_for_failures()
@@ -287,7 +292,7 @@ def test_what_is_for_another_app_waits_for_that_one_and_is_told_once(
     ours, other = _app(opener, delay_via=_VIA), _app(opener, "memory://?space=there", delay_via=_VIA)
     seen: list[bytes] = []
     ours.handler("jobs")(_nothing)
-    other.handler("theirs", default=True)(_keeping(seen))
+    other.handler("theirs", default=True, lease=_LEASE)(_keeping(seen))
     with caplog.at_level(logging.WARNING, "queuekit"):
         running = work(ours)
         running.let(lambda: _released(opener) >= 3, step_s=1.0)
@@ -319,7 +324,7 @@ def test_what_was_not_sent_so_is_dead_lettered_with_its_bytes(
     opener: Undelayed, work: Work, clock: VirtualClock, dead: Any, metadata: dict[str, str]
 ) -> None:
     app = _app(opener, delay_via=_VIA)
-    app.handler("jobs")(_nothing)
+    app.handler("jobs", lease=_LEASE)(_nothing)
     _raw(_VIA, clock, metadata)
     running = work(app)
     running.let(lambda: bool(dead("waiting")))
@@ -334,7 +339,7 @@ def test_what_its_queue_will_never_take_is_dead_lettered_with_the_reason(
     opener: Undelayed, work: Work, dead: Any
 ) -> None:
     app = _app(opener, delay_via=_VIA)
-    handler = app.handler("jobs")(_nothing)
+    handler = app.handler("jobs", lease=_LEASE)(_nothing)
     too_large = ErrorClass(ErrorCode.TOO_LARGE, sent="no", detail="too large")
     opener.script.on("send", fail_entries([0], lambda entry: qk.Rejected(too_large, entry.message_id)))
     handler.send(b"x", delay=timedelta(seconds=1))
@@ -347,11 +352,35 @@ def test_what_its_queue_will_never_take_is_dead_lettered_with_the_reason(
 
 def test_handlers_on_the_queue_for_delays_are_refused(opener: Undelayed) -> None:
     app = _app(opener, delay_via=_VIA)
-    app.handler("jobs")(_nothing)
+    app.handler("jobs", lease=_LEASE)(_nothing)
     app.handler("waiting2")(_nothing)
     app.handler("memory://waiting")(_nothing)
     with pytest.raises(qk.UsageError, match="handlers take its messages"):
         app.run(signals=False)
+    app.close()
+
+
+def test_on_a_queue_for_delays_that_keeps_no_retry_delay_what_waits_keeps_its_lease(
+    clock: VirtualClock, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwarding, "_LEASE_S", _LEASE.total_seconds())
+
+    class Impatient(Undelayed):
+        def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+            if url.hosts[0].name == "waiting":
+                return FaultyOpener(self._opener, self.waiting, max_retry_delay_s=0.0).open(url, keywords)
+            return super().open(url, keywords)
+
+    opener = Impatient(clock)
+    app = _app(opener, delay_via=_VIA)
+    seen: list[bytes] = []
+    handler = app.handler("jobs", message_type="job", lease=_LEASE)(_keeping(seen))
+    opener.script.on("send", raise_before(unavailable(sent="no")))
+    handler.send(b"x", delay=timedelta(seconds=1))
+    running = work(app)
+    running.let(lambda: seen == [b"x"], step_s=0.2)
+    running.stop()
+    assert _sent(opener) == 2, "it was not tried again and again meanwhile"
     app.close()
 
 
@@ -364,7 +393,7 @@ def test_a_demanded_wait_beyond_the_queues_own_goes_through_it_and_is_counted(
     app = _app(opener, delay_via=_VIA)
     tries: list[tuple[float, str, int | None]] = []
 
-    @app.handler("jobs")
+    @app.handler("jobs", lease=_LEASE)
     def put_off(_body: bytes) -> qk.Retry | None:
         tries.append((clock.monotonic(), qk.current().message_id, qk.current().attempt))
         return qk.Retry(delay=_HOUR) if len(tries) < 3 else None
@@ -384,7 +413,7 @@ def test_a_policy_waits_as_long_as_it_says_and_a_key_as_long_as_the_queue_can(
     app = _app(opener, delay_via=_VIA)
     tries: dict[str | None, list[float]] = {None: [], "ada": []}
 
-    @app.handler("jobs", retry=qk.RetryPolicy(max_attempts=2, wait=wait_fixed(100)))
+    @app.handler("jobs", lease=_LEASE, retry=qk.RetryPolicy(max_attempts=2, wait=wait_fixed(100)))
     def fail(_body: bytes) -> None:
         tries[qk.current().ordering_key].append(clock.monotonic())
         raise ValueError("broken")
@@ -408,7 +437,7 @@ def test_where_nobody_counts_retries_through_it_are_counted_up_to_the_dead_lette
     app = _app(opener, delay_via=_VIA)
     attempts: list[int | None] = []
 
-    @app.handler("jobs", retry=qk.RetryPolicy(max_attempts=3, wait=wait_fixed(30)))
+    @app.handler("jobs", lease=_LEASE, retry=qk.RetryPolicy(max_attempts=3, wait=wait_fixed(30)))
     def fail(_body: bytes) -> None:
         attempts.append(qk.current().attempt)
         raise ValueError("broken")
@@ -434,7 +463,7 @@ def test_a_copy_that_is_too_large_to_wait_elsewhere_waits_with_its_lease(clock: 
     app = _app(opener, delay_via=_VIA)
     attempts: list[int | None] = []
 
-    @app.handler("jobs", lease=timedelta(hours=10))
+    @app.handler("jobs", lease=_LEASE)
     def fail(_body: bytes) -> qk.Retry | None:
         attempts.append(qk.current().attempt)
         return qk.Retry(delay=timedelta(seconds=60)) if len(attempts) < 2 else None
@@ -450,7 +479,7 @@ def test_a_copy_that_is_too_large_to_wait_elsewhere_waits_with_its_lease(clock: 
 def test_a_consumer_retries_through_it(opener: Undelayed, clock: VirtualClock, left: Callable[[str], int]) -> None:
     with qk.Producer(_JOBS, _opener=opener) as jobs:
         jobs.send(b"x")
-    consumer = qk.Consumer(_JOBS, _opener=opener, lease=timedelta(hours=10))
+    consumer = qk.Consumer(_JOBS, _opener=opener, lease=_LEASE)
     _delivery(consumer, clock).retry(delay=_HOUR)
     Call(consumer.close, clock).result()
     assert (left("jobs"), left("waiting")) == (0, 1)
@@ -471,7 +500,7 @@ def test_batches_count_their_retries_through_it(clock: VirtualClock, work: Work,
     app = _app(opener, delay_via=_VIA)
     attempts: list[int | None] = []
 
-    @app.batch_handler("jobs", max_size=2, retry=qk.RetryPolicy(max_attempts=2, wait=wait_none()))
+    @app.batch_handler("jobs", max_size=2, lease=_LEASE, retry=qk.RetryPolicy(max_attempts=2, wait=wait_none()))
     def fail(batch: qk.Batch[bytes]) -> None:
         attempts.extend(each.attempt for each in batch)
         raise ValueError("broken")
@@ -481,4 +510,50 @@ def test_batches_count_their_retries_through_it(clock: VirtualClock, work: Work,
     running.let(lambda: bool(dead("jobs")), step_s=0.5)
     running.stop()
     assert attempts == [1, 2]
+    app.close()
+
+
+def test_a_pushed_message_waits_through_it_before_it_is_retried(
+    opener: Undelayed, clock: VirtualClock, left: Callable[[str], int]
+) -> None:
+    app = _app(opener, delay_via=_VIA)
+
+    @app.handler("jobs", lease=_LEASE)
+    def put_off(_body: bytes) -> qk.Retry:
+        return qk.Retry(delay=_HOUR)
+
+    put_off.send(b"x")
+    doorway = app._doorway()
+    (named,) = doorway.queues()
+    assert named.url is not None
+    pipe = doorway.pipe(named.name, named.url, named.options)
+    taken = pipe.link.backend.receive(max_messages=1, wait_s=0.0, lease_s=600.0)
+    outcomes = pipe.run(taken, Limits())
+    doorway.rest(math.inf)
+    assert (outcomes, left("waiting")) == ([DONE], 1)
+    app.close()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("place", ["jobs", "waiting"])
+@pytest.mark.parametrize("verb", ["send", "settle", "receive"])
+def test_a_call_that_fails_anywhere_on_the_way_loses_nothing_and_is_seen_once(
+    clock: VirtualClock, work: Work, left: Callable[[str], int], verb: Any, place: str, after: bool
+) -> None:
+    opener = Undelayed(clock)
+    app = _app(opener, delay_via=_VIA)
+    seen: list[bytes] = []
+    # What came with an answer that was lost comes again when its lease ends.
+    lease = timedelta(minutes=2) if verb == "receive" else _LEASE
+    handler = app.handler("jobs", message_type="job", lease=lease)(_keeping(seen))
+    script = opener.script if place == "jobs" else opener.waiting
+    script.on(verb, (raise_after if after else raise_before)(unavailable()))
+    bodies = [bytes([n]) for n in range(3)]
+    sending = Call(lambda: handler.send_many([qk.Message(each, delay=_MINUTE) for each in bodies]), clock)
+    sending.result().raise_for_failures()
+    running = work(app)
+    running.let(lambda: len(set(seen)) == 3 and not (left("jobs") or left("waiting")), step_s=0.5)
+    running.stop()
+    assert sorted(set(seen)) == bodies
+    assert len(seen) == 3 or verb == "receive", "a busy host may lose that lease once more"
     app.close()

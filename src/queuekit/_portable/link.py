@@ -192,8 +192,8 @@ class Link:
         unsafe = () if refusal is None else tuple(each.text for each in refusal.findings)
         via = None if self.via is None else self.via.check()
         beyond = () if via is None else tuple(f"delay_via={via.queue}: {each}" for each in via.problems)
-        error = refusal or (None if via is None else via.error)
-        return CheckReport(self.shown, self.capabilities, (*problems, *unsafe, *beyond), error)
+        first = refusal or (None if via is None else via.error)
+        return CheckReport(self.shown, self.capabilities, (*problems, *unsafe, *beyond), first)
 
     def close(self) -> None:
         """Close the queue, and the one for longer delays."""

@@ -87,6 +87,16 @@ class Delivery:
         """When a settlement may first have ended the lease."""
         return min((each.at for each in self.endings if each.action != "extend" and each.possible), default=math.inf)
 
+    def surely_did(self, ending: Ending, *, late: bool) -> bool:
+        """Whether a settlement of it was carried out.
+
+        Args:
+            ending: The settlement.
+            late: Whether an answer after the lease's end is to be believed. A service that does not fence may say
+                that it removed what it had given to somebody else.
+        """
+        return ending.outcome == "ok" and (late or ending.answered_at <= self.lease_end(ending.at))
+
     def end_before(self, at: float, *, asked: bool) -> str:
         """What ended it by then, if no settlement did; ``asked`` tells whether one may have."""
         lease_end = self.lease_end(at)
@@ -139,11 +149,10 @@ class Life:
             ending.action in _FINISHING and ending.possible for each in self.deliveries for ending in each.endings
         )
 
-    @property
-    def finishes(self) -> int:
-        """How often it surely was acked or dead-lettered."""
+    def finishes(self, *, late: bool) -> int:
+        """How often it surely was acked or dead-lettered; see `Delivery.surely_did` for ``late``."""
         return sum(
-            ending.action in _FINISHING and ending.outcome == "ok"
+            ending.action in _FINISHING and each.surely_did(ending, late=late)
             for each in self.deliveries
             for ending in each.endings
         )
@@ -153,7 +162,7 @@ class Life:
         """Whether it came though nobody knew whether it had been sent."""
         return bool(self.deliveries) and not self.accepted and any(send.possible for send in self.sends)
 
-    def reason(self, index: int) -> str | None:
+    def reason(self, index: int, *, late: bool) -> str | None:
         """Why a delivery followed the one before it; empty where nothing explains it, None for the first."""
         if index == 0:
             return None
@@ -164,7 +173,7 @@ class Life:
             return back
         if sum(send.possible and send.invoked_at <= at for send in self.sends) > 1:
             return "resend"
-        if any(each.outcome == "ok" and each.answered_at <= at for each in given_up):
+        if any(each.answered_at <= at and before.surely_did(each, late=late) for each in given_up):
             return ""
         return before.end_before(at, asked=bool(given_up))
 

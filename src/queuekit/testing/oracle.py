@@ -85,7 +85,8 @@ class Expectations:
         tolerance_s: How far the clocks of those who wrote the history may be apart.
         unexplained: Whether a delivery may be repeated for no reason that the history shows.
         overlap: Whether a message may have two holders at once.
-        stale: Whether a holder may settle after the message went to another one.
+        stale: Whether a holder may settle after the message went to another one. An ack that was answered after
+            the lease's end is then no proof that the message was removed.
         early: Whether a message may come before it is due.
         order: Whether the messages of a key come first in the order in which each sender sent them.
         one_per_key: Whether at most one message of a key is leased at any time.
@@ -211,7 +212,7 @@ def check(
         *_judge_keys(found.values(), expect),
     ]
     problems.sort(key=lambda problem: problem.at)
-    return _report(ordered, found, set(left_over), problems)
+    return _report(ordered, found, problems, expect, set(left_over))
 
 
 def _lost(found: Mapping[str, Life], left_over: Collection[str]) -> Iterator[Problem]:
@@ -227,7 +228,7 @@ def _judge(life: Life, expect: Expectations) -> Iterator[Problem]:
     if life.deliveries and not any(send.possible for send in life.sends):
         yield _problem("unexpected", life, 0, "delivered, and never sent" if not life.sends else "its send failed")
     for index in range(len(life.deliveries)):
-        if not expect.unexplained and life.reason(index) == "":
+        if not expect.unexplained and life.reason(index, late=not expect.stale) == "":
             yield _problem("unexplained", life, index, "delivered again for no reason that the history shows")
         early_s = life.due_at(index) - life.deliveries[index].record.at - tolerance_s
         if not expect.early and early_s > 0:
@@ -241,8 +242,9 @@ def _judge_settlements(life: Life, expect: Expectations) -> Iterator[Problem]:
     if not expect.stale:
         for stale in life.stale():
             yield Problem("stale", life.message, stale.at, f"{stale.action} by a holder who had lost it")
-    if life.finishes > max(1, sum(send.possible for send in life.sends)):
-        yield _problem("settled_twice", life, -1, f"finished {life.finishes} times")
+    finishes = life.finishes(late=not expect.stale)
+    if finishes > max(1, sum(send.possible for send in life.sends)):
+        yield _problem("settled_twice", life, -1, f"finished {finishes} times")
 
 
 def _problem(verdict: Verdict, life: Life, index: int, detail: str) -> Problem:
@@ -292,10 +294,18 @@ def _key_overlaps(key: str, group: Sequence[Life], expect: Expectations) -> Iter
 
 
 def _report(
-    ordered: Sequence[Record], found: Mapping[str, Life], left_over: Collection[str], problems: Sequence[Problem]
+    ordered: Sequence[Record],
+    found: Mapping[str, Life],
+    problems: Sequence[Problem],
+    expect: Expectations,
+    left_over: Collection[str],
 ) -> Report:
     verdicts = Counter(problem.verdict for problem in problems)
-    reasons = Counter(life.reason(index) for life in found.values() for index in range(1, len(life.deliveries)))
+    reasons = Counter(
+        life.reason(index, late=not expect.stale)
+        for life in found.values()
+        for index in range(1, len(life.deliveries))
+    )
     times = [record.at for record in ordered if record.operation == "deliver"]
     return Report(
         attempted=sum(bool(life.sends) for life in found.values()),

@@ -194,6 +194,36 @@ def test_two_holders_at_once_are_an_overlap(run: Run) -> None:
     assert verdicts(run.check(overlap=True, unexplained=True)) == ["settled_twice", "stale"]
 
 
+def test_a_late_ack_proves_nothing_where_the_service_does_not_fence(run: Run) -> None:
+    run.send()
+    first = run.deliver()
+    run.clock.advance(LEASE_S)
+    second = run.deliver("bob")
+    first.settle("ack").ok()
+    second.settle("ack").ok()
+    assert set(verdicts(run.check())) == {"settled_twice", "stale"}
+    report = run.check(stale=True)
+    assert (report.problems, report.explained) == ((), {"expiry": 1})
+
+
+def test_an_ack_that_the_next_delivery_overtook_explains_it_only_where_the_service_does_not_fence(run: Run) -> None:
+    run.send()
+    ack = run.deliver().settle("ack")
+    run.clock.advance(LEASE_S)
+    ack.ok()
+    run.deliver("bob").settle("ack").ok()
+    assert set(verdicts(run.check())) == {"settled_twice", "unexplained"}
+    report = run.check(stale=True)
+    assert (report.problems, report.explained) == ((), {"expiry": 1})
+
+
+def test_two_acks_within_their_leases_are_one_too_many_everywhere(run: Run) -> None:
+    run.send()
+    for worker in ("ann", "bob"):
+        run.deliver(worker).settle("ack").ok()
+    assert "settled_twice" in verdicts(run.check(stale=True))
+
+
 def test_an_extended_lease_still_holds(run: Run) -> None:
     run.send()
     held = run.deliver()

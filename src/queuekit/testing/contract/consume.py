@@ -52,6 +52,7 @@ class Consume(Group):
     def test_CON_03_receive_zero_wait_returns_at_once(self, harness: Harness) -> None:
         """A receive that may not wait takes no longer than the service's own least wait."""
         queue = Queue(harness)
+        queue.expect_nothing("the queue is new")  # a first call also makes a client and a connection
         poll = harness.start(lambda: queue.receive(wait_s=0.0))
         assert poll.result("a receive without waiting") == []
         assert poll.took_s <= queue.capabilities.wait_at_least_s + harness.tolerance_s

@@ -10,6 +10,7 @@ SCRIPTS = (
     "sqlite_throughput.py",
     "sqlite_contention.py",
     "redis_throughput.py",
+    "sqs_throughput.py",
     "latency.py",
     "import_time.py",
 )

@@ -41,10 +41,10 @@ class Polls(Generic[T]):
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._pid = 0
         self._fresh()
 
     def _fresh(self) -> None:
+        self._pid = os.getpid()
         self._changed = threading.Condition()
         self._wanted: SimpleQueue[_Poll[T] | None] = SimpleQueue()
         self._idle = 0
@@ -59,7 +59,6 @@ class Polls(Generic[T]):
             Exception: What the call raises.
         """
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             self._fresh()
         poll = _Poll(call, give_back)
         with self._changed:

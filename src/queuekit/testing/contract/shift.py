@@ -72,7 +72,8 @@ class Shift:
         """Ack what is left in the queue, and say what it was."""
         self.harness.pass_time(self.crew.lease_s + self.harness.tolerance_s)
         left: list[str] = []
-        while got := self.queue.take_up_to(self.queue.capabilities.max_receive):
+        most = self.queue.capabilities.max_receive
+        while got := self.queue.receive(most) or self.queue.take_up_to(1):
             left += [each.message_id for each in got]
             self.queue.settle(*(Settlement(each.handle, Action.ACK) for each in got))
         return left

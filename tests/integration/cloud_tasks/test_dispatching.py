@@ -15,6 +15,8 @@ import jwt
 import pytest
 from google.api_core import exceptions
 
+from queuekit._portable.callers import Caller
+from queuekit.push import OIDC
 from queuekit.testing import VirtualClock
 from queuekit.testing.emulators import LocalCloudTasks
 
@@ -350,6 +352,26 @@ def test_an_oidc_token_is_proved_by_the_published_key(
         assert claims["exp"] - claims["iat"] == 3600
         audiences.add(claims["aud"])
     assert audiences == {worker.url, "https://shop.example"}
+
+
+@pytest.mark.parametrize("issuer", ["https://accounts.google.com", "own"])
+def test_queuekits_own_endpoint_lets_such_a_token_in(worker: Any, issuer: str) -> None:
+    email = "caller@shop.iam.gserviceaccount.com"
+    with LocalCloudTasks(issuer=issuer) as emulator, client_of(emulator) as client:
+        parent = client.create_queue(parent=LOCATION, queue={"name": f"{LOCATION}/queues/orders"}).name
+        create(client, parent, worker.url, http_request={"oidc_token": {"service_account_email": email}})
+        emulator.wait_until_quiet()
+        header = worker.seen[0].headers["Authorization"]
+
+        def admitted(**other: str) -> bool:
+            wanted = {"audience": worker.url, "service_account": email, "issuer": emulator.issuer, **other}
+            auth = OIDC(certs_url=emulator.certs_url, **wanted)
+            auth.learn()
+            return auth.judge(Caller(header, "127.0.0.1", "127.0.0.1", frozenset())).status == 200
+
+        assert admitted()
+        assert not admitted(audience="https://other.example")
+        assert not admitted(service_account="other@shop.example")
 
 
 def test_an_oauth_token_replaces_an_authorization_of_the_task(

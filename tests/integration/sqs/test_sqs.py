@@ -84,3 +84,17 @@ def test_a_lease_that_is_kept_outlasts_the_first_one(service: Any) -> None:
         assert consumer.receive(timeout=3.0) is None, "it is kept"
         got.ack()
         got.settled(timeout=60.0)
+
+
+@pytest.mark.parametrize(("lease_s", "longest_s"), [(60.0, 20), (30.0, 15), (5.0, 2), (2.0, 1)])
+def test_a_poll_takes_no_more_than_half_of_the_lease_that_it_asks_for(
+    service: Any, lease_s: float, longest_s: int
+) -> None:
+    """What comes at its end would be taken for lost otherwise, as a lease is counted from before the poll."""
+    backend, asked = service.open(service.queue()), list[int]()
+    backend.send([OutgoingMessage("1", b"x")], timeout_s=10.0)
+    backend._clients.polling().meta.events.register(
+        "before-parameter-build.sqs.ReceiveMessage", lambda params, **_: asked.append(params["WaitTimeSeconds"])
+    )
+    assert len(backend.receive(max_messages=1, wait_s=20.0, lease_s=lease_s)) == 1
+    assert asked == [longest_s]

@@ -44,6 +44,9 @@ _BATCH = 10
 _POLLS = 4  # with an answer in some 15 ms they bring more than one process can handle
 _LONGEST_DELAY_S = 900
 _DEDUP_S = 300.0
+_SHORTEST_LEASE_S = 2.0
+"""SQS knows shorter ones; but the shortest poll that costs no more than others takes a second of it."""
+
 _DIED_ON = "DeadLetterQueueSourceArn"
 _STAMPS = ("ApproximateReceiveCount", "SentTimestamp", "ApproximateFirstReceiveTimestamp", _DIED_ON)
 
@@ -144,8 +147,8 @@ class SqsBackend:
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
         """Lease up to ten messages; whole seconds, rounded up. See `Backend.receive`."""
         url = self._address()
-        seconds = min(math.ceil(wait_s), math.ceil(self._options.poll.total_seconds()), LONGEST_POLL_S)
         lease = math.ceil(lease_s)
+        seconds = min(math.ceil(wait_s), self._longest_poll_s(lease))
         asked_at = self._clock.monotonic()
 
         def ask() -> list[Any]:
@@ -229,6 +232,10 @@ class SqsBackend:
     def cancel_move(self) -> int | None:
         """See `Moving.cancel_move`."""
         return _moving.cancel(self._call, self._settings()["QueueArn"])
+
+    def _longest_poll_s(self, lease_s: int) -> int:
+        """Half of the lease at most: nobody says when in a poll a message came, so its lease counts from before."""
+        return min(math.ceil(self._options.poll.total_seconds()), LONGEST_POLL_S, max(1, lease_s // 2))
 
     def _url_of(self, queue: str) -> str:
         """The URL of another queue of the same region and account: a dead-letter queue is in no other."""
@@ -353,7 +360,7 @@ def _standard_queue(*, fair: bool) -> Capabilities:
         pushes="settled",
         max_receive=_BATCH,
         max_settle_batch=_BATCH,
-        min_lease_s=1.0,
+        min_lease_s=_SHORTEST_LEASE_S,
         max_lease_s=float(LONGEST_S),
         max_lease_total_s=float(LONGEST_S),
         extend="absolute",

@@ -29,8 +29,8 @@ class SqsOptions:
         fair: For standard queues: send the ordering key as the message group, which marks the tenant that a
             message belongs to, so that one tenant with many messages does not keep the others waiting. Nothing is
             ordered by it.
-        poll: The longest wait of one receive. A stop waits for the one in progress, so a shorter one stops sooner;
-            an empty receive costs as much as any other.
+        poll: The longest wait of one receive; it never takes longer than half of the lease. A stop waits for the one
+            in progress, so a shorter one stops sooner; an empty receive costs as much as any other.
         answer_timeout: The longest that the service may take to answer, beside what it was asked to wait.
         retention: For ``create``: how long the service keeps a message before it drops it.
         max_receives: For ``create``: after how many receives the service itself moves a message to the dead-letter

@@ -42,7 +42,7 @@ url = sys.stdin.read()
 producer = Producer(url)
 producer.send_soon(b"soon", **key("soon"))
 producer.send(b"now", **key("now"))
-consumer = Consumer(url, lease=__import__("datetime").timedelta(seconds=1))
+consumer = Consumer(url, lease=__import__("datetime").timedelta(seconds=float(sys.argv[1])))
 print(consumer.receive(timeout=10).body.decode(), flush=True)
 """
 
@@ -317,7 +317,13 @@ class Lifecycle(Group):
         harness = harness.in_real_time()
         queue = Queue(harness)
         ran = subprocess.run(
-            [sys.executable, "-c", _KEYS + _LEAVES_WITHOUT_CLOSE, _keyed(harness)],
+            [
+                sys.executable,
+                "-c",
+                _KEYS + _LEAVES_WITHOUT_CLOSE,
+                f"{max(1.0, harness.min_lease_s)}",
+                _keyed(harness),
+            ],
             input=harness.url(queue.name),
             capture_output=True,
             text=True,

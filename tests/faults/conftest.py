@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from .places import Place
 from .rows import Result, row_of, write
 from .servers import Servers
 from .workers import Workers
-from .working import Place
 
 ROW = pytest.StashKey[Result]()
 _PROPERTY = "reliability"
@@ -79,31 +79,36 @@ def row(request: pytest.FixtureRequest) -> Result:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Where tests get their Redis servers from."""
+    """Where tests get their servers from."""
     made = Servers(tmp_path_factory.mktemp("servers"))
     yield made
     made.end()
 
 
 @pytest.fixture
-def app_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty store of the backend that the test names, without a queue."""
-    backend = request.getfixturevalue("backend")
-    if backend == "redis":
+def place(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Iterator[Place]:
+    """Where the queues of a test are: an empty store of the backend that it names."""
+    if backend == "sqs":
         servers: Servers = request.getfixturevalue("servers")
-        return servers.empty_database()
-    return "memory://" if backend == "memory" else f"sqlite:///{tmp_path}/jobs.db"
+        region = servers.empty_region()
+        yield region
+        region.close()
+    elif backend == "redis":
+        servers = request.getfixturevalue("servers")
+        yield Place(backend, servers.empty_database())
+    else:
+        yield Place(backend, "memory://" if backend == "memory" else f"sqlite:///{tmp_path}/jobs.db")
 
 
 @pytest.fixture
-def workers(app_url: str, tmp_path: Path) -> Iterator[Workers]:
+def app_url(place: Place) -> str:
+    """The URL of an empty store of the backend that the test names, without a queue."""
+    return place.app_url
+
+
+@pytest.fixture
+def workers(place: Place, tmp_path: Path) -> Iterator[Workers]:
     """Real workers of a folder of the test's own."""
-    made = Workers(tmp_path, app_url)
+    made = Workers(tmp_path, place)
     yield made
     made.end()
-
-
-@pytest.fixture
-def place(backend: str, app_url: str) -> Place:
-    """Where the queues of a test are, by the backend that it names."""
-    return Place(backend, app_url)

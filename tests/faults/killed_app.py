@@ -18,7 +18,7 @@ import queuekit as qk
 from queuekit.cli.ledger import Line, write_line
 
 LEASE_S = 2.0
-IDLE_LEASE_S = 1.0
+IDLE_LEASE_S = float(os.environ.get("QK_LEAST_LEASE_S", "1.0"))
 STOPPED_LEASE_S = 0.5
 
 app = qk.App(os.environ.get("QK_APP_URL", "sqlite:///jobs.db"))
@@ -48,7 +48,7 @@ def append(task: Task, *, done: bool) -> None:
 
 
 # Every kill costs what the worker held an attempt, and in a storm of them that must not end in a dead letter.
-@app.handler("busy", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=1000))
+@app.handler("busy", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=500))
 def work(task: Task) -> None:
     append(task, done=True)
 
@@ -59,7 +59,7 @@ def work_briefly(task: Task) -> None:
     append(task, done=True)
 
 
-@app.handler("steady", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=1000))
+@app.handler("steady", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=500))
 def work_steadily(task: Task) -> None:
     time.sleep(0.006)
     append(task, done=True)

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import queuekit as qk
 
+from .places import Place
 from .rows import Result
 from .working import LIMIT_S, until
 
@@ -23,28 +24,27 @@ class Load:
     """Numbers are sent in batches and handled, until as many as asked for were sent.
 
     Args:
-        app_url: Where the queue is.
+        place: Where the queue is.
         messages: How many there are; None: until the end of the block.
         send_s: Longest time of one send.
         pause_s: Time between two batches.
     """
 
     def __init__(
-        self, app_url: str, messages: int | None, *, send_s: float = 30.0, pause_s: float = 0.0, batch: int = BATCH
+        self, place: Place, messages: int | None, *, send_s: float = 30.0, pause_s: float = 0.0, batch: int = BATCH
     ) -> None:
         self.handled: list[tuple[int, float]] = []
         self.accepted = set[int]()
         self.slowest_send_s = 0.0
         self.failed_sends = 0
-        self.app = qk.App(app_url)
+        self.app = qk.App(place.app_url)
         self._messages, self._pause_s, self._batch = messages, pause_s, batch
-        self._ended = threading.Event()
-        self._producer = qk.Producer[int](
-            f"{app_url}{'&' if '?' in app_url else '?'}queue=jobs", payload=int, timeout=timedelta(seconds=send_s)
-        )
+        self._ended, self._goes_on, self._rests = threading.Event(), threading.Event(), threading.Event()
+        self._goes_on.set()
+        self._producer = qk.Producer[int](place.url("jobs"), payload=int, timeout=timedelta(seconds=send_s))
 
         @self.app.handler(
-            "jobs", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=1000)
+            "jobs", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=500)
         )
         def handle(number: int) -> None:
             self.handled.append((number, time.monotonic()))
@@ -63,7 +63,7 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._ended.set()
+        self._end()
         self.app.stop()
         for each in self._threads:
             each.join(LIMIT_S)
@@ -72,7 +72,7 @@ class Load:
 
     def _send(self) -> None:
         first = 0
-        while not self._ended.is_set() and (self._messages is None or first < self._messages):
+        while self._may_send() and (self._messages is None or first < self._messages):
             batch = range(first, first + self._batch)
             began = time.monotonic()
             report = self._producer.send_many(batch)
@@ -86,6 +86,26 @@ class Load:
             self._ended.wait(self._pause_s)
         self._ended.set()
 
+    def _may_send(self) -> bool:
+        if not self._goes_on.is_set():
+            self._rests.set()
+            self._goes_on.wait()
+            self._rests.clear()
+        return not self._ended.is_set()
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._goes_on.set()
+
+    def rest(self) -> None:
+        """Send nothing until `go_on`, and wait until everything is handled."""
+        self._goes_on.clear()
+        until(self._rests.is_set)
+        until(lambda: self.accepted <= {number for number, _ in list(self.handled)})
+
+    def go_on(self) -> None:
+        self._goes_on.set()
+
     def back_after(self, since: float) -> float:
         """How long after a moment something was handled for the first time."""
         until(lambda: bool(self.handled) and self.handled[-1][1] > since)
@@ -97,7 +117,7 @@ class Load:
     def finish(self, row: Result, *, bound: int | None = None) -> None:
         """Send no more, wait until everything that was accepted is handled, and write down what came of it."""
         if self._messages is None:
-            self._ended.set()
+            self._end()
         until(lambda: not self._threads[1].is_alive())
         missing = set(self.accepted)
 

@@ -94,7 +94,7 @@ ROWS: Mapping[str, Scenario] = {
     "R18": Scenario("the server is restarted under load", "as R16; one log line for an outage, none for a retry"),
     "R19": Scenario(
         "the network resets every connection every few seconds",
-        "none lost; no descriptor and no thread more than before",
+        "none lost; no reset leaves a descriptor or a thread behind",
     ),
     "R20": Scenario(
         "a half-open link: nothing arrives, and nobody is told",
@@ -128,9 +128,16 @@ ROWS: Mapping[str, Scenario] = {
     "R35": Scenario(
         "a handler far slower than lease times prefetch", "what waits in the worker keeps its lease: no duplicate"
     ),
-    "R36": Scenario("the answer of an ack is lost", "the outcome is `unknown`; duplicates at most the acks cut"),
+    "R36": Scenario(
+        "the answer of an ack is lost",
+        "the outcome is `unknown`, or settled where another try was answered; duplicates at most the acks cut",
+    ),
     "R37": Scenario(
         "the answer of a send is lost after it was stored", "with a dedup id no duplicate; else at most one"
+    ),
+    "R38": Scenario(
+        "any entries of a batch are refused, behind an answer that is no error",
+        "one answer for each; only what was refused is tried again; none lost",
     ),
     "R39": Scenario(
         "any subset of the messages of an AWS Lambda event fails",
@@ -146,6 +153,14 @@ ROWS: Mapping[str, Scenario] = {
         "5 starts each, and that many more as it crashed; waits by policy ± 10 % + 1 s; then dead",
     ),
     "R44": Scenario("what a dead letter tells", "body, id, attributes, key, type, trace and eight facts of its life"),
+    "R45": Scenario(
+        "the dead-letter queue is unreachable, gone, or takes nothing",
+        "the message stays where it is, and that is told; none lost",
+    ),
+    "R46": Scenario(
+        "whoever sends dead letters back is killed, and another goes on",
+        "none lost; a kill repeats one batch at most; the rate is kept to a tenth; ids and attributes stay",
+    ),
     "R47": Scenario("bodies that are no payload", "no crash; dead with their bytes; good neighbours are done"),
     "R48": Scenario("cancelled at a random await of send, receive and ack", "none lost; none answered to another"),
     "R49": Scenario("fork after use, spawn, threads that share", "it works, or a typed error; nothing mixed up"),

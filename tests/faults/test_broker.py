@@ -20,6 +20,7 @@ from queuekit.testing.emulators import LocalRedis
 
 from .killed_app import Task
 from .load import Load, told
+from .places import Place
 from .rows import Result, figure
 from .servers import Servers
 from .workers import Workers
@@ -61,7 +62,7 @@ def test_R16_the_server_is_killed_while_messages_are_sent(
     messages = figure(50_000)
     row.case = {"crash": "kill -9", "shut_down": "SHUTDOWN"}[how.__name__]
     row.ran(messages=messages, outages=times)
-    with servers.own() as server, Load(server.url, messages, pause_s=0.004) as load:
+    with servers.own() as server, Load(Place("redis", server.url), messages, pause_s=0.004) as load:
         outages(server, row, load, how, times)
         load.finish(row)
     assert row.lost == 0
@@ -74,7 +75,7 @@ def test_R18_the_server_is_restarted_under_load(
 ) -> None:
     times = figure(10, 3)
     row.ran(restarts=times)
-    with servers.own() as server, Load(server.url, None, pause_s=0.01) as load:
+    with servers.own() as server, Load(Place("redis", server.url), None, pause_s=0.01) as load:
         outages(server, row, load, shut_down, times)
         load.finish(row)
     lines = told(caplog)
@@ -105,7 +106,7 @@ def test_R21_a_server_that_is_not_there(row: Result, servers: Servers, tmp_path:
         assert f"redis://***:***@127.0.0.1:{server.port}/0?queue=brief" in text
         assert "s3cr3t" not in text
         assert "\n" not in text
-        workers = Workers(tmp_path, server.url)
+        workers = Workers(tmp_path, Place("redis", server.url))
         try:
             pid = workers.start("brief")
             workers.until(lambda _: "failed" in workers.log())
@@ -155,7 +156,7 @@ def test_R25_the_queue_is_deleted_under_a_worker(
     rounds = figure(20, 2)
     row.case = how.__name__.replace("_", " ")
     row.ran(rounds=rounds)
-    with servers.own(durable=False) as server, Load(server.url, None, pause_s=0.01) as load:
+    with servers.own(durable=False) as server, Load(Place("redis", server.url), None, pause_s=0.01) as load:
         for number in range(rounds):
             load.until_handled(len(load.handled) + 20)
             how(server)
@@ -191,7 +192,7 @@ def test_R26_the_server_forgets(
     rounds, loses = figure(20, 3), how is not flush_scripts
     row.case = {flush_all: "FLUSHALL", flush_scripts: "SCRIPT FLUSH", fail_over: "to an empty replica"}[how]
     row.ran(rounds=rounds)
-    with servers.own(durable=False) as server, Load(server.url, None, pause_s=0.01) as load:
+    with servers.own(durable=False) as server, Load(Place("redis", server.url), None, pause_s=0.01) as load:
         for number in range(rounds):
             load.until_handled(len(load.handled) + 20)
             how(server)

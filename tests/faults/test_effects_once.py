@@ -28,10 +28,11 @@ from queuekit.testing.emulators import LocalRedis, redis_program
 
 from .killed_app import STOPPED_LEASE_S, Task
 from .once import WHERE
+from .places import Place
 from .rows import Result, figure
 from .test_killed_workers import send
 from .workers import HERE, Workers
-from .working import Place, left, letters, on_both, on_each, until, working
+from .working import on_both, on_each, until, working
 
 pytestmark = pytest.mark.slow
 
@@ -65,12 +66,12 @@ def test_R40_a_fifth_comes_twice_and_out_of_order(row: Result, place: Place, tmp
             part = numbers[first : first + 100]
             backend_.send([OutgoingMessage(f"m{n}", b"%d" % n) for n in part], timeout_s=30)
         with working(app) as stop:
-            until(lambda: left(place, "jobs") == 0)
+            until(lambda: place.left("jobs") == 0)
             stop()
     row.ran(keys=keys, deliveries=len(numbers))
     row.found(lost=keys - len(effects), effects=effects.total())
     assert effects.total() == len(effects) == keys
-    assert letters(place, "jobs") == []
+    assert place.letters("jobs") == []
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,13 @@ import pytest
 import queuekit as qk
 from queuekit.testing.proxy import TcpProxy
 
-from .load import Load
+from .load import Load, told
+from .places import Place
 from .rows import FULL, Result, figure
 from .servers import Servers
 from .test_lost_answers import seeded
-from .test_network import own
-from .working import Place, left, on_redis, until, working
+from .test_network import AT_FIRST_USE, own
+from .working import on_redis, on_servers, until, working
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +35,17 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * PAGE
 
 
-@on_redis
-def test_R13_handlers_of_many_leases_with_messages_waiting(row: Result, place: Place, backend: str) -> None:
+@on_servers
+def test_R13_handlers_of_many_leases_with_messages_waiting(
+    row: Result, place: Place, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """On the server's own clock."""
-    work_slowly(row, place, slots=20, prefetch=20, jobs=figure(200, 40), leases=figure(10, 3), lease_s=1.0)
+    if backend == "redis":
+        work_slowly(row, place, slots=20, prefetch=20, jobs=figure(200, 40), leases=figure(10, 3), lease_s=1.0)
+    else:  # whole seconds, of which one is soon over on a busy host
+        lease_s = 2.0 if FULL else 4.0
+        work_slowly(row, place, slots=20, prefetch=20, jobs=figure(200, 30), leases=figure(10, 2), lease_s=lease_s)
+    assert told(caplog)["lease.lost"] == 0
 
 
 @on_redis
@@ -63,19 +71,23 @@ def work_slowly(
         backend: Any = asking._link.backend
         take_long.send(-1)  # by it the worker learns that messages are small, so that many come at once
         with working(app) as stop:
-            until(lambda: left(place, "jobs") == 0)
+            until(lambda: place.left("jobs") == 0)
             take_long.send_many(range(jobs)).raise_for_failures()
             while len(attempts) < jobs:
                 most_waiting = max(most_waiting, backend.stats().leased - slots)
                 threading.Event().wait(0.05)
-            until(lambda: left(place, "jobs") == 0)
+            until(lambda: place.left("jobs") == 0)
             stop()
     done = Counter(number for number, _ in attempts)
     again = done.total() - len(done)
     row.found(lost=jobs - len(done), duplicates=again, bound=0, waited=most_waiting)
     assert sorted(done) == list(range(jobs))
     assert again == 0
-    assert {attempt for _, attempt in attempts} == {1}, "no lease was lost, and no message came again"
+    given_back = sum(attempt - 1 for _, attempt in attempts)
+    if place.backend == "sqs":  # it counts what was given back, as it would have waited for more than three leases
+        row.found(given_back=given_back)
+    else:
+        assert given_back == 0, "no lease was lost, and no message came again"
     assert most_waiting > 0
 
 
@@ -106,7 +118,7 @@ def test_R34_a_backlog_of_large_messages(row: Result, servers: Servers, backend:
                     grown = max(grown, memory() - before)
                     threading.Event().wait(0.02)
                 stop()
-            there = left(Place("redis", server.url), "jobs")
+            there = Place("redis", server.url).left("jobs")
     row.found(lost=backlog - len(handled) - there, most_in_flight=most, megabytes_more=round(grown / 1e6, 1))
     assert len(handled) + there == backlog
     assert most <= prefetch + 2 * slots, "beside what waits and runs, what was done in the last moment"
@@ -121,10 +133,12 @@ def test_R51_a_soak_with_a_fault_every_few_seconds(row: Result, servers: Servers
     with (
         servers.own() as server,
         TcpProxy("127.0.0.1", server.port) as proxy,
-        Load(proxy.through(server.url), None, pause_s=0.1) as load,
+        Load(Place("redis", server.url).behind(proxy), None, pause_s=0.1) as load,
     ):
         load.until_handled(1_000)
+        load.rest()
         before, memory_before, end = own(proxy), memory(), time.monotonic() + seconds
+        load.go_on()
         while time.monotonic() < end:
             fault = chance.choice(["killed", "reset", "cut", "silent"])
             faults[fault] += 1
@@ -141,8 +155,9 @@ def test_R51_a_soak_with_a_fault_every_few_seconds(row: Result, servers: Servers
             threading.Event().wait(pause_s)
         row.took(back=load.back_after(time.monotonic()))
         load.until_handled(len(load.handled) + 500)
+        load.rest()
         grown = memory() - memory_before
-        until(lambda: own(proxy)["descriptors"] <= before["descriptors"] + 2)
+        until(lambda: own(proxy)["descriptors"] <= before["descriptors"] + AT_FIRST_USE)
         after = own(proxy)
         load.finish(row)
     row.ran(seconds=seconds, faults=faults.total())

@@ -15,8 +15,9 @@ import tenacity
 
 import queuekit as qk
 
+from .places import Place
 from .rows import Result
-from .working import Place, left, letters, on_both, until, working
+from .working import on_both, until, working
 
 pytestmark = pytest.mark.slow
 
@@ -53,9 +54,9 @@ def test_R11_an_await_without_end(row: Result, place: Place, backend: str) -> No
         work.send_many([*[-1] * 5, *range(NEIGHBOURS)]).raise_for_failures()
         with working(app) as stop:
             until(lambda: len(done) == NEIGHBOURS)
-            until(lambda: left(place, "jobs") == 0)
+            until(lambda: place.left("jobs") == 0)
             assert stop() is qk.ExitCode.DRAINED
-    dead = letters(place, "jobs")
+    dead = place.letters("jobs")
     row.found(lost=NEIGHBOURS - len(done), dead=len(dead))
     row.took(cancelled_after=max(cancelled))
     assert (len(cancelled), len(dead)) == (10, 5)
@@ -91,7 +92,7 @@ def test_R11_a_blocking_call_on_a_thread(
             until(lambda: bool(back) and len(done) == NEIGHBOURS + 1)
             released.set()
             until(lambda: len(done) == NEIGHBOURS + 2)
-            until(lambda: left(place, "jobs") == 0)
+            until(lambda: place.left("jobs") == 0)
             assert stop() is qk.ExitCode.DRAINED
     told = [record for record in caplog.records if getattr(record, "action", "") == "worker.hung"]
     row.found(lost=0, told=len(told))
@@ -100,7 +101,7 @@ def test_R11_a_blocking_call_on_a_thread(
     )
     assert len(told) == 1
     assert back[0] - began[0] <= 5 * (LIMIT.total_seconds() + 1.0 + 1.0)
-    assert letters(place, "jobs") == []
+    assert place.letters("jobs") == []
 
 
 @on_both
@@ -127,7 +128,7 @@ def test_R11_a_blocking_call_in_async_code(
         work.send_many([-1, *range(NEIGHBOURS)]).raise_for_failures()
         with working(app) as stop:
             until(lambda: len(done) == NEIGHBOURS + 1)
-            until(lambda: left(place, "jobs") == 0)
+            until(lambda: place.left("jobs") == 0)
             assert stop() is qk.ExitCode.DRAINED
     row.found(lost=0, told=len(told()))
     row.took(told_after=told()[0].created - began[0])

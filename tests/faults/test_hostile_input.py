@@ -23,9 +23,10 @@ from queuekit.backend import SystemClock
 from queuekit.testing.contract.corpus import CONTROLS, LONE_SURROGATES
 from queuekit.testing.faults import FaultyOpener, Script
 
+from .places import Place
 from .rows import Result, figure
 from .workers import HERE
-from .working import Place, on_both
+from .working import on_both
 
 LEAST_LIMIT_S = 0.05
 

@@ -14,14 +14,15 @@ import pytest
 import queuekit as qk
 from queuekit.cli.ledger import Kill, Line
 
-from .killed_app import IDLE_LEASE_S, LEASE_S, STOPPED_LEASE_S, Task
+from .killed_app import LEASE_S, STOPPED_LEASE_S, Task
 from .rows import Result, figure
 from .workers import Workers, assert_explained, duplicates, in_flight
 
 pytestmark = pytest.mark.slow
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"])
 on_disk = pytest.mark.parametrize("backend", ["sqlite", "redis"])
-on_redis = pytest.mark.parametrize("backend", ["redis"])
+on_servers = pytest.mark.parametrize("backend", ["redis", "sqs"])
+on_all = pytest.mark.parametrize("backend", ["sqlite", "redis", "sqs"])
 
 WORKERS = 3
 GRACE_S = 2.0
@@ -40,8 +41,7 @@ def handled(lines: list[Line]) -> set[str]:
 
 
 def dead(workers: Workers, queue: str) -> list[qk.DeadMessage]:
-    with qk.DeadLetters(workers.url(queue)) as letters:
-        return list(letters.letters())
+    return workers.place.letters(queue)
 
 
 @on_sqlite
@@ -49,7 +49,7 @@ def test_R1_kills_of_random_workers(workers: Workers, row: Result, backend: str)
     kill_at_random(workers, row, "busy", figure(200_000), figure(100))
 
 
-@on_redis
+@on_servers
 def test_R2_kills_of_random_workers(workers: Workers, row: Result, backend: str) -> None:
     """With a handler that takes some time, as all would be done before the last kill."""
     kill_at_random(workers, row, "steady", figure(50_000), figure(20))
@@ -82,17 +82,25 @@ def kill_at_random(workers: Workers, row: Result, queue: str, messages: int, tim
     lines = workers.lines()
     codes = workers.stop()
 
-    held = in_flight(kills, lines)
+    held = explained(workers, kills, lines)
     row.found(lost=len(sent - handled(lines)), duplicates=len(duplicates(lines)), bound=held)
     row.took(last_one_back=last_one_back(kills, lines))
     assert handled(lines) == sent
     assert dead(workers, queue) == []
     assert not {code for pid, code in codes.items() if pid in {each.pid for each in lines}} - {0}
     assert last_one_back(kills, lines) <= 5 * (LEASE_S + GRACE_S)
-    assert_explained(kills, lines)
     assert len(duplicates(lines)) <= held
     assert held >= times, "every victim was at work, else nothing was shown"
     workers.assert_sound()
+
+
+def explained(workers: Workers, kills: list[Kill], lines: list[Line]) -> int:
+    """How many deliveries the killed workers held; everything that came twice had been handled by one of them."""
+    if workers.place.peeks:
+        assert_explained(kills, lines)
+        return in_flight(kills, lines)
+    assert {each.pid for each in duplicates(lines)} <= {kill.pid for kill in kills}
+    return workers.leased_at_kills  # as the service counts them: who holds which it does not say
 
 
 def last_one_back(kills: list[Kill], lines: list[Line]) -> float:
@@ -103,7 +111,7 @@ def last_one_back(kills: list[Kill], lines: list[Line]) -> float:
     return max(first_done.values()) - kills[-1].at
 
 
-@on_disk
+@on_all
 def test_R3_on_an_idle_queue_another_worker_gets_what_a_killed_one_held(
     workers: Workers, row: Result, backend: str
 ) -> None:
@@ -119,13 +127,13 @@ def test_R3_on_an_idle_queue_another_worker_gets_what_a_killed_one_held(
             held = producer.send(Task(number=number, hold=True)).message_id
             workers.until_lines(2 * number + 1)
             kill = workers.kill(workers.lines()[-1].pid)
-            assert kill.leased.get(held) == 1
+            assert kill.leased.get(held) == 1 or workers.leased_at_kills == number + 1
             workers.until_lines(2 * number + 2)
             last = workers.lines()[-1]
             assert (last.message_id, last.attempt, last.done) == (held, 2, True)
             assert last.pid in workers.running
             row.took(back=last.at - kill.at)
-            assert last.at - kill.at <= IDLE_LEASE_S + GRACE_S
+            assert last.at - kill.at <= workers.place.least_lease_s + GRACE_S
     assert set(workers.stop().values()) == {0}
     row.found(lost=0, back=rounds)
 
@@ -181,7 +189,7 @@ def test_R5_a_worker_is_killed_and_started_again(workers: Workers, row: Result, 
     row.found(lost=0, back=rounds)
 
 
-@on_disk
+@on_all
 def test_R7_rolling_restarts(workers: Workers, row: Result, backend: str) -> None:
     messages, restarts = figure(50_000), figure(50)
     row.ran(messages=messages, restarts=restarts, workers=WORKERS)
@@ -206,7 +214,8 @@ def test_R7_rolling_restarts(workers: Workers, row: Result, backend: str) -> Non
     row.found(lost=len(sent - handled(lines)), duplicates=len(duplicates(lines)), bound=0)
     assert handled(lines) == sent
     assert duplicates(lines) == []
-    assert {each.attempt for each in lines} == {1}, "what had not begun was released, and did not cost an attempt"
+    if backend != "sqs":  # which counts what was received and given back
+        assert {each.attempt for each in lines} == {1}, "what had not begun was released, and cost no attempt"
     assert not {code for pid, code in codes.items() if pid in {each.pid for each in lines}} - {0}
     workers.assert_sound()
 

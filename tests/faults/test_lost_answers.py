@@ -18,9 +18,10 @@ from queuekit.backend import Action, Settlement
 from queuekit.testing import VirtualClock
 from queuekit.testing.faults import FaultyOpener, Script, as_is, raise_after, raise_before, unavailable
 
+from .places import Place
 from .rows import Result, figure
 from .test_one_process import held
-from .working import LIMIT_S, Place, on_both, on_each, until
+from .working import LIMIT_S, on_both, on_each, until
 
 pytestmark = pytest.mark.slow
 

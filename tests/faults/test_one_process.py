@@ -21,8 +21,9 @@ import pytest
 
 import queuekit as qk
 
+from .places import Place
 from .rows import Result, figure
-from .working import LIMIT_S, Place, left, on_both, on_each, until
+from .working import LIMIT_S, on_both, on_each, until
 
 pytestmark = pytest.mark.slow
 
@@ -180,7 +181,7 @@ def test_an_interpreter_that_ends_with_everything_open(place: Place, backend: st
         assert process.stdout.readline() == "began\n"
         _, errors = process.communicate("x", timeout=LIMIT_S)
     assert process.returncode == 0, errors
-    assert left(place, "jobs") == 21
+    assert place.left("jobs") == 21
 
 
 @on_each

@@ -19,10 +19,11 @@ from queuekit.testing import VirtualClock
 from queuekit.testing.faults import Call, FaultyOpener, Proceed, Script
 
 from .killed_app import Task
+from .places import Place
 from .rows import Result, figure
 from .test_killed_workers import handled
 from .workers import Workers, duplicates
-from .working import Place, letters, on_both, until, working
+from .working import on_both, until, working
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,7 @@ def assert_in_time(row: Result, came: list[tuple[float, Sent]], delay_s: float) 
     assert late <= 5 * 1.0
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+@pytest.mark.parametrize("backend", ["sqlite", "redis", "sqs"])
 def test_R15_delayed_messages_and_five_processes(workers: Workers, row: Result, backend: str) -> None:
     count, delay_s = figure(1_000), 3.0
     row.ran(messages=count, delay_s=delay_s, workers=5)
@@ -143,27 +144,43 @@ def test_R15_delayed_messages_and_five_processes(workers: Workers, row: Result, 
 
 @pytest.mark.parametrize("backend", ["memory"])
 def test_R15_delayed_messages_and_five_workers(row: Result, place: Place, backend: str) -> None:
-    count, delay_s = figure(1_000), 1.5
+    work_delayed(row, place, delay_s=1.5, lease_s=0.5)
+
+
+@pytest.mark.parametrize("backend", ["sqs"])
+def test_R15_delays_of_several_hops_and_five_workers(row: Result, place: Place, backend: str) -> None:
+    """The queue is declared to keep 2 s at most: what is left is sent again, as beyond the 900 s that SQS keeps."""
+    row.case = "in hops of 2 s"
+    work_delayed(row, place, delay_s=5.0, lease_s=2.0, max_delay_s=2.0)
+    assert row.seen["hops"] >= row.figures["messages"]  # type: ignore[operator]
+
+
+def work_delayed(row: Result, place: Place, *, delay_s: float, lease_s: float, **limits: float) -> None:
+    count, script = figure(1_000), Script()
     row.ran(messages=count, delay_s=delay_s, workers=5)
     came: list[tuple[int, float]] = []
+    openers = [FaultyOpener(Opener(SystemClock()), script, **limits) for _ in range(6)]
     apps = [qk.App(place.app_url) for _ in range(5)]
     sent = dict[int, Sent]()
     with ExitStack() as stack:
-        for app in apps:
+        for app, opener in zip(apps, openers, strict=False):
+            app._opener = opener  # type: ignore[assignment]
 
-            @app.handler("jobs", concurrency=4, lease=timedelta(seconds=0.5))
+            @app.handler("jobs", concurrency=4, lease=timedelta(seconds=lease_s))
             def note(number: int) -> None:
                 came.append((number, time.monotonic()))
 
             stack.enter_context(app)
             stack.enter_context(working(app))
-        with qk.Producer(place.url("jobs"), payload=int) as producer:
+        with qk.Producer(place.url("jobs"), payload=int, _opener=openers[-1]) as producer:
             for number in range(count):
                 began = time.monotonic()
                 producer.send(number, delay=timedelta(seconds=delay_s))
                 sent[number] = Sent(began, time.monotonic())
         until(lambda: len(came) >= count)
+    hops = sum(len(call.batch) for call in script.calls("send")) - count
     row.found(lost=count - len(dict(came)), duplicates=len(came) - len(dict(came)), bound=0)
+    row.seen.update({"hops": hops} if hops else {})
     assert sorted(number for number, _ in came) == list(range(count))
     assert_in_time(row, [(at, sent[number]) for number, at in came], delay_s)
 
@@ -212,7 +229,7 @@ def test_R31_consumers_with_wrong_wall_clocks(row: Result, place: Place, backend
     row.found(lost=count - len(back), early=early)
     row.took(back=max(back.values()))
     assert (len(asked), len(back), early) == (count, count, 0)
-    assert letters(place, "jobs") == []
+    assert place.letters("jobs") == []
 
 
 @on_both

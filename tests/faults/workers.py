@@ -21,6 +21,7 @@ import queuekit as qk
 from queuekit.backend import StoredMessage
 from queuekit.cli.ledger import Kill, Line, held_by, read_lines
 
+from .places import Place
 from .rows import FULL
 
 HERE = Path(__file__).parent
@@ -33,15 +34,16 @@ class Workers:
 
     Args:
         folder: Where they work.
-        app_url: Where their queues are.
+        place: Where their queues are.
     """
 
-    def __init__(self, folder: Path, app_url: str) -> None:
+    def __init__(self, folder: Path, place: Place) -> None:
         self.folder = folder
-        self.app_url = app_url
+        self.place = place
         self.app = "killed_app"
         self._queues = set[str]()
         self.running: dict[int, subprocess.Popen[bytes]] = {}
+        self.leased_at_kills = 0
         self._offset, self._rest, self._lines = 0, b"", list[Line]()
 
     @property
@@ -50,19 +52,25 @@ class Workers:
 
     def url(self, queue: str) -> str:
         self._queues.add(queue)
-        return f"{self.app_url}?queue={queue}"
+        return self.place.url(queue)
 
     @property
     def is_file(self) -> bool:
-        return self.app_url.startswith("sqlite")
+        return self.place.backend == "sqlite"
 
     def start(self, queue: str, *options: str, env: Mapping[str, str] | None = None) -> int:
-        self._queues.add(queue)
+        self.url(queue)
         with (self.folder / "log").open("ab") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "queuekit.cli", "worker", f"{self.app}:app", "--queue", queue, *options],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": _path(), "QK_APP_URL": self.app_url, **(env or {})},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": _path(),
+                    "QK_APP_URL": self.place.app_url,
+                    "QK_LEAST_LEASE_S": f"{self.place.least_lease_s}",
+                    **(env or {}),
+                },
                 stdout=log,
                 stderr=log,
             )
@@ -77,6 +85,7 @@ class Workers:
         victim = self.running.pop(pid)
         victim.kill()
         victim.wait()
+        self.leased_at_kills += 0 if self.place.peeks else sum(map(self.place.leased, self._queues))
         return Kill(pid=pid, at=time.monotonic(), leased=self.leased())
 
     def wait(self, pid: int) -> int:
@@ -139,6 +148,8 @@ class Workers:
         """Every message that is leased, with its attempt."""
         if self.is_file:
             return leased(self.database)
+        if not self.place.peeks:
+            return {}
         return {each.message_id: each.attempt for each in self._peeked() if each.state == "leased"}
 
     def until_empty(self) -> None:
@@ -156,6 +167,8 @@ class Workers:
         if self.is_file:
             connection = opened.enter_context(closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)))
             return lambda: connection.execute("SELECT count(*), total(findable) FROM message").fetchone()  # type: ignore[no-any-return]
+        if not self.place.peeks:
+            return self._counted
         backends: list[Any] = [
             opened.enter_context(qk.Consumer(self.url(each)))._link.backend for each in self._queues
         ]
@@ -166,6 +179,11 @@ class Workers:
             return sum(each.ready + each.delayed + each.leased for each in found) + dead, dead
 
         return count
+
+    def _counted(self) -> tuple[float, float]:
+        found = [self.place.counts(each) for each in self._queues]
+        dead = sum(each[1] for each in found)
+        return sum(each[0] for each in found) + dead, dead
 
     def assert_sound(self, messages: int = 0) -> None:
         """The store is whole, and holds so many messages."""

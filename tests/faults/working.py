@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers inside this process, on memory, SQLite or Redis, on the real clock or on one that the test moves."""
+"""Workers inside this process, on whatever backend, on the real clock or on one that the test moves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -21,24 +20,9 @@ BOTH = ("memory", "sqlite")
 on_both = pytest.mark.parametrize("backend", BOTH)
 on_each = pytest.mark.parametrize("backend", [*BOTH, "redis"])
 on_redis = pytest.mark.parametrize("backend", ["redis"])
-
-
-class Place:
-    """Where the queues of a test are.
-
-    Args:
-        backend: The scheme.
-        app_url: The URL without a queue.
-    """
-
-    def __init__(self, backend: str, app_url: str) -> None:
-        self.backend = backend
-        self.app_url = app_url
-
-    def url(self, queue: str, **options: str) -> str:
-        if self.backend == "memory":
-            return f"memory://{queue}"
-        return f"{self.app_url}?queue={queue}" + "".join(f"&{name}={value}" for name, value in options.items())
+on_sqs = pytest.mark.parametrize("backend", ["sqs"])
+on_servers = pytest.mark.parametrize("backend", ["redis", "sqs"])
+on_all = pytest.mark.parametrize("backend", [*BOTH, "redis", "sqs"])
 
 
 @contextmanager
@@ -79,15 +63,3 @@ def until(done: Callable[[], bool], *, clock: VirtualClock | None = None, step_s
         pause.wait(0.002)
         if clock is not None and step_s:
             clock.advance(step_s)
-
-
-def left(place: Place, queue: str, **options: Any) -> int:
-    """How many messages a queue still holds, leased and delayed ones included."""
-    with qk.Consumer(place.url(queue), **options) as consumer:
-        stats = consumer._link.backend.stats()  # type: ignore[attr-defined]
-    return int(stats.ready + stats.delayed + stats.leased)
-
-
-def letters(place: Place, queue: str, **options: Any) -> list[qk.DeadMessage]:
-    with qk.DeadLetters(place.url(queue), **options) as dead:
-        return list(dead.letters())

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of which some entries are refused behind a 200: one answer for each, and only the refused go again."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+
+import queuekit as qk
+
+from .places import Place
+from .rows import Result, figure
+from .test_lost_answers import seeded
+from .working import LIMIT_S, on_sqs, until
+
+pytestmark = pytest.mark.slow
+
+BATCH = 10
+BUSY = ("InternalError", "RequestThrottled", "ServiceUnavailable")
+FAULT = "InvalidMessageContents"
+
+
+class Refusals:
+    """Stands between boto3 and the service: of each batch it keeps back any number of entries, from none to all.
+
+    boto3 is told that the service refused them. A few sends are the sender's fault, and must not be tried again.
+
+    Args:
+        operation: Which batches.
+        chance: Decides.
+    """
+
+    def __init__(self, operation: str, chance: random.Random) -> None:
+        self._operation, self._chance = operation, chance
+        self._lock = threading.Lock()
+        self.requests = self.refused = 0
+        self.passed, self.faults = Counter[str](), Counter[str]()
+
+    def stand_before(self, backend: Any) -> None:
+        """Between this backend and the service, for calls that have more than 5 s."""
+        events = backend._clients.calling().meta.events
+        events.register(f"before-parameter-build.sqs.{self._operation}", self._keep_back)
+        events.register(f"before-call.sqs.{self._operation}", self._answer_if_none_is_left)
+        events.register(f"after-call.sqs.{self._operation}", self._tell)
+
+    def _keep_back(self, params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        with self._lock:
+            self._choose(params, context)
+
+    def _choose(self, params: dict[str, Any], context: dict[str, Any]) -> None:
+        entries = params["Entries"]
+        chosen = self._chance.sample(entries, self._chance.randrange(len(entries) + 1))
+        context["refusals"] = [self._refusal(each) for each in chosen]
+        params["Entries"] = left = [each for each in entries if each not in chosen]
+        context["none is left"] = not left
+        self.passed.update(each["MessageBody"] for each in left if "MessageBody" in each)
+        self.requests += 1
+        self.refused += len(chosen)
+
+    def _refusal(self, entry: dict[str, Any]) -> dict[str, Any]:
+        fault = "MessageBody" in entry and self._chance.random() < 0.02
+        self.faults.update([entry["MessageBody"]] if fault else [])
+        return {"Id": entry["Id"], "SenderFault": fault, "Code": FAULT if fault else self._chance.choice(BUSY)}
+
+    @staticmethod
+    def _answer_if_none_is_left(context: dict[str, Any], **_: Any) -> tuple[AWSResponse, dict[str, Any]] | None:
+        return (AWSResponse("", 200, HTTPHeaders(), None), {}) if context["none is left"] else None
+
+    @staticmethod
+    def _tell(parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        parsed.setdefault("Failed", []).extend(context["refusals"])
+
+
+@on_sqs
+def test_R38_any_entries_of_a_batch_are_refused(row: Result, place: Place, backend: str) -> None:
+    """Each request is a batch of which some are refused, be it the first with its messages or another try."""
+    batches, chance = figure(10_000), seeded()
+    texts = [f"{number}" for number in range(3 * batches)]
+    row.ran(batches=batches, messages=len(texts))
+    sends, acks = (Refusals(each, chance) for each in ("SendMessageBatch", "DeleteMessageBatch"))
+    outcomes = send_from_many_threads(place.url("jobs"), texts, sends)
+    accepted = {text for text, each in outcomes.items() if isinstance(each, qk.Accepted)}
+    rejected = {text for text, each in outcomes.items() if isinstance(each, qk.Rejected)}
+
+    handled = Counter[str]()
+    with qk.Consumer[str](place.url("jobs"), payload=str, lease=timedelta(minutes=10)) as consumer:
+        acks.stand_before(consumer._link.backend)
+        while len(handled) < len(accepted) and (delivery := consumer.receive(timeout=LIMIT_S)):
+            handled[delivery.payload] += delivery.attempt or 0
+            delivery.ack()
+        until(lambda: place.left("jobs") == 0)
+    row.found(
+        lost=len(accepted - set(handled)),
+        duplicates=handled.total() - len(handled),
+        bound=0,
+        requests=sends.requests + acks.requests,
+        refused_sends=sends.refused,
+        at_fault=len(rejected),
+        refused_acks=acks.refused,
+    )
+    assert accepted | rejected == set(texts), "one answer for each"
+    assert rejected == set(sends.faults)
+    assert set(sends.faults.values()) == {1}, "what is the sender's fault is not tried again"
+    assert sends.passed == Counter(accepted), "what was accepted was not sent again"
+    assert handled == Counter(accepted), "each came once, and none again whose ack was refused at first"
+    assert sends.requests >= batches
+    assert sends.refused > batches
+    assert acks.refused > batches
+
+
+def send_from_many_threads(url: str, texts: list[str], refusals: Refusals) -> Mapping[str, qk.SendOutcome]:
+    """Ten at a time. Each thread waits before it tries again, and each producer tries so often a second."""
+    outcomes = dict[str, qk.SendOutcome]()
+
+    def send(producer: qk.Producer[str], first: int) -> None:
+        some = texts[first : first + BATCH]
+        outcomes.update(zip(some, producer.send_many(some), strict=True))
+
+    with ExitStack() as opened:
+        producers = [
+            opened.enter_context(qk.Producer[str](url, payload=str, timeout=timedelta(minutes=10))) for _ in range(8)
+        ]
+        for each in producers:
+            refusals.stand_before(each._link.backend)
+        with ThreadPoolExecutor(64) as pool:
+            for begun in [
+                pool.submit(send, producers[first // BATCH % len(producers)], first)
+                for first in range(0, len(texts), BATCH)
+            ]:
+                begun.result()
+    return outcomes

@@ -12,10 +12,8 @@ from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Backend, ErrorClass, ErrorCode, IncomingMessage, OutgoingMessage, Rejected
 from queuekit.testing.contract.bridged import Bridged
-from queuekit.testing.contract.concurrency import Concurrency
 from queuekit.testing.contract.consume import Consume
 from queuekit.testing.contract.dead_letter import DeadLetter
-from queuekit.testing.contract.delay import Delay
 from queuekit.testing.contract.encoding import Encoding
 from queuekit.testing.contract.handle_batch import HandleBatch
 from queuekit.testing.contract.models import Models
@@ -85,7 +83,7 @@ class UncountedHarness(MemoryHarness):
         return made
 
 
-class TestUncounted(Settle, Delay, Bridged, DeadLetter, HandleBatch, Concurrency, Encoding, Models):
+class TestUncounted(Settle, Bridged, DeadLetter, HandleBatch, Encoding, Models):
     """The cases in which attempts are counted, or copies made."""
 
     harness_class = UncountedHarness

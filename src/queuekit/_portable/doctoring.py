@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from queuekit._engine.diagnosing import diagnose, unusable
 from queuekit._portable.link import Link, open_link, seconds, whole_number
+from queuekit._values.capability import Capabilities
 from queuekit._values.clock import SystemClock
 from queuekit._values.diagnosis import Diagnosis, Wanted
 from queuekit._values.errors import QueueKitError, UnavailableError, UnsupportedError
+from queuekit._values.finding import Finding, by_gravity
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import Opener
 
@@ -86,11 +90,35 @@ async def adoctor(
 
 
 def examine(link: Link, wanted: Wanted) -> Diagnosis:
-    """Look at an open queue.
+    """Look at an open queue, and at the one where its longer delays wait.
 
     Raises:
         QueueKitError: The service could not be asked.
     """
+    found = _examine_alone(link, wanted)
+    if link.via is None:
+        return found
+    elsewhere = [*_examine_alone(link.via, Wanted()).findings, *_weaker(found.capabilities, link.via)]
+    others = [
+        replace(
+            each, code=f"delay_via_{each.code}", text=f"in {link.via.shown}, where longer delays wait, {each.text}"
+        )
+        for each in elsewhere
+        if each.severity != "note" or each.code == "weaker"
+    ]
+    return replace(found, findings=tuple(sorted([*found.findings, *others], key=by_gravity)))
+
+
+def _weaker(can: Capabilities, via: Link) -> Iterable[Finding]:
+    if can.durability == "replicated" and via.capabilities.durability == "disk":
+        yield Finding(
+            severity="note",
+            code="weaker",
+            text="messages are on the disk of one host, and in the queue itself on those of several",
+        )
+
+
+def _examine_alone(link: Link, wanted: Wanted) -> Diagnosis:
     try:
         can = link.guard.probe()
     except UnsupportedError as error:

@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -215,6 +216,17 @@ def test_info_tells_what_a_queue_can_do_and_holds(run_here: Run, url: str) -> No
     shown = run_here("info", url)
     assert shown.code == 0
     assert "check: ok" in shown.out
+
+
+def test_info_and_doctor_tell_where_longer_delays_wait(run_here: Run, url: str) -> None:
+    via = f"{url}-waiting"
+    whole = f"{url}&delay_via={quote(via, safe='')}"
+    (told,) = run_here("info", whole, "--json").json
+    assert (told["delay_via"], told["ok"]) == (via, True)
+    assert told["capabilities"]["via_delay_s"] > 0
+    assert f"they wait in {via}" in run_here("info", whole).out
+    weak = quote(f"{via}&durability=normal", safe="")
+    assert "where longer delays wait" in run_here("doctor", f"{url}&delay_via={weak}").out
 
 
 def test_info_on_a_queue_that_cannot_be_reached_fails_and_still_tells(run: Run, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import queuekit as qk
 from queuekit._engine import metadata as meta
 from queuekit._portable import forwarding
 from queuekit._portable.round import Limits
-from queuekit._portable.rulings import DONE
+from queuekit._portable.rulings import DONE, GONE
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Backend, ErrorClass, ErrorCode, OutgoingMessage, QueueURL
 from queuekit.testing import VirtualClock
@@ -531,6 +531,32 @@ def test_a_pushed_message_waits_through_it_before_it_is_retried(
     outcomes = pipe.run(taken, Limits())
     doorway.rest(math.inf)
     assert (outcomes, left("waiting")) == ([DONE], 1)
+    app.close()
+
+
+def test_pushed_retries_are_counted_up_to_the_dead_letter_where_nobody_counts(clock: VirtualClock, dead: Any) -> None:
+    app = _app(Undelayed(clock, attempts="none", ordering="none"))
+    attempts: list[int | None] = []
+
+    @app.handler("jobs", retry=qk.RetryPolicy(max_attempts=3, wait=wait_none()))
+    def fail(_body: bytes) -> None:
+        attempts.append(qk.current().attempt)
+        raise ValueError("broken")
+
+    fail.send(b"x", message_id="one")
+    doorway = app._doorway()
+    (named,) = doorway.queues()
+    assert named.url is not None
+    pipe = doorway.pipe(named.name, named.url, named.options)
+    outcomes: list[Any] = []
+    for _ in range(3):
+        taken = pipe.link.backend.receive(max_messages=1, wait_s=0.0, lease_s=600.0)
+        outcomes += pipe.run(taken, Limits())
+        pipe.remove(taken, outcomes[-1:], math.inf)
+        doorway.rest(math.inf)
+    assert (attempts, outcomes) == ([1, 2, 3], [DONE, DONE, GONE])
+    (letter,) = dead("jobs")
+    assert (letter.message_id, letter.attempts) == ("one", 3)
     app.close()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An emulator, Google's own client, and a worker that answers as it is told."""
 
+import ssl
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import pytest
 
 from queuekit.testing import VirtualClock
 from queuekit.testing.emulators import LocalCloudTasks
+from queuekit.testing.emulators._certificates import Certificate
 
 _METHODS = [f"do_{name}" for name in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")]
 LOCATION = "projects/shop/locations/europe-west1"
@@ -39,6 +41,15 @@ class Worker:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/tasks"
 
+    def use_tls(self, certificate: Certificate) -> None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate.file, certificate.key)
+        # The handshake is for the thread of the connection: a failed one must not end the server.
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self.url = self.url.replace("http://127.0.0.1", "https://localhost")
+
     def close(self) -> None:
         self.go_on.set()
         self._server.shutdown()
@@ -49,6 +60,9 @@ class Worker:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # by default 5, and a connection above that waits for a second
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a client that does not like the certificate is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):

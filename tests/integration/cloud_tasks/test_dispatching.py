@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -18,7 +19,7 @@ from google.api_core import exceptions
 from queuekit._portable.callers import Caller
 from queuekit.push import OIDC
 from queuekit.testing import VirtualClock
-from queuekit.testing.emulators import LocalCloudTasks
+from queuekit.testing.emulators import Authority, LocalCloudTasks
 
 from .conftest import client_of
 
@@ -372,6 +373,22 @@ def test_queuekits_own_endpoint_lets_such_a_token_in(worker: Any, issuer: str) -
         assert admitted()
         assert not admitted(audience="https://other.example")
         assert not admitted(service_account="other@shop.example")
+
+
+def test_a_target_with_tls_needs_a_certificate_that_is_trusted(worker: Any, tmp_path: Path, told: list[str]) -> None:
+    authority = Authority(tmp_path)
+    worker.use_tls(authority.issue())
+    for ca_file in (None, authority.file):
+        with (
+            LocalCloudTasks(clock=VirtualClock(), ca_file=ca_file, tell=told.append) as emulator,
+            client_of(emulator) as client,
+        ):
+            parent = client.create_queue(parent=LOCATION, queue={"name": f"{LOCATION}/queues/orders"}).name
+            create(client, parent, worker.url)
+            emulator.wait_until_quiet()
+    assert "CERTIFICATE_VERIFY_FAILED" in told[0]
+    assert told[1].endswith("HTTP status code 200")
+    assert len(worker.seen) == 1
 
 
 def test_an_oauth_token_replaces_an_authorization_of_the_task(

@@ -31,7 +31,7 @@ class Dispatcher:
         targets: Who may be called.
         signer: Makes tokens.
         clock: That of the targets, for a Retry-After with a date.
-        context: For TLS.
+        context: Makes what TLS needs, once: it reads every authority of the system.
         ended: Told of every attempt that was not cancelled, on the loop's thread.
 
     Concurrency:
@@ -39,7 +39,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, *, targets: Targets, signer: Signer, clock: Clock, context: ssl.SSLContext, ended: Ended
+        self, *, targets: Targets, signer: Signer, clock: Clock, context: Callable[[], ssl.SSLContext], ended: Ended
     ) -> None:
         self._targets = targets
         self._signer = signer
@@ -103,8 +103,9 @@ class Dispatcher:
     async def _exchange(self, attempt: Attempt) -> Answer:
         request = attempt.request
         target = self._targets.read(request.url)
+        context = self._context() if target.scheme == "https" else None
         addresses = [str(target.address)] if target.address is not None else await self._resolve(target)
-        return await exchange(request, target, addresses, self._authorization(attempt), self._context)
+        return await exchange(request, target, addresses, self._authorization(attempt), context)
 
     async def _resolve(self, target: Target) -> list[str]:
         # Once: what was checked is what is connected to, so that a name cannot change in between.

@@ -30,7 +30,7 @@ class Emulator:
         state: A file that keeps the state, or None.
         targets: Who may be called.
         signer: Makes tokens.
-        context: For TLS.
+        context: Makes what TLS needs, once.
         tell: Told of every attempt in a line.
 
     Concurrency:
@@ -48,7 +48,7 @@ class Emulator:
         state: Path | None,
         targets: Targets,
         signer: Signer,
-        context: ssl.SSLContext,
+        context: Callable[[], ssl.SSLContext],
         tell: Tell,
     ) -> None:
         self._clock = clock

@@ -49,7 +49,11 @@ class Answer(NamedTuple):
 
 
 async def exchange(
-    request: Request, target: Target, addresses: Sequence[str], authorization: str | None, context: ssl.SSLContext
+    request: Request,
+    target: Target,
+    addresses: Sequence[str],
+    authorization: str | None,
+    context: ssl.SSLContext | None,
 ) -> Answer:
     """Send a request to the first of some addresses that takes the connection, and read the whole answer.
 
@@ -70,14 +74,13 @@ async def exchange(
 
 
 async def _connect(
-    target: Target, addresses: Sequence[str], context: ssl.SSLContext
+    target: Target, addresses: Sequence[str], context: ssl.SSLContext | None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    tls = target.scheme == "https"
     for number, address in enumerate(addresses, 1):
         try:
             async with asyncio.timeout(_CONNECT_S):
                 return await asyncio.open_connection(
-                    address, target.port, ssl=context if tls else None, server_hostname=target.host if tls else None
+                    address, target.port, ssl=context, server_hostname=None if context is None else target.host
                 )
         except (OSError, TimeoutError):
             if number == len(addresses):

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -91,9 +92,9 @@ class LocalCloudTasks:
     ) -> None:
         self._clock = clock or RunningClock()
         outside = outside or SystemClock()
-        context = ssl.create_default_context()
+        context = cache(partial(_context, ca_file))
         if ca_file is not None:
-            context.load_verify_locations(ca_file)
+            context()  # a file that is none is told now
         targets = Targets([*LOOPBACK, *allow])
         with ExitStack() as closing:
             signer = Signer(outside, issuer)
@@ -178,6 +179,13 @@ class LocalCloudTasks:
             "jwks_uri": self.certs_url,
             "id_token_signing_alg_values_supported": ["RS256"],
         }
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
 
 
 def _say_nothing(_line: str) -> None:

@@ -254,3 +254,33 @@ def test_the_three_numbers_of_a_queue_are_told_as_they_are(backend: SqsBackend, 
     )
     stats = backend.stats()
     assert (stats.ready, stats.delayed, stats.leased, stats.dead) == (3, 2, 1, None)
+
+
+def dead(number: int, source: str) -> dict[str, Any]:
+    return {
+        "MessageId": f"m{number}",
+        "ReceiptHandle": f"r{number}",
+        "Body": f"{number}",
+        "Attributes": {
+            "ApproximateReceiveCount": "4",
+            "SentTimestamp": "1700000000000",
+            "DeadLetterQueueSourceArn": f"arn:aws:sqs:eu-west-1:123456789012:{source}",
+        },
+    }
+
+
+def test_of_a_shared_queue_only_those_that_the_service_took_from_this_one_are_its_dead_letters(
+    backend: SqsBackend, service: Stubber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The Stubber knows one client, and receives that wait have another.
+    monkeypatch.setattr(backend._clients, "polling", backend._clients.calling)
+    service.add_response("get_queue_url", {"QueueUrl": ADDRESS})
+    service.add_response("receive_message", {"Messages": [dead(1, "orders"), dead(2, "others"), dead(3, "orders")]})
+    service.add_response("receive_message", {})
+    service.add_response(
+        "change_message_visibility_batch", {"Successful": [{"Id": each} for each in "012"], "Failed": []}
+    )
+    letters = list(grave(backend).letters())
+    assert [each.message_id for each in letters] == ["m1", "m3"]
+    assert letters[0].reason == "the service gave it up"
+    assert letters[0].source == "sqs://eu-west-1/orders"

@@ -91,6 +91,7 @@ __all__ = [
     "Interruptible",
     "InvalidURLError",
     "LeaseLost",
+    "Metered",
     "Move",
     "MoveStatus",
     "Moving",
@@ -416,6 +417,15 @@ class Redrivable(Protocol):
         Both happen in one step. The source is the queue whose own dead-letter queue this is. A dead letter
         that is leased, or gone, answers `LeaseLost` and nothing is stored.
         """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """Counts its calls, where the service charges by the call."""
+
+    def api_calls(self) -> Mapping[str, int]:
+        """How often each operation was asked for since the backend was opened, answered or not; no I/O."""
         ...
 
 

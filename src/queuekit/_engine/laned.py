@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from queuekit._engine import metadata as meta
 from queuekit._engine.lanes_merge import merged
@@ -43,6 +44,7 @@ from queuekit.backend import (
     HttpRequest,
     IncomingMessage,
     Interruptible,
+    Metered,
     OutgoingMessage,
     Pausable,
     Peekable,
@@ -238,9 +240,7 @@ class LanedBackend:
 
 
 def _lane_of_handle(entry: Settlement) -> int:
-    handle: Any = entry.handle
-    lane: int = handle.lane
-    return lane
+    return cast("LaneHandle", entry.handle).lane
 
 
 def _is_of(handle: Handle, lanes: int) -> bool:
@@ -351,15 +351,18 @@ class _WithDiagnosis(LanedBackend):
         return tuple(dict.fromkeys(each for lane in self.lanes for each in lane.diagnose(wanted)))
 
 
+class _WithMeter(LanedBackend):
+    def api_calls(self) -> Mapping[str, int]:
+        return sum((Counter(lane.api_calls()) for lane in self.lanes), Counter[str]())
+
+
 class _WithHttp(LanedBackend):
     @property
     def http_auth(self) -> HttpAuth:
-        auth: HttpAuth = self.lanes[0].http_auth
-        return auth
+        return cast("HttpAuth", self.lanes[0].http_auth)
 
     def as_http(self, message: OutgoingMessage) -> HttpRequest:
-        request: HttpRequest = self.lanes[self._lane_of(message)].as_http(self._inward(message))
-        return request
+        return cast("HttpRequest", self.lanes[self._lane_of(message)].as_http(self._inward(message)))
 
 
 _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
@@ -372,6 +375,7 @@ _ABILITIES: tuple[tuple[Any, type[LanedBackend]], ...] = (
     (Recreating, _WithRecreated),
     (Diagnosable, _WithDiagnosis),
     (HttpPublishable, _WithHttp),
+    (Metered, _WithMeter),
 )
 
 

@@ -199,7 +199,8 @@ class Consumer(Opened, Generic[T]):
 
         ``received`` is always the sum of ``settled``, ``lost`` (the lease ended first), ``unconfirmed`` (the
         answer to the settlement was lost), ``failed`` (the service refused it) and ``in_flight``. The other
-        keys are the names that the log uses.
+        keys are the names that the log uses, and ``api.NAME`` for each operation of a service that charges by the
+        call.
         """
         return read_only(self._intake.counts())
 

@@ -165,7 +165,7 @@ class Intake:
 
     def counts(self) -> dict[str, int]:
         """What was received and what became of it, and how often each thing happened."""
-        return self.receiver.counts() | self.link.journal.counts()
+        return self.receiver.counts() | self.link.counts()
 
     def timings(self) -> Mapping[str, Timing]:
         """``queue_age`` and ``handler_time``."""

@@ -26,7 +26,7 @@ from queuekit._values.url import QueueURL
 from queuekit._wiring.defaults import default_url
 from queuekit._wiring.engine_options import engine_options
 from queuekit._wiring.opening import dead_letter_url, fill_queue, has_queue
-from queuekit.backend import Backend
+from queuekit.backend import Backend, Metered
 from queuekit.stores import IdempotencyStore
 
 logger = logging.getLogger("queuekit")
@@ -194,6 +194,12 @@ class Link:
         beyond = () if via is None else tuple(f"delay_via={via.queue}: {each}" for each in via.problems)
         first = refusal or (None if via is None else via.error)
         return CheckReport(self.shown, self.capabilities, (*problems, *unsafe, *beyond), first)
+
+    def counts(self) -> dict[str, int]:
+        """How often each logged thing happened, and as ``api.NAME`` how often each operation was asked for."""
+        backend = self.backend
+        calls = backend.api_calls() if isinstance(backend, Metered) else {}
+        return self.journal.counts() | {f"api.{name}": count for name, count in calls.items()}
 
     def close(self) -> None:
         """Close the queue, and the one for longer delays."""

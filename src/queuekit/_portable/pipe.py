@@ -221,7 +221,7 @@ class Pipe:
         """What was pushed and what became of it, and how often each thing happened."""
         with self._lock:
             counted = self._tally.counts(self._going)
-        return counted | self.link.journal.counts()
+        return counted | self.link.counts()
 
     def timings(self) -> Mapping[str, Timing]:
         """``queue_age`` and ``handler_time``."""

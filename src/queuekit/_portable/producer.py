@@ -292,9 +292,9 @@ class Producer(Opened, Generic[T]):
 
         ``sent`` is always the sum of ``accepted``, ``duplicate``, ``rejected``, ``unknown`` (the answer was
         lost), ``not_attempted`` and ``pending`` (no answer yet). The other keys are the names that the log
-        uses.
+        uses, and ``api.NAME`` for each operation of a service that charges by the call.
         """
-        return read_only(self._tally.counts(), self._link.journal.counts())
+        return read_only(self._tally.counts(), self._link.counts())
 
     def close(self) -> None:
         """Send what `asend` and `send_soon` still hold, then give everything back.

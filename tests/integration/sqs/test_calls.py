@@ -73,6 +73,9 @@ def test_a_thousand_messages_take_no_more_than_310_calls(
     assert len(set(seen)) == 1000
     assert set(calls) == {"SendMessageBatch", "ReceiveMessage", "DeleteMessageBatch"}
     assert sum(calls.values()) <= 310, calls
+    (told,) = app.counts().values()
+    assert told["api.ReceiveMessage"] == calls["ReceiveMessage"]
+    assert told["api.DeleteMessageBatch"] == calls["DeleteMessageBatch"]
 
 
 def test_long_polls_on_an_idle_queue_are_the_only_calls(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

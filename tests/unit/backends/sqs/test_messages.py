@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit.backend import OutgoingMessage
-from queuekit.backends.sqs import DamagedAnswerError, cost_per_million
+from queuekit.backends.sqs import LIST_PRICES, DamagedAnswerError, Prices, cost_per_million
 from queuekit.backends.sqs import _entries as entries
 from queuekit.backends.sqs import _messages as messages
 
@@ -133,5 +133,10 @@ def test_a_million_messages_cost_what_their_calls_cost() -> None:
     assert cost_per_million(calls, 1000, fifo=True) == pytest.approx(0.15)
     assert cost_per_million(calls, 1000, fair=True) == pytest.approx(0.15)
     assert cost_per_million(calls, 1000, call_bytes=100 * 1024) == pytest.approx(0.20)
+    dearer = Prices(standard=0.48, fifo=0.6, source="another region")
+    assert cost_per_million(calls, 1000, prices=dearer) == pytest.approx(0.144)
+    assert "2026" in LIST_PRICES.source
+    counts = {"sent": 1000, "accepted": 1000} | {f"api.{name}": count for name, count in calls.items()}
+    assert cost_per_million(counts, counts["sent"]) == pytest.approx(0.12)
     with pytest.raises(ValueError, match="one message"):
         cost_per_million(calls, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -16,8 +16,12 @@ from google import pubsub_v1
 from google.pubsub_v1.services.publisher.transports.grpc import PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports.grpc import SubscriberGrpcTransport
 
+from queuekit import App
+from queuekit._wiring.opening import queue_name
+from queuekit._wiring.registry import find_spec
 from queuekit.backend import Backend, QueueURL
 from queuekit.testing.contract import Harness
+from queuekit.testing.contract.pushing import EndpointPushing
 from queuekit.testing.emulators import LocalPubSub, pubsub_program
 from queuekit.testing.proxy import TcpProxy
 
@@ -37,6 +41,10 @@ class PubSubHarness(Harness):
     examples = 2
     operations = 400
     settings: ClassVar[str] = ""
+    auth: ClassVar[Any] = None
+    """Who may push, in place of whoever has a token."""
+    flaw: ClassVar[Callable[[Any], Any]] = staticmethod(lambda application: application)
+    """Stands around the endpoint, to break it."""
     stored_settings: ClassVar = {
         "retention": timedelta(days=1),
         "ack_deadline": timedelta(seconds=20),
@@ -117,6 +125,22 @@ class PubSubHarness(Harness):
             self.subscriber.delete_subscription(request={"subscription": each.name}, timeout=10)
         for topic in self.publisher.list_topics(request={"project": f"projects/{self.project}"}, timeout=10):
             self.publisher.delete_topic(request={"topic": topic.name}, timeout=10)
+
+    @contextmanager
+    def push(self, app: App, *, deadline_s: float | None) -> Iterator[EndpointPushing]:
+        pushing = EndpointPushing(app, deadline_s=deadline_s, flaw=self.flaw, auth=self.auth)
+        queues = [queue_name(QueueURL.parse(each), find_spec("pubsub")) for each in app._handlers]
+        self._push_to(queues, pushing.url)
+        try:
+            with pushing:
+                yield pushing
+        finally:
+            self._push_to(queues, "")
+
+    def _push_to(self, queues: list[str], url: str) -> None:
+        for queue in queues:
+            request = {"subscription": self._subscription(queue), "push_config": {"push_endpoint": url}}
+            self.subscriber.modify_push_config(request=request, timeout=10)
 
     def _topic(self, queue: str) -> str:
         return f"projects/{self.project}/topics/{queue}"

@@ -13,9 +13,13 @@ from typing import Any, ClassVar
 import boto3
 import pytest
 
+from queuekit import App
+from queuekit._wiring.opening import queue_name
+from queuekit._wiring.registry import find_spec
 from queuekit.backend import Backend, QueueURL
 from queuekit.testing.contract import Harness
 from queuekit.testing.contract.faces import Face
+from queuekit.testing.contract.pushing import FunctionPushing
 from queuekit.testing.emulators import LocalFauxqs, LocalMoto, fauxqs_folder
 from queuekit.testing.proxy import TcpProxy
 
@@ -94,6 +98,10 @@ class SqsHarness(Harness):
         proxy = self.behind("127.0.0.1", self.server.port)
         url = QueueURL.parse(self.url_of(queue)).with_option("endpoint", f"http://127.0.0.1:{proxy.port}")
         return url.with_option("answer_timeout", "500ms").reveal(), proxy
+
+    def push(self, app: App, *, deadline_s: float | None) -> FunctionPushing:
+        names = [queue_name(QueueURL.parse(each), find_spec("sqs")) for each in app._handlers]
+        return FunctionPushing(self.client, names, app, deadline_s=deadline_s)
 
     def raw_put(self, queue: str, body: bytes) -> None:
         self.client.send_message(QueueUrl=self._address(queue), MessageBody=body.decode(), **self.raw_fields())

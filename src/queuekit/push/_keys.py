@@ -71,16 +71,18 @@ class KeyRing:
         with self._fetching:
             if not self.wanted(unknown=True):
                 return
-            self._tried_at = self._clock.monotonic()
             try:
                 keys = read_keys(fetch(self._url, self._clock))
             except FetchError as error:
+                # Not before: whoever needs a key while they are on their way has them fetched, and waits.
+                self._tried_at = self._clock.monotonic()
                 detail = "those that are known serve on" if self.is_usable else "no token can be verified"
                 extra = {"action": "push.keys_unavailable"}
                 logger.warning("push.keys_unavailable: %s: %s; %s", self._url, error, detail, extra=extra)
                 return
             # Replaced as a whole: a key that was withdrawn is trusted no more.
-            self._keys, self._fetched_at = keys, self._tried_at
+            self._keys, self._fetched_at = keys, self._clock.monotonic()
+            self._tried_at = self._fetched_at
 
 
 def read_keys(document: bytes) -> Mapping[str, Any]:

@@ -12,8 +12,7 @@ import pytest
 
 import queuekit as qk
 from queuekit.testing.emulators import LocalFauxqs, LocalMoto, fauxqs_folder
-
-from .poller import REGION, Mapped
+from queuekit.testing.local_lambda import REGION, Mapped
 
 MakeQueue = Callable[..., str]
 Map = Callable[..., Mapped]

@@ -11,9 +11,9 @@ import hcl2
 import pytest
 
 import queuekit as qk
+from queuekit.testing.local_lambda import REGION
 
 from .conftest import Map, until_empty
-from .poller import REGION
 
 FOLDER = Path(__file__).parents[3] / "examples" / "lambda-sqs"
 

@@ -19,9 +19,9 @@ import queuekit as qk
 from queuekit._wiring.opening import Opener
 from queuekit.backend import OutgoingMessage, SystemClock
 from queuekit.testing.emulators import LocalFauxqs
+from queuekit.testing.local_lambda import REGION
 
 from .conftest import MakeQueue, Map, until_empty
-from .poller import REGION
 
 ROOT = Path(__file__).parents[3]
 SHARED = Path(os.environ.get("QUEUEKIT_SHARED", ROOT.parent / "shared"))

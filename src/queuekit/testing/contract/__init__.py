@@ -42,6 +42,7 @@ from queuekit.testing.contract.models import Models
 from queuekit.testing.contract.network import Network
 from queuekit.testing.contract.order import Order
 from queuekit.testing.contract.produce import Produce
+from queuekit.testing.contract.push import Push
 from queuekit.testing.contract.reconnecting import Reconnect
 from queuekit.testing.contract.redrive import Redrive
 from queuekit.testing.contract.settle import Settle
@@ -77,5 +78,6 @@ class BackendContract(
     Models,
     LongRuns,
     Metrics,
+    Push,
 ):
     """Every group of cases. Subclass it once per backend and set ``harness_class``."""

@@ -51,6 +51,8 @@ HOOKS = {
     "locked": "(queue) -> context manager: another process holds the store's lock inside",
     "proxy": "(queue) -> (url, TcpProxy): the queue behind a proxy, given up on as soon as can be; see `behind`",
     "old_servers": "() -> [(url, features)]: queues on servers that are too old for these features",
+    "push": "(app, *, deadline_s) -> context manager: the queues of the app's handlers are pushed to it inside; "
+    "gives a `Pushing`",
     "deny": "(permission) -> context manager: the permission is taken away inside",
 }
 """Methods that a harness may have. A case that needs one that is missing is skipped with its name."""

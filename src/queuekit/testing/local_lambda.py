@@ -14,12 +14,20 @@ REGION = "us-east-1"
 
 
 class Context:
-    """What Lambda hands over beside the event."""
+    """What Lambda hands over beside the event.
 
-    invoked_function_arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:shop"
+    Args:
+        left_s: How much time a function has for each.
+    """
+
+    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:shop"
+
+    def __init__(self, left_s: float = 900.0) -> None:
+        self._left_s = left_s
 
     def get_remaining_time_in_millis(self) -> int:
-        return 900_000
+        """As at the beginning: nobody asks twice for one event."""
+        return int(self._left_s * 1000)
 
 
 class Mapped:
@@ -31,10 +39,26 @@ class Mapped:
         function: What is mapped to it.
         reports: Whether `ReportBatchItemFailures` is on.
         batch: Most messages of an event; filled by several polls, as Lambda does within a batching window.
+        context: What the function is called with beside an event.
+
+    Attributes:
+        events: The events so far.
+        errors: What the function raised.
     """
 
-    def __init__(self, client: Any, queue: str, function: Function, *, reports: bool = True, batch: int = 10) -> None:
+    def __init__(
+        self,
+        client: Any,
+        queue: str,
+        function: Function,
+        *,
+        reports: bool = True,
+        batch: int = 10,
+        context: Context | None = None,
+    ) -> None:
         self._client, self._function, self._reports, self._batch = client, function, reports, batch
+        self._context = context or Context()
+        self._answers: list[bool] = []
         self._url = client.get_queue_url(QueueName=queue)["QueueUrl"]
         self._arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}"
         self.events: list[Mapping[str, Any]] = []
@@ -50,6 +74,7 @@ class Mapped:
         event = {"Records": [self._record(each) for each in found]}
         self.events.append(event)
         done = self._done(event)
+        self._answers += [each["MessageId"] in done for each in found]
         gone = [each for each in found if each["MessageId"] in done]
         for start in range(0, len(gone), 10):
             entries = [
@@ -58,6 +83,11 @@ class Mapped:
             ]
             assert not self._client.delete_message_batch(QueueUrl=self._url, Entries=entries).get("Failed")
         return len(found)
+
+    def take_answers(self) -> list[bool]:
+        """Whether each message was done, of the turns since this was last asked."""
+        answers, self._answers = self._answers, []
+        return answers
 
     def left(self) -> tuple[int, int, int]:
         """Ready, in flight, delayed."""
@@ -69,7 +99,7 @@ class Mapped:
     def _poll(self, wait_s: int) -> list[Any]:
         answer = self._client.receive_message(
             QueueUrl=self._url,
-            MaxNumberOfMessages=10,
+            MaxNumberOfMessages=min(10, self._batch),
             WaitTimeSeconds=wait_s,
             MessageSystemAttributeNames=["All"],
             MessageAttributeNames=["All"],
@@ -94,7 +124,7 @@ class Mapped:
         """The ids that Lambda deletes, by the rules that its guide names."""
         known = {each["messageId"] for each in event["Records"]}
         try:
-            answer = self._function(event, Context())
+            answer = self._function(event, self._context)
         except Exception as error:  # noqa: BLE001 - whatever it is, Lambda keeps everything
             self.errors.append(error)
             return set()

@@ -159,7 +159,7 @@ ROWS: Mapping[str, Scenario] = {
     ),
     "R46": Scenario(
         "whoever sends dead letters back is killed, and another goes on",
-        "none lost; a kill repeats one batch at most; the rate is kept to a tenth; ids and attributes stay",
+        "none lost; a kill repeats one batch at most; the rate is not exceeded; ids and attributes stay",
     ),
     "R47": Scenario("bodies that are no payload", "no crash; dead with their bytes; good neighbours are done"),
     "R48": Scenario("cancelled at a random await of send, receive and ack", "none lost; none answered to another"),

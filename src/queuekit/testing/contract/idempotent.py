@@ -51,7 +51,7 @@ class Idempotent(Group):
         work.await_begun(1)
         work.await_true(lambda: len(script.calls("settle")) >= 1, "the ack that is lost")
         work.await_true(
-            lambda: len(script.calls("settle")) >= 2, "the ack of the redelivery", within_s=3 * harness.min_lease_s
+            lambda: len(script.calls("settle")) >= 2, "the ack of the redelivery", within_s=9 * harness.min_lease_s
         )
         assert work.stop() is ExitCode.DRAINED
         assert work.begun == [b"x"]

@@ -90,7 +90,8 @@ class Settle(Group):
             with pytest.raises(AlreadySettledError):
                 delivery.ack()
             _drain(queue, face, consumer)
-        per_handle = Counter(entry.handle for call in opener.script.calls("settle") for entry in call.batch)
+        # Answered ones only: a call that failed on the way is made again.
+        per_handle = Counter(entry.handle for call in opener.script.answered("settle") for entry in call.batch)
         assert set(per_handle.values()) == {1}, "each delivery was settled at the service once"
 
     def test_ACK_04_retry_redelivers(self, harness: Harness) -> None:

@@ -17,7 +17,7 @@ CANARY = "s3cr3t-canary"
 
 LEAKS = pytest.StashKey[list[str]]()
 TOLD = pytest.StashKey[set[str]]()
-_STEADY_ON_SQS = ("PRO", "DLQ", "BPF", "ENC", "URL", "ADM")
+_LONG_ON_SQS = frozenset({"LEA", "MOD", "BPF", "FLT"})  # half of the time that the contract takes there
 
 os.environ.pop("PYTEST_ADDOPTS", None)  # what runs pytest inside a test begins afresh
 
@@ -70,25 +70,6 @@ def _no_secret_in_logs_and_warnings(request: pytest.FixtureRequest) -> Iterator[
     root.removeHandler(handler)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not steady yet."""
-    out = [each for each in items if not _is_steady(each)]
-    if out:
-        config.hook.pytest_deselected(items=out)
-        items[:] = [each for each in items if each not in set(out)]
-
-
-def _is_steady(item: pytest.Item) -> bool:
-    """Whether a test's verdict depends on the code alone; the contract on SQS is not there yet.
-
-    Its servers keep time by whole seconds, and a busy host makes leases of a second or two end. The whole of it is
-    run by ``QUEUEKIT_SQS=whole``.
-    """
-    on_sqs = item.path.parent.name == "contract" and item.path.stem.startswith("test_sqs")
-    steady = item.name.startswith(tuple(f"test_{group}_" for group in _STEADY_ON_SQS))
-    return not on_sqs or steady or os.environ.get("QUEUEKIT_SQS") == "whole"
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """For ``--dist loadscope``, as in CI: what mostly waits for a server runs beside what calculates."""
@@ -98,14 +79,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Shares(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return _share_of(PurePosixPath(nodeid.partition("::")[0]))
+            path, _, test = nodeid.partition("::")
+            return _share_of(PurePosixPath(path), test)
 
     return Shares(config, log)
 
 
-def _share_of(path: PurePosixPath) -> str:
-    """What runs in one process: one file that waits, or one of three shares of all else."""
+def _share_of(path: PurePosixPath, test: str) -> str:
+    """What runs in one process: one file that waits or half of it, or one of three shares of all else."""
     _, folder, *rest = path.parts
+    if folder == "contract" and path.stem in {"test_sqs", "test_sqs_fifo"}:
+        long = test.partition("test_")[2][:3] in _LONG_ON_SQS
+        return f"{path.stem}, {'long' if long else 'short'}"
     if folder == "contract" and path.stem.startswith(("test_redis", "test_sqs")):
         return path.stem
     if folder == "integration" and rest[0] in {"aws_lambda", "redis", "sqs"}:

@@ -348,7 +348,8 @@ def test_a_dead_letter_and_what_is_redriven_from_it_have_no_delay_left(clock: Vi
     _received(consumer, clock).dead_letter("broken")
     _closed(consumer, clock)
     with qk.DeadLetters("memory://q", clock=clock) as letters:
-        stored: Any = next(letters._stored())
+        backend: Any = Opener(clock).open(QueueURL.parse("memory://q.dead"))
+        (stored,) = backend.peek(limit=2)
         assert not meta.OF_A_HOP & stored.metadata.keys()
         assert letters.redrive().moved
     consumer = qk.Consumer("memory://q", lease=_LEASE, _opener=opener)

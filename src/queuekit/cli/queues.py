@@ -154,7 +154,7 @@ def _opened(url: str) -> Iterator[Link]:
     try:
         yield link
     finally:
-        link.backend.close()
+        link.close()
         opener.close()
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import queuekit as qk
@@ -197,6 +197,7 @@ def test_not_before_in_the_past_is_now(make: Make) -> None:
     assert opener.script.calls("send")[0].batch[0].delay_s == 0.0
 
 
+@settings(deadline=None)  # a busy host
 @given(delay=st.timedeltas(timedelta(0), timedelta(days=365)))
 def test_a_delay_is_rounded_up_to_the_queues_step_and_no_further(delay: timedelta) -> None:
     opener = FaultyOpener(Opener(VirtualClock()))

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, TextIO
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from queuekit.testing import reset_memory
 
@@ -20,6 +21,10 @@ TOLD = pytest.StashKey[set[str]]()
 _LONG_ON_SQS = frozenset({"LEA", "MOD", "BPF", "FLT"})  # half of the time that the contract takes there
 
 os.environ.pop("PYTEST_ADDOPTS", None)  # what runs pytest inside a test begins afresh
+
+# How long an example takes says how busy the host is, and nothing else.
+settings.register_profile("queuekit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("queuekit")
 
 
 @pytest.fixture

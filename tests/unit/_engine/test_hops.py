@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit._engine import metadata as meta
@@ -95,7 +95,6 @@ def test_what_is_malformed_counts_as_absent(metadata: dict[str, str]) -> None:
     assert left_of(message, 0.0) is None
 
 
-@settings(deadline=None)
 @given(
     times=st.floats(0.0, 9.0),
     native=st.integers(1, 2000),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit._engine.held import Held, State
@@ -72,7 +72,6 @@ class Service:
                 self.keeper.extended(held, self.now + self.granted_s, self.now)
 
 
-@settings(deadline=None)
 @given(
     jobs=st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 500)), min_size=1, max_size=10),
     fails=st.integers(0, 3),
@@ -147,7 +146,6 @@ def test_a_service_that_caps_leases_is_asked_in_time(make_held: MakeHeld) -> Non
     assert len(service.extended) < 500 / 10 * 3
 
 
-@settings(deadline=None)
 @given(by_s=st.floats(1, 3600))
 def test_a_longer_lease_that_the_handler_asked_for_is_not_cut_short(make_held: MakeHeld, by_s: float) -> None:
     service = Service(make_held)

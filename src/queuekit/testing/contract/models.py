@@ -78,7 +78,7 @@ class Models(Group):
         """Any sizes, keys and pauses: every message is in exactly one batch, within the limits, its key in order."""
         limits = BatchLimits.of(harness.capabilities)
 
-        @settings(max_examples=100, deadline=None, database=None)
+        @settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
         @given(items=st.lists(_ITEMS, max_size=40), linger_s=st.sampled_from([0.0, 1.0]))
         def gathered(items: list[tuple[int, str | None, float]], linger_s: float) -> None:
             for within in (limits, dataclasses.replace(limits, count=min(limits.count, 3), size=10)):

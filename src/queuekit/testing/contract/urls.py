@@ -244,14 +244,14 @@ class Urls(Group):
     def test_URL_15_url_round_trip(self, harness: Harness) -> None:
         """Reading what was written gives the same URL, whatever stands in it."""
         pytest.importorskip("hypothesis")
-        from hypothesis import given, settings
+        from hypothesis import HealthCheck, given, settings
         from hypothesis import strategies as st
 
         text = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=20)
         own = QueueURL.parse(harness.url(harness.unique_name()))
         names = st.text("abcxyz_", min_size=1, max_size=8)
 
-        @settings(max_examples=60, database=None, deadline=None)
+        @settings(max_examples=60, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(user=text, password=text, path=text, options=st.dictionaries(names, text, max_size=3))
         def stable(user: str, password: str, path: str, options: dict[str, str]) -> None:
             url = own.replace(user=user, password=password, path="/" + path, options=options)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages as headers: everything comes back, and nothing else becomes an attribute."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit.backend import OutgoingMessage
@@ -15,7 +15,6 @@ def arrived(headers: dict[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(attributes=st.dictionaries(NAMES, TEXTS, max_size=3), metadata=st.dictionaries(NAMES, TEXTS, max_size=3))
 def test_attributes_and_metadata_come_back(attributes: dict[str, str], metadata: dict[str, str]) -> None:
     attributes = {name: attributes[name] for name in {each.lower(): each for each in attributes}.values()}

@@ -2,7 +2,7 @@
 """The documented formulas: waits between attempts, when they end, and the token bucket."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from queuekit.testing.emulators.cloud_tasks._backoff import RetryRule
@@ -25,7 +25,6 @@ def test_no_backoff_is_no_wait_however_often_it_failed() -> None:
     assert waits(RetryRule(-1, 0, 0, 3600, 1000), 200) == [0.0] * 200
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     shortest=st.floats(0.001, 1000), longest=st.floats(1000, 1e6), doublings=st.integers(0, 2000),
     attempts=st.integers(1, 10_000),

@@ -98,7 +98,7 @@ def _share_of(path: PurePosixPath, test: str) -> str:
         return f"{path.stem}, {'long' if long else 'short'}"
     if folder == "contract" and path.stem.startswith(("test_redis", "test_sqs")):
         return path.stem
-    if folder == "integration" and rest[0] in {"aws_lambda", "redis", "sqs"}:
+    if folder == "integration" and rest[0] in {"aws_lambda", "push", "redis", "sqs"}:
         return "servers"
     return {"faults": "faults", "integration": "code", "unit": "code"}.get(folder, "rules")
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -96,6 +96,7 @@ class Fronts(Registering):
         max_bodies: int = 32 * 2**20,
         max_requests: int = 1000,
         body_timeout: timedelta = timedelta(seconds=10),
+        queues: Sequence[str] | None = None,
     ) -> PushApplication:
         """An ASGI 3 application for messages that a service pushes over HTTP; run it by any server, or mount it.
 
@@ -112,6 +113,7 @@ class Fronts(Registering):
             max_bodies: Most bytes of all requests that are here at once; what is beyond is answered by 429.
             max_requests: Most requests at once, those that wait for a free handler included; as before.
             body_timeout: How long a body may take to arrive.
+            queues: Only these, as the handlers name them; None for all whose messages are pushed.
 
         Raises:
             UsageError: Something is out of range, or ``auth`` is missing.
@@ -137,6 +139,7 @@ class Fronts(Registering):
             max_bodies=whole_number("max_bodies", max_bodies, least=max_body),
             max_requests=whole_number("max_requests", max_requests, least=1),
             body_timeout_s=seconds("body_timeout", body_timeout, least=0.001),
+            queues=None if queues is None else frozenset(queues),
         )
         made: PushApplication = find_door("asgi")(self._doorway(), auth=auth, options=options)
         return made

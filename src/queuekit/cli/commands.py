@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -119,8 +119,34 @@ def worker(
     reload: Annotated[
         bool, typer.Option("--reload", help="Start anew when a Python file in this folder changes; to develop with.")
     ] = False,
+    host: Annotated[
+        str | None, typer.Option(help="Where messages are pushed: the address to listen on, 127.0.0.1 by default.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="As --host: the port, 8080 by default.")] = None,
+    audience: Annotated[
+        list[str] | None, typer.Option(help="Who may push: what tokens must be made for; may be repeated.")
+    ] = None,
+    service_account: Annotated[
+        list[str] | None, typer.Option(metavar="EMAIL", help="Who may push: on whose behalf; may be repeated.")
+    ] = None,
+    issuer: Annotated[str | None, typer.Option(metavar="URL", help="Who makes the tokens, if not Google.")] = None,
+    certs_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the issuer's keys are.")] = None,
+    deadline: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="DURATION", help="How long an answer is awaited, as in 60s."),
+    ] = None,
 ) -> int:
-    """Run the handlers of an app until SIGTERM or Ctrl-C, then drain."""
+    """Run the handlers of an app until SIGTERM or Ctrl-C, then drain; messages that are pushed are served by HTTP."""
+    given = {
+        "host": host,
+        "port": port,
+        "audience": audience,
+        "service_account": service_account,
+        "issuer": issuer,
+        "certs_url": certs_url,
+        "deadline": deadline,
+    }
+    serving = {name: value for name, value in given.items() if value not in (None, [])}
     if reload:
         from queuekit.cli.reload import run_with_reload
 
@@ -129,12 +155,13 @@ def worker(
                 *(target, "--processes", str(processes), "--log-level", log_level.value),
                 *(part for name in queue or () for part in ("--queue", name)),
                 *(("--drain", format_duration(drain)) if drain is not None else ()),
+                *_flags(serving),
             ],
             folder=Path.cwd(),
         )
     from queuekit.cli.worker import work
 
-    return work(target, processes=processes, queues=queue or (), drain=drain, log_level=log_level)
+    return work(target, processes=processes, queues=queue or (), drain=drain, log_level=log_level, serving=serving)
 
 
 @app.command()
@@ -344,6 +371,14 @@ def demo(
     from queuekit.cli.demo import demo as run_demo
 
     return run_demo(folder, as_json=as_json)
+
+
+def _flags(serving: Mapping[str, Any]) -> list[str]:
+    flags: list[str] = []
+    for name, value in serving.items():
+        for each in value if isinstance(value, list) else [value]:
+            flags += [f"--{name.replace('_', '-')}", format_duration(each) if name == "deadline" else str(each)]
+    return flags
 
 
 def _attributes(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

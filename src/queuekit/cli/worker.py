@@ -6,14 +6,16 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from queuekit import App, ExitCode, QueueNotFoundError, UsageError
 from queuekit.cli.choices import LogLevel
 from queuekit.cli.logs import set_up_logging
+from queuekit.cli.pushed import Serving, pushed_queues, serve_pushed
 from queuekit.cli.showing import say
 
 _FORM = "name the app as MODULE:ATTRIBUTE, as in shop.tasks:app"
@@ -27,8 +29,9 @@ def work(
     queues: Sequence[str] = (),
     drain: timedelta | None = None,
     log_level: LogLevel = LogLevel.INFO,
+    serving: Mapping[str, Any] = MappingProxyType({}),
 ) -> ExitCode:
-    """Run an app's worker until it is told to stop.
+    """Run an app's worker until it is told to stop; where messages are pushed, serve them.
 
     Args:
         target: ``MODULE:ATTRIBUTE``; the current folder is searched first.
@@ -36,15 +39,25 @@ def work(
         queues: Only these; empty for all.
         drain: Instead of the app's own.
         log_level: How much to tell.
+        serving: What was said of how to serve, by the names of `Serving`.
 
     Raises:
-        UsageError: There is no such app.
+        UsageError: There is no such app, or what was asked for does not fit its queues.
         QueueKitError: The worker could not be started.
     """
     app = load_app(target)
     set_up_logging(log_level)
     if drain is not None:
         app._drain_s = drain.total_seconds()  # noqa: SLF001 - the app's owner decides it; its operator may overrule
+    if app.handlers and pushed_queues(app, queues):
+        if processes:
+            msg = "--processes is for messages that are fetched; these are pushed: start several servers"
+            raise UsageError(msg)
+        return serve_pushed(app, queues, Serving(**serving))
+    if serving:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in serving)
+        msg = f"{named}: nothing pushes the messages of these queues, and a worker needs no address"
+        raise UsageError(msg)
     try:
         return app.run(processes=processes, queues=list(queues) or None)
     except QueueNotFoundError as error:

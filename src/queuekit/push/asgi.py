@@ -48,6 +48,7 @@ class EndpointOptions:
         max_bodies: Most bytes of all requests at once.
         max_requests: Most requests at once.
         body_timeout_s: How long a body may take to arrive.
+        queues: Only these, as handlers name them; None for all.
     """
 
     deadline_s: float | None
@@ -55,6 +56,7 @@ class EndpointOptions:
     max_bodies: int
     max_requests: int
     body_timeout_s: float
+    queues: frozenset[str] | None = None
 
 
 class PushEndpoint:
@@ -275,7 +277,10 @@ class PushEndpoint:
 
     def _look_up(self) -> None:
         self._known = [
-            each for each in self._doorway.queues() if each.url is None or each.url.scheme == pubsub.SCHEME
+            each
+            for each in self._doorway.queues()
+            if (each.url is None or each.url.scheme == pubsub.SCHEME)
+            and (self._options.queues is None or each.name in self._options.queues)
         ]
 
     def _queue(self, named: Named, url: QueueURL) -> PushedQueue:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves an endpoint by uvicorn, as `queuekit worker` does where messages are pushed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from queuekit._portable.app import App
+from queuekit._portable.fronts import PushApplication
+from queuekit._values.errors import BackendMissingError, UsageError
+
+_MOST_CONNECTIONS = 2000
+_KEEP_ALIVE_S = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(app: App, endpoint: PushApplication, *, host: str, port: int, drain_s: float) -> None:
+    """Serve an endpoint until SIGTERM, SIGINT or `App.stop`; then drain.
+
+    Args:
+        app: Whose endpoint it is.
+        endpoint: From `App.asgi`.
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        drain_s: How long what runs may go on when asked to stop.
+
+    Raises:
+        BackendMissingError: uvicorn is not installed.
+        UsageError: The address cannot be listened on, or a queue cannot be worked as it is.
+        QueueKitError: As `App.asgi` says of a start.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        msg = "serving what is pushed needs uvicorn, which is not installed; pip install 'queuekit[push]'"
+        raise BackendMissingError(msg) from error
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Nothing: its own way ends the process by the signal, and not with an exit code."""
+            yield
+
+    config = uvicorn.Config(
+        endpoint,
+        interface="asgi3",
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(drain_s),
+    )
+    with _listening(host, port) as listening:
+        asyncio.run(_run(app, endpoint, Server(config), listening))
+
+
+async def _run(app: App, endpoint: PushApplication, server: object, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        endpoint.drain()
+        # Whoever asks twice does not want to wait.
+        server.force_exit = bool(server.should_exit)  # type: ignore[attr-defined]
+        server.should_exit = True  # type: ignore[attr-defined]
+
+    app.when_stopped(_from_any_thread(loop, stop))
+    for each in _SIGNALS:
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # another thread, or another system
+            loop.add_signal_handler(each, stop)
+    async with endpoint.lifespan():
+        await server.serve(sockets=[listening])  # type: ignore[attr-defined]
+
+
+def _from_any_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:
+    def pass_on() -> None:
+        with suppress(RuntimeError):  # it is over already
+            loop.call_soon_threadsafe(call)
+
+    return pass_on
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        msg = f"cannot listen on {host}, port {port}: {error}; choose others by --host and --port"
+        raise UsageError(msg) from error

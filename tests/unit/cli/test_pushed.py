@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may push to ``queuekit worker``, and which queues it serves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+from queuekit.cli.pushed import Serving, pushed_queues
+from queuekit.cli.worker import work
+from queuekit.push import OIDC, NoAuth
+from queuekit.testing.faults import FaultyOpener
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_this_host_needs_no_token(host: str) -> None:
+    assert isinstance(Serving(host=host).auth(), NoAuth)
+
+
+def test_others_do() -> None:
+    known = {"audience": ["https://worker.example"], "service_account": ["a@example.com"]}
+    assert isinstance(Serving(host="0.0.0.0", **known).auth(), OIDC)
+    assert isinstance(Serving(**known, issuer="http://127.0.0.1:1", certs_url="http://127.0.0.1:1/c").auth(), OIDC)
+    with pytest.raises(qk.UsageError, match="say who may by --audience and --service-account"):
+        Serving(host="0.0.0.0").auth()
+    with pytest.raises(qk.UsageError, match="service_account"):
+        Serving(audience=["https://worker.example"]).auth()
+
+
+def app_of(*queues: str, **can: Any) -> qk.App:
+    app = qk.App("memory://")
+    app._opener = FaultyOpener(app._opener, **can)  # type: ignore[assignment]
+    for queue in queues:
+        app.handler(queue)(handle)
+    return app
+
+
+def handle(text: str) -> None:
+    """What never comes."""
+
+
+def test_a_queue_that_only_pushes_is_served() -> None:
+    assert not pushed_queues(app_of("a", "b"), ())
+    assert pushed_queues(app_of("a", "b", pushes="answered", receives=False), ())
+
+
+def test_queues_of_both_kinds_need_two_workers() -> None:
+    app = app_of("a", "pubsub://project/orders")
+    honest = app._opener.open
+
+    def open_(url: qk.QueueURL, keywords: Any = None) -> Any:
+        pushed = url.scheme == "pubsub"
+        opener = FaultyOpener(qk.App("memory://")._opener, pushes="answered", receives=False)
+        return opener.open(qk.QueueURL.parse("memory://b")) if pushed else honest(url, keywords)
+
+    app._opener.open = open_  # type: ignore[method-assign]
+    with pytest.raises(qk.UsageError, match="run two workers, each with its --queue"):
+        pushed_queues(app, ())
+    assert pushed_queues(app, ["pubsub://project/orders"])
+
+
+def test_an_address_is_refused_where_nothing_is_pushed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fetched_tasks.py").write_text(
+        "import queuekit as qk\napp = qk.App('memory://')\n@app.handler('q')\ndef handle(text: str) -> None: ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(qk.UsageError, match="--port: nothing pushes"):
+        work("fetched_tasks:app", serving={"port": 8080})

@@ -14,6 +14,9 @@ from queuekit.backend import (
     Capabilities,
     ErrorClass,
     ErrorCode,
+    Finding,
+    HttpAuth,
+    HttpRequest,
     IncomingMessage,
     Opening,
     OutgoingMessage,
@@ -22,9 +25,10 @@ from queuekit.backend import (
     SendOutcome,
     Settlement,
     SettleOutcome,
+    Wanted,
 )
-from queuekit.backends.pubsub import _errors, _managing, _messages, _probing
-from queuekit.backends.pubsub._clients import Calls, Clients, Pulls
+from queuekit.backends.pubsub import _diagnosing, _errors, _managing, _messages, _probing
+from queuekit.backends.pubsub._clients import SCOPE, Calls, Clients, Pulls
 from queuekit.backends.pubsub._errors import DamagedAnswerError
 from queuekit.backends.pubsub._options import FORMS, PubSubOptions, names_of, place_of
 from queuekit.backends.pubsub._settling import LONGEST_S, Handle, Plan
@@ -33,6 +37,7 @@ MOST_BYTES = 10_000_000
 """Of a request that publishes; a message alone is one too."""
 
 _BATCH = 1000
+_POLLS = 4
 _FRAMING = 4
 """Bytes around the topic's name in a request."""
 _GRACE_S = 1.05
@@ -111,6 +116,10 @@ class PubSubBackend:
             return replace(can, assumed=_probing.ASSUMED_ALONE)
         return _probing.with_readers(can, readers, self._names)
 
+    def diagnose(self, wanted: Wanted) -> Sequence[Finding]:
+        """See `Diagnosable.diagnose`."""
+        return _diagnosing.diagnose(self._call, self._names, wanted)
+
     def size(self, message: OutgoingMessage) -> int:
         """See `Backend.size`."""
         return self._writer.size(message)
@@ -141,8 +150,25 @@ class PubSubBackend:
         return [_messages.read(each, Handle(subscription, each.ack_id), until) for each in found]
 
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
-        """A message as the service pushes it, wrapped; nothing but the answer settles it. See `PushCodec`."""
+        """One message as the service pushes it, wrapped, or put into that form. See `PushCodec`.
+
+        Its handle settles nothing: what is pushed is settled by the answer to the request.
+        """
         return _messages.read_pushed(pushed, Handle(self._names.subscription, ""))
+
+    @property
+    def http_auth(self) -> HttpAuth:
+        """See `HttpPublishable.http_auth`."""
+        return HttpAuth("oauth", SCOPE) if self._place.secure else HttpAuth("none")
+
+    def as_http(self, message: OutgoingMessage) -> HttpRequest:
+        """The request that publishes a message by the service's REST interface. See `HttpPublishable.as_http`."""
+        scheme = "https" if self._place.secure else "http"
+        host = self._place.address.removesuffix(":443") if self._place.secure else self._place.address
+        body = _messages.as_json(message, self._writer.attributes(message))
+        return HttpRequest(
+            f"{scheme}://{host}/v1/{self._names.topic}:publish", body, {"Content-Type": "application/json"}
+        )
 
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Settle a batch in one request, or more where it is longer than one can be. See `Backend.settle`."""
@@ -295,7 +321,8 @@ class PubSubBackend:
         answer = self._call_with(getattr(getattr(made, client), method), operation, request, self._place.answer_s)
         if operation == "ListTopicSubscriptions":
             return list(answer)
-        return None if answer is None else type(answer).pb(answer)
+        wrapped = hasattr(type(answer), "pb")
+        return type(answer).pb(answer) if wrapped else answer
 
     def _call_with(self, method: Any, operation: str, request: Any, timeout_s: float) -> Any:
         self._calls.count(operation)
@@ -334,6 +361,7 @@ def _queue(topic: str, *, ordering: bool) -> Capabilities:
         ordering="per_key" if ordering else "none",
         fanout=True,
         long_poll=True,
+        max_polls=_POLLS,
         wait_at_least_s=1.0,
         admin=True,
         purge=True,

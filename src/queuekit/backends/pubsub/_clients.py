@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from queuekit.backends.pubsub._options import Place
 
-_SCOPE = "https://www.googleapis.com/auth/pubsub"
+SCOPE = "https://www.googleapis.com/auth/pubsub"
 _LEAST_RECONNECT_MS = 100
 _MOST_RECONNECT_MS = 2_000
 _METADATA_BYTES = 4 << 20
@@ -110,7 +110,7 @@ def _channel(place: Place, transport: Any) -> Any:
         return _grpc().insecure_channel(place.address, options=options)
     import google.auth
 
-    credentials, _ = google.auth.default(scopes=[_SCOPE])
+    credentials, _ = google.auth.default(scopes=[SCOPE])
     return transport.create_channel(place.address, credentials=credentials, options=options)
 
 

@@ -18,6 +18,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "CreateTopic": ("publisher", "create_topic"),
     "DeleteSubscription": ("subscriber", "delete_subscription"),
     "DeleteTopic": ("publisher", "delete_topic"),
+    "GetIamPolicy": ("publisher", "get_iam_policy"),
     "GetSubscription": ("subscriber", "get_subscription"),
     "GetTopic": ("publisher", "get_topic"),
     "ListTopicSubscriptions": ("publisher", "list_topic_subscriptions"),

@@ -90,6 +90,14 @@ class Writer:
         return f'{{"id":{name},"meta":{written}{beside}}}'
 
 
+def as_json(message: OutgoingMessage, attributes: Mapping[str, str]) -> bytes:
+    """A message in the form of the service's REST interface."""
+    written: dict[str, Any] = {"data": base64.b64encode(message.body).decode("ascii"), "attributes": attributes}
+    if message.ordering_key:
+        written["orderingKey"] = message.ordering_key
+    return _dump({"messages": [written]}).encode("ascii")
+
+
 def fits(name: str, text: str) -> bool:
     """Whether an attribute can be one of Pub/Sub's."""
     return not (

@@ -38,6 +38,7 @@ class Settings:
         backoff_s: The least wait before a message is delivered again; None without a retry policy.
         filter: Which messages are delivered at all; empty for all.
         detached: Whether it no longer gets messages.
+        transforms: Whether something changes messages, or drops them.
     """
 
     topic: str
@@ -52,6 +53,7 @@ class Settings:
     backoff_s: tuple[float, float] | None
     filter: str
     detached: bool
+    transforms: bool
 
 
 def settings_of(raw: Any) -> Settings:
@@ -70,6 +72,8 @@ def settings_of(raw: Any) -> Settings:
         backoff_s=_backoff(raw.retry_policy) if raw.HasField("retry_policy") else None,
         filter=raw.filter,
         detached=raw.detached,
+        # Older versions of Google's client do not know them.
+        transforms=bool(getattr(raw, "message_transforms", ())),
     )
 
 

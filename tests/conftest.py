@@ -96,9 +96,9 @@ def _share_of(path: PurePosixPath, test: str) -> str:
     if folder == "contract" and path.stem in {"test_sqs", "test_sqs_fifo"}:
         long = test.partition("test_")[2][:3] in _LONG_ON_SQS
         return f"{path.stem}, {'long' if long else 'short'}"
-    if folder == "contract" and path.stem.startswith(("test_redis", "test_sqs")):
+    if folder == "contract" and path.stem.startswith(("test_pubsub", "test_redis", "test_sqs")):
         return path.stem
-    if folder == "integration" and rest[0] in {"aws_lambda", "push", "redis", "sqs"}:
+    if folder == "integration" and rest[0] in {"aws_lambda", "pubsub", "push", "redis", "sqs"}:
         return "servers"
     return {"faults": "faults", "integration": "code", "unit": "code"}.get(folder, "rules")
 

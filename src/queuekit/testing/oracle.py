@@ -84,6 +84,7 @@ class Expectations:
     Attributes:
         tolerance_s: How far the clocks of those who wrote the history may be apart.
         unexplained: Whether a delivery may be repeated for no reason that the history shows.
+        after_ack: Whether a message may come again after its ack, and be finished again.
         overlap: Whether a message may have two holders at once.
         stale: Whether a holder may settle after the message went to another one. An ack that was answered after
             the lease's end is then no proof that the message was removed.
@@ -95,6 +96,7 @@ class Expectations:
 
     tolerance_s: float = 0.0
     unexplained: bool = False
+    after_ack: bool = False
     overlap: bool = False
     stale: bool = False
     early: bool = False
@@ -108,6 +110,7 @@ class Expectations:
         return cls(
             tolerance_s=tolerance_s,
             unexplained=can.redelivers_unasked,
+            after_ack=can.redelivers_unasked,
             overlap=can.fencing == "none" or can.redelivers_unasked,
             stale=can.fencing != "strict",
             order=can.ordering != "none",
@@ -243,7 +246,7 @@ def _judge_settlements(life: Life, expect: Expectations) -> Iterator[Problem]:
         for stale in life.stale():
             yield Problem("stale", life.message, stale.at, f"{stale.action} by a holder who had lost it")
     finishes = life.finishes(late=not expect.stale)
-    if finishes > max(1, sum(send.possible for send in life.sends)):
+    if not expect.after_ack and finishes > max(1, sum(send.possible for send in life.sends)):
         yield _problem("settled_twice", life, -1, f"finished {finishes} times")
 
 

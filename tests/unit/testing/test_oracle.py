@@ -367,7 +367,7 @@ def test_what_a_queue_does_not_promise_is_no_problem() -> None:
     )
     again = dataclasses.replace(weak, redelivers_unasked=True, fencing="lenient", lease="timed")
     assert Expectations.of(again) == Expectations(
-        unexplained=True, overlap=True, stale=True, order=False, one_per_key=False
+        unexplained=True, after_ack=True, overlap=True, stale=True, order=False, one_per_key=False
     )
     strong = dataclasses.replace(
         weak, fencing="strict", ordering="per_key", one_in_flight_per_key=True, lease="timed"

@@ -28,9 +28,10 @@ from queuekit.backend import (
     Wanted,
 )
 from queuekit.backends.pubsub import _diagnosing, _errors, _managing, _messages, _probing
-from queuekit.backends.pubsub._clients import SCOPE, Calls, Clients, Pulls
+from queuekit.backends.pubsub._clients import SCOPE, Calls, Clients, Made
 from queuekit.backends.pubsub._errors import DamagedAnswerError
 from queuekit.backends.pubsub._options import FORMS, PubSubOptions, names_of, place_of
+from queuekit.backends.pubsub._pulling import Pulls, answer_of
 from queuekit.backends.pubsub._settling import LONGEST_S, Handle, Plan
 
 MOST_BYTES = 10_000_000
@@ -52,6 +53,9 @@ def _unfit(detail: str, code: ErrorCode = ErrorCode.UNSUPPORTED) -> ErrorClass:
 
 _NO_DELAY = _unfit("Pub/Sub keeps no delay of a send; delay_via= names a queue that does")
 _NO_DEDUP = _unfit("Pub/Sub knows no dedup ids; the handler's idempotency= keeps what was done")
+_NOT_ORDERED = _unfit(
+    "the subscription is not ordered; create it with ordering=true, or send without an ordering key"
+)
 _NO_PRIORITY = _unfit("Pub/Sub has no priorities; ?lanes= makes them of several topics")
 _NO_ROOM = _unfit("the attributes of the message have no room on Pub/Sub", ErrorCode.TOO_LARGE)
 _REFUSED = _unfit(
@@ -76,11 +80,12 @@ class PubSubBackend:
         place = self._place
         self._clients = opening.clients.get(("pubsub", place), lambda: Clients(place), Clients.close)
         self._calls = Calls()
-        self._pulls = Pulls()
+        self._pulls = Pulls(opening.clock)
         self._writer = _messages.Writer()
         self._deadline_s = 0
+        self._ordered = self._options.ordering
         self._capabilities = replace(
-            _queue(self._names.topic, ordering=self._options.ordering),
+            _queue(self._names.topic, self._options),
             dead_letter_queue=self._url_of(self._names.dead_topic) if self._options.dead_letter else "",
         )
 
@@ -106,7 +111,7 @@ class PubSubBackend:
                 raise
             return replace(self._capabilities, assumed=_probing.ASSUMED)
         _probing.check_topic(settings, self._names)
-        self._deadline_s = settings.ack_deadline_s
+        self._deadline_s, self._ordered = settings.ack_deadline_s, settings.ordering
         can = _probing.refined(self._capabilities, settings, self._url_of)
         try:
             readers = self._call("ListTopicSubscriptions", {"topic": self._names.topic})
@@ -137,16 +142,21 @@ class PubSubBackend:
 
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
         """Pull up to a thousand messages, and lease them for whole seconds, rounded up. See `Backend.receive`."""
-        made = self._clients.get()
+        made, subscription = self._clients.get(), self._names.subscription
         asked_at = self._clock.monotonic()
         self._calls.count("Pull")
         most = min(max_messages, _BATCH)
-        answer = self._pulls.run(made.pull(self._names.subscription, most, wait_s + _GRACE_S))
-        found = () if answer is None else made.types.PullResponse.pb(answer).received_messages
+        begin = made.pull(subscription, most, min(wait_s, self._options.poll.total_seconds()) + _GRACE_S)
+        call, fresh = self._pulls.run(most, begin, lambda ended: self._give_back(made, ended))
+        if call is None:
+            return ()
+        answer = answer_of(call)
+        if answer is None:
+            self._ask_back(made)
+        found = made.messages(answer)
         if not found:
             return ()
-        until = self._lease([each.ack_id for each in found], math.ceil(lease_s), asked_at)
-        subscription = self._names.subscription
+        until = self._lease([each.ack_id for each in found], math.ceil(lease_s), asked_at, fresh=fresh)
         return [_messages.read(each, Handle(subscription, each.ack_id), until) for each in found]
 
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
@@ -237,6 +247,27 @@ class PubSubBackend:
         """Nothing: only Google's Monitoring counts messages. See `Admin.stats`."""
         return QueueStats()
 
+    def _give_back(self, made: Made, ended: Any) -> None:
+        """Nobody waits for what a pull brought any more."""
+        ack_ids = [each.ack_id for each in made.messages(answer_of(ended))]
+        if ack_ids:
+            self._calls.count("ModifyAckDeadline")
+            made.give_back(self._names.subscription, ack_ids, self._place.answer_s)
+
+    def _ask_back(self, made: Made) -> None:
+        """After a pull without an answer, ask for one: a service with no messages gives it, and a dead line does not.
+
+        Raises:
+            Exception: Google's own, where there was none.
+        """
+        nothing = made.types.AcknowledgeRequest(subscription=self._names.subscription)
+        try:
+            self._call_with(made.subscriber.acknowledge, "Acknowledge", nothing, self._place.answer_s)
+        except Exception as error:
+            if _errors.classify(error).retryable:
+                self._clients.renew(made)
+                raise
+
     def _publish(self, made: Any, request: Any, timeout_s: float) -> Sequence[str | ErrorClass]:
         """The service's ids of a request's messages, or why it refused them: it takes all, or none.
 
@@ -274,11 +305,20 @@ class PubSubBackend:
             return _NO_PRIORITY
         if message.dedup_id is not None:
             return _NO_DEDUP
+        if message.ordering_key is not None and not self._ordered:
+            return _NOT_ORDERED
         return _messages.unfit(message)
 
-    def _lease(self, ack_ids: list[str], seconds: int, asked_at: float) -> float:
-        """Make leases as long as they were asked for; returns when they end."""
-        if seconds == self._deadline_s:
+    def _lease(self, ack_ids: list[str], seconds: int, asked_at: float, *, fresh: bool) -> float:
+        """Make leases as long as they were asked for; returns when they end.
+
+        Args:
+            ack_ids: Of the leases.
+            seconds: How long they are to be.
+            asked_at: Before they began, where the pull is ``fresh``; another one's may have brought them before.
+            fresh: Whether it is.
+        """
+        if fresh and seconds == self._deadline_s:
             return asked_at + seconds
         changed_at = self._clock.monotonic()
         try:
@@ -333,7 +373,8 @@ def _outcome(message_id: str, told: str | ErrorClass) -> SendOutcome:
     return Accepted(message_id, told) if isinstance(told, str) else Rejected(told, message_id)
 
 
-def _queue(topic: str, *, ordering: bool) -> Capabilities:
+def _queue(topic: str, options: PubSubOptions) -> Capabilities:
+    """What the URL tells: the subscription is taken for one that `create` made with the same options."""
     most = MOST_BYTES - len(topic) - _FRAMING
     return Capabilities(
         queues="declared",
@@ -350,15 +391,16 @@ def _queue(topic: str, *, ordering: bool) -> Capabilities:
         min_lease_s=1.0,
         max_lease_s=float(LONGEST_S),
         extend="absolute",
-        fencing="lenient",
+        fencing="strict" if options.exactly_once else "lenient",
         late_ack_safe=True,
-        ack_confirmed=False,
+        ack_confirmed=options.exactly_once,
+        attempts="approximate" if _managing.deliveries_of(options) else "none",
         release_counts=True,
-        redelivers_unasked=True,
+        redelivers_unasked=not options.exactly_once,
         max_retry_delay_s=float(LONGEST_S),
         min_retry_delay_s=1.0,
         retry_delay_resolution_s=1.0,
-        ordering="per_key" if ordering else "none",
+        ordering="per_key" if options.ordering else "none",
         fanout=True,
         long_poll=True,
         max_polls=_POLLS,

@@ -36,10 +36,27 @@ class Made(NamedTuple):
     types: Any
 
     def pull(self, subscription: str, most: int, timeout_s: float) -> Callable[[], Any]:
-        """What begins a pull, and returns a call that can be cancelled; the client's own method cannot be."""
+        """What begins a pull and does not wait for it, which the client's own method does."""
         request = self.types.PullRequest(subscription=subscription, max_messages=most)
-        routing = ("x-goog-request-params", f"subscription={quote(subscription, safe='')}")
-        return lambda: self.subscriber.transport.pull.future(request, timeout=timeout_s, metadata=(routing,))
+        stub, routing = self.subscriber.transport.pull, _routing(subscription)
+        return lambda: stub.future(request, timeout=timeout_s, metadata=routing)
+
+    def give_back(self, subscription: str, ack_ids: Sequence[str], timeout_s: float) -> None:
+        """End leases now, without waiting for the answer."""
+        request = self.types.ModifyAckDeadlineRequest(
+            subscription=subscription, ack_ids=ack_ids, ack_deadline_seconds=0
+        )
+        stub = self.subscriber.transport.modify_ack_deadline
+        stub.future(request, timeout=timeout_s, metadata=_routing(subscription))
+
+    def messages(self, answer: Any) -> Sequence[Any]:
+        """What a pull brought, without the wrappers of Google's client."""
+        found: Sequence[Any] = () if answer is None else self.types.PullResponse.pb(answer).received_messages
+        return found
+
+
+def _routing(subscription: str) -> Sequence[tuple[str, str]]:
+    return (("x-goog-request-params", f"subscription={quote(subscription, safe='')}"),)
 
 
 class Clients:
@@ -59,6 +76,7 @@ class Clients:
         self._place = place
         self._lock = threading.Lock()
         self._made: Made | None = None
+        self._left: list[Made] = []
         self._pid = 0
 
     def get(self) -> Made:
@@ -72,17 +90,26 @@ class Clients:
             with self._lock:
                 made = self._made
                 if made is None or self._pid != os.getpid():
+                    if self._pid != os.getpid():
+                        self._left, self._pid = [], os.getpid()
                     made = self._made = _make(self._place)
-                    self._pid = os.getpid()
         return made
+
+    def renew(self, silent: Made) -> None:
+        """Nothing comes back by these any more: the next call makes others. What is under way by them goes on."""
+        with self._lock:
+            if self._made is silent:
+                self._left.append(silent)
+                self._made = None
 
     def close(self) -> None:
         """Close the channel. Idempotent."""
         with self._lock:
-            made, self._made = self._made, None
+            made = [*self._left, *([] if self._made is None else [self._made])]
+            self._made, self._left = None, []
             ours = self._pid == os.getpid()
-        if made is not None and ours:
-            made.channel.close()
+        for each in made if ours else ():
+            each.channel.close()
 
 
 def _make(place: Place) -> Made:
@@ -118,13 +145,6 @@ def _grpc() -> Any:
     return importlib.import_module("grpc")  # it has no types, nor has what it is given
 
 
-def _as_call_error(error: Exception) -> Exception:
-    """An exception of gRPC as Google's clients raise it."""
-    exceptions: Any = importlib.import_module("google.api_core.exceptions")
-    made: Exception = exceptions.from_grpc_error(error)
-    return made
-
-
 def _channel_options(place: Place) -> Sequence[tuple[str, int]]:
     return [
         ("grpc.max_send_message_length", -1),
@@ -137,8 +157,9 @@ def _channel_options(place: Place) -> Sequence[tuple[str, int]]:
         ("grpc.initial_reconnect_backoff_ms", _LEAST_RECONNECT_MS),
         ("grpc.min_reconnect_backoff_ms", max(_LEAST_RECONNECT_MS, int(place.connect_s * 1000))),
         ("grpc.max_reconnect_backoff_ms", _MOST_RECONNECT_MS),
+        # As Google's own clients; a service takes more of it for an attack.
         ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", max(1, int(place.answer_s * 1000))),
+        ("grpc.keepalive_timeout_ms", max(1000, int(place.answer_s * 1000))),
     ]
 
 
@@ -162,61 +183,3 @@ class Calls:
         """Operation to count, for those that were called."""
         with self._lock:
             return dict(self._counts)
-
-
-class Pulls:
-    """Pulls that wait, and can be cancelled from another thread.
-
-    Concurrency:
-        Safe from any thread, and after a fork.
-    """
-
-    def __init__(self) -> None:
-        self._pid = 0
-        self._fresh()
-
-    def _fresh(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: set[Any] = set()
-        self._closed = False
-
-    def run(self, start: Callable[[], Any]) -> Any:
-        """The answer to a call that ``start`` begins; None where its time was over, or somebody cancelled it.
-
-        Raises:
-            _as_call_error: The call's own, as Google's clients raise it.
-        """
-        grpc = _grpc()
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._fresh()
-        with self._lock:
-            if self._closed:
-                return None
-            call = start()
-            self._waiting.add(call)
-        try:
-            return call.result()
-        except grpc.FutureCancelledError:
-            return None
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return None
-            raise _as_call_error(error) from error
-        finally:
-            with self._lock:
-                self._waiting.discard(call)
-
-    def interrupt(self) -> None:
-        """Cancel every call that waits now; what one has been answered by then is returned by it."""
-        with self._lock:
-            waiting = list(self._waiting)
-        if self._pid == os.getpid():
-            for call in waiting:
-                call.cancel()
-
-    def close(self) -> None:
-        """Cancel every call, and begin no more."""
-        with self._lock:
-            self._closed = True
-        self.interrupt()

@@ -44,7 +44,8 @@ def create(call: Call, names: Names, options: PubSubOptions) -> None:
         DifferentSettingsError: The subscription exists, with other settings.
     """
     _unless_there(call, "CreateTopic", {"name": names.dead_topic})
-    _unless_there(call, "CreateSubscription", _plain(names.dead_subscription, names.dead_topic, options))
+    dead = _plain(names.dead_subscription, names.dead_topic, options)
+    _unless_there(call, "CreateSubscription", dead | {"enable_message_ordering": options.ordering})
     _unless_there(call, "CreateTopic", {"name": names.topic})
     if not _unless_there(call, "CreateSubscription", _wanted(names, options)):
         have = settings_of(call("GetSubscription", {"subscription": names.subscription}))

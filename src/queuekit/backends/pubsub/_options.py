@@ -37,6 +37,7 @@ class PubSubOptions:
         endpoint: Where the service is: ``https://europe-west1-pubsub.googleapis.com`` for one region, as messages
             with an ordering key need it, or ``localhost:8085`` for an emulator; empty for Google's global address,
             or what ``PUBSUB_EMULATOR_HOST`` says.
+        poll: The longest wait of one pull. A stop does not wait for it; a dead connection is noticed after it.
         answer_timeout: The longest that the service may take to answer, beside what it was asked to wait.
         ordering: For ``create``: hand out the messages of an ordering key in their order. It cannot be changed
             later. Where a producer may not look at the subscription, this says that it takes ordering keys.
@@ -55,6 +56,9 @@ class PubSubOptions:
 
     subscription: str = ""
     endpoint: str = ""
+    poll: timedelta = field(
+        default=timedelta(seconds=20), metadata={"range": Range(timedelta(seconds=1), timedelta(seconds=60))}
+    )
     answer_timeout: timedelta = field(
         default=timedelta(seconds=10), metadata={"range": Range(timedelta(seconds=0.1), timedelta(minutes=5))}
     )

@@ -58,7 +58,8 @@ def test_the_size_is_what_the_message_adds_to_a_request(
 ) -> None:
     message = OutgoingMessage("id-1", body, attributes, metadata, ordering_key=key)
     alone, two = (
-        PublishRequest.pb(PublishRequest(topic="t", messages=[written(message)] * count)).ByteSize() for count in (1, 2)
+        PublishRequest.pb(PublishRequest(topic="t", messages=[written(message)] * count)).ByteSize()
+        for count in (1, 2)
     )
     assert Writer().size(message) == two - alone
 
@@ -107,7 +108,14 @@ def test_attributes_beyond_the_services_rules_are_refused_by_name(attributes: di
 
 @pytest.mark.parametrize("name", ["first", "base", "redriven", "dead-reason"])
 def test_a_copy_of_a_received_message_carries_what_has_no_native_place(name: str) -> None:
-    attributes = {"googclient_x": "v", "long": "v" * 3000, "n" * 300: "", "qk": "theirs", "qk-1": "theirs", "plain": "1"}
+    attributes = {
+        "googclient_x": "v",
+        "long": "v" * 3000,
+        "n" * 300: "",
+        "qk": "theirs",
+        "qk-1": "theirs",
+        "plain": "1",
+    }
     copy = OutgoingMessage("id-1", b"", attributes, {name: "1"})
     assert unfit(copy) is None
     assert {each for each in Writer().attributes(copy) if not each.startswith("qk")} == {"plain"}
@@ -122,7 +130,8 @@ def test_an_ordering_key_has_bytes_and_not_too_many(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "packed", ["", "{", "[]", '"qk"', "{}", '{"id":7}', '{"id":""}', '{"id":"has space"}', '{"id":"' + "x" * 129 + '"}']
+    "packed",
+    ["", "{", "[]", '"qk"', "{}", '{"id":7}', '{"id":""}', '{"id":"has space"}', '{"id":"' + "x" * 129 + '"}'],
 )
 def test_an_attribute_that_only_looks_like_ours_is_the_senders(packed: str) -> None:
     raw = ReceivedMessage(ack_id="ack", message=PubsubMessage(data=b"x", message_id="17", attributes={"qk": packed}))
@@ -145,7 +154,12 @@ def pushed(message: OutgoingMessage, **beside: Any) -> dict[str, Any]:
 def test_a_pushed_message_is_read_as_a_pulled_one() -> None:
     sent = OutgoingMessage("id-1", b"\x00\xff", {"color": "red"}, {"v": "1"}, ordering_key="k")
     got = read_pushed(pushed(sent, deliveryAttempt=5), "handle")
-    assert (got.message_id, got.body, got.attributes, got.metadata) == ("id-1", b"\x00\xff", {"color": "red"}, {"v": "1"})
+    assert (got.message_id, got.body, got.attributes, got.metadata) == (
+        "id-1",
+        b"\x00\xff",
+        {"color": "red"},
+        {"v": "1"},
+    )
     assert (got.attempt, got.ordering_key, got.lease_until) == (5, "k", None)
     assert got.enqueued_at == pytest.approx(1795255200.123456)
 

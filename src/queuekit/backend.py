@@ -173,6 +173,8 @@ class IncomingMessage(NamedTuple):
         received_at: When the service made this delivery, by the clock of ``enqueued_at``; None for this host's.
         died_on: URL of the queue from which the service itself moved it here, as a dead letter; None where it did
             not, or does not say.
+        entry_id: The service's own id for this message, equal in all its deliveries, where ``enqueued_at`` does not
+            tell it from another one with the same ``message_id``; None where it does.
     """
 
     handle: Handle
@@ -187,6 +189,7 @@ class IncomingMessage(NamedTuple):
     priority: int = 0
     received_at: float | None = None
     died_on: str | None = None
+    entry_id: str | None = None
 
 
 class StoredMessage(NamedTuple):

@@ -91,6 +91,18 @@ class Bridge:
         again_s = min(possible_retry_s(min(left.seconds, _COPY_AGAIN_S), self._can), longest)
         return Onward(again_s, onward(copy, left, self._can), left.seconds)
 
+    def release(self, message: IncomingMessage, delay_s: float, now: float) -> OutgoingMessage | None:
+        """The copy of a message that was not tried, where each RETRY is one; None where it is given back in place.
+
+        It carries the attempts before this delivery, which the service counts otherwise. It has no dedup id: the
+        next delivery may be given back again, and counts as much as this one.
+        """
+        if not (self._can.retries_by_copy and self.takes_copy(message.ordering_key)):
+            return None
+        base = meta.read(message.metadata).base + max(0, (message.attempt or 1) - 1)
+        copy = delayed(_without_hop(copy_of(message, "release", base=base)), delay_s, self._can, now)
+        return copy._replace(dedup_id=None) if self._fits(copy) else None
+
     def retry(
         self, message: IncomingMessage, delay_s: float, now: float, *, holdable_s: float, kept_s: float = 0.0
     ) -> RetryPlan:
@@ -105,7 +117,8 @@ class Bridge:
         """
         can, longest = self._can, self._longest_retry_s(kept_s)
         in_place_s = possible_retry_s(delay_s, can)
-        if in_place_s <= longest and not self.counts:
+        by_copy = can.retries_by_copy and self.takes_copy(message.ordering_key)
+        if in_place_s <= longest and not (self.counts or by_copy):
             return RetryPlan(in_place_s)
         in_place_s = min(in_place_s, longest)
         if self.takes_copy(message.ordering_key) and (
@@ -138,5 +151,8 @@ class Bridge:
 def _failed(message: IncomingMessage) -> OutgoingMessage:
     """A copy that carries the attempt which just failed."""
     base = meta.read(message.metadata).base + (message.attempt or 0)
-    copy = copy_of(message, "retry", base=base)
+    return _without_hop(copy_of(message, "retry", base=base))
+
+
+def _without_hop(copy: OutgoingMessage) -> OutgoingMessage:
     return copy._replace(metadata={name: text for name, text in copy.metadata.items() if name not in meta.OF_A_HOP})

@@ -88,7 +88,10 @@ def step_id(message: IncomingMessage, purpose: str) -> str:
     """
     known = meta.read(message.metadata)
     attempts = known.base + (0 if purpose in _NO_ATTEMPTS else message.attempt or 0)
-    step = (message.message_id, purpose, attempts, hop_number(message.metadata), known.redriven, message.enqueued_at)
+    step: tuple[object, ...] = (
+        *(message.message_id, purpose, attempts, hop_number(message.metadata), known.redriven, message.enqueued_at),
+        *(() if message.entry_id is None else (message.entry_id,)),
+    )
     return "qk-" + hashlib.sha256(repr(step).encode() + message.body).hexdigest()[:40]
 
 

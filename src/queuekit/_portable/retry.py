@@ -208,9 +208,10 @@ class Judge:
         if isinstance(error, Retry):
             return self._again(error, attempt, error.delay_s)
         if isinstance(error, NotNow):
-            # Nothing was tried, so there is no copy: what waits, waits in place.
+            # Nothing was tried, so there is no copy: what waits, waits in place, where anything does.
             can = self._can
-            return Verdict(Action.RELEASE, min(possible_retry_s(error.delay_s, can), can.max_retry_delay_s))
+            longest_s = can.longest_retry_s if can.retries_by_copy else can.max_retry_delay_s
+            return Verdict(Action.RELEASE, min(possible_retry_s(error.delay_s, can), longest_s))
         policy = self._policy
         if isinstance(error, policy.dead_letter_on) or not isinstance(error, policy.retry_on):
             return Verdict(Action.DEAD, cause=Cause(f"not to be retried: {type(error).__qualname__}", error))

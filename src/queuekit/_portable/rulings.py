@@ -112,7 +112,9 @@ class Rulings:
         if verdict.action is Action.ACK:
             return Ruling(DONE)
         if verdict.action is Action.RELEASE:
-            return Ruling(Outcome(Action.RELEASE, verdict.delay_s))
+            copy = self.bridge.release(message, verdict.delay_s, self.now())
+            copying = None if copy is None else Copying(copy, self.copies, "copy.failed")
+            return Ruling(Outcome(Action.RELEASE, verdict.delay_s), copying)
         cause = verdict.cause or Cause("failed")
         if verdict.action is Action.RETRY:
             return self._retried(message, verdict, cause, holdable_s)

@@ -71,6 +71,8 @@ class Capabilities:
         max_retry_delay_s: Longest delay of a RETRY that the service itself keeps.
         min_retry_delay_s: Shortest delay of a RETRY other than 0.
         retry_delay_resolution_s: Smallest step of a RETRY's delay.
+        retries_by_copy: Whether each RETRY is a copy that is due when it should be, because the service itself keeps
+            no wait that was asked for.
         ordering: ``per_key``, ``global`` or ``none``.
         one_in_flight_per_key: Whether the service hands out no message of an ordering key while another of it is
             leased. Where it does, the engine works on them one at a time.
@@ -141,6 +143,7 @@ class Capabilities:
     max_retry_delay_s: float = 0.0
     min_retry_delay_s: float = 0.0
     retry_delay_resolution_s: float = 0.001
+    retries_by_copy: bool = False
     ordering: Literal["none", "per_key", "global"] = "none"
     one_in_flight_per_key: bool = False
     ordering_key_required: bool = False
@@ -200,7 +203,8 @@ class Capabilities:
     @property
     def longest_retry_s(self) -> float:
         """Longest wait of a policy before a retry of a message without an ordering key, kept without its lease."""
-        by_copy = self.counted_attempts is Support.BRIDGED and self.max_delay_s > 0
+        each_copied = self.retries_by_copy and self.own_copies
+        by_copy = (self.counted_attempts is Support.BRIDGED or each_copied) and self.max_delay_s > 0
         longest_s = self.max_delay_s if by_copy else self.max_retry_delay_s
         return max(longest_s, self.via_delay_s) if self.own_copies and self.unordered_copies else longest_s
 

@@ -307,7 +307,8 @@ class MemoryQueue:
             message_id, body, attributes, metadata, _, key, _, priority = entry.message
             at = entry.enqueued_at
             fields = (
-                handle, message_id, body, attributes, metadata, attempt, at, lease_until, key, priority, None, None,
+                handle, message_id, body, attributes, metadata, attempt, at, lease_until, key, priority,
+                None, None, None,
             )  # fmt: skip
             taken.append(new(make, fields))  # at half of a named tuple's own cost
             handle += 1

@@ -17,6 +17,7 @@ from queuekit._portable.rulings import LEFT, Outcome
 from queuekit._values.errors import ProviderError, QueueKitError, ThrottledError, UnavailableError, UsageError
 from queuekit._values.url import QueueURL
 from queuekit.backend import Action
+from queuekit.push import _cloud_tasks_request as cloud_tasks
 from queuekit.push import _pubsub_request as pubsub
 from queuekit.push._pushed_queue import Parcel, PushedQueue
 from queuekit.push._requests import (
@@ -35,6 +36,7 @@ from queuekit.push._room import Refusals, Room
 
 _LARGE: Final = 256 * 1024
 """What is longer than that is parsed on a thread."""
+_SCHEMES: Final = frozenset({cloud_tasks.SCHEME, pubsub.SCHEME})
 _CLOSE_S: Final = 2.0
 
 
@@ -191,17 +193,16 @@ class PushEndpoint:
         await self._admit(request.caller)
         if self._doorway.stopping:
             raise Refusal(503, "the server is stopping", retry_after_s=1)
-        options, unwrapped = self._options, pubsub.is_unwrapped(request)
-        check_form(request, most=options.max_body, json=not unwrapped)
+        options, is_task = self._options, cloud_tasks.is_task(request)
+        unwrapped = not is_task and pubsub.is_unwrapped(request)
+        check_form(request, most=options.max_body, json=not (unwrapped or is_task))
         guest = self._room.enter()
         try:
             body = await read_body(receive, most=options.max_body, within_s=options.body_timeout_s, grow=guest.grow)
-            if unwrapped:
-                pushed = pubsub.read_unwrapped(request, body)
-            elif len(body) < _LARGE:
-                pushed = pubsub.read_wrapped(body)
-            else:
-                pushed = await asyncio.to_thread(pubsub.read_wrapped, body)
+            if is_task:
+                parcel = Parcel({"headers": request.headers, "body": body}, body, None, arrived_at)
+                return await self._passed(self._route_task(request), parcel)
+            pushed = await _read_pushed(request, body, unwrapped=unwrapped)
             queue = self._route(pushed, request.path)
             return await self._passed(queue, Parcel(pushed.message, body, pushed.problem, arrived_at))
         finally:
@@ -268,8 +269,24 @@ class PushEndpoint:
             raise Refusal(400, "the body is no message of Pub/Sub")
         return self._queue(named, pushed.source.url)
 
+    def _route_task(self, request: Request) -> PushedQueue:
+        """The queue that a task belongs to.
+
+        Raises:
+            Refusal: No handler works it, or it is not to be made out.
+        """
+        source = cloud_tasks.queue_behind(request)
+        named = source.among(self._known, request.path)
+        if named is None:
+            self._look_up()  # as above
+            named = source.among(self._known, request.path)
+        if named is None or named.url is None:
+            raise Refusal(404, "no handler works this queue")
+        return self._queue(named, named.url)
+
     def _match(self, pushed: pubsub.Pushed, path: str) -> Named | None:
-        found = [each for each in self._known if not path or path in {each.name, pubsub.subscription_name(each)}]
+        known = [each for each in self._known if each.url is None or each.url.scheme == pubsub.SCHEME]
+        found = [each for each in known if not path or path in {each.name, pubsub.subscription_name(each)}]
         if pushed.source is None:
             # What is no message can be kept where it can only have been meant for one queue.
             return found[0] if len(found) == 1 else None
@@ -279,7 +296,7 @@ class PushEndpoint:
         self._known = [
             each
             for each in self._doorway.queues()
-            if (each.url is None or each.url.scheme == pubsub.SCHEME)
+            if (each.url is None or each.url.scheme in _SCHEMES)
             and (self._options.queues is None or each.name in self._options.queues)
         ]
 
@@ -287,3 +304,12 @@ class PushEndpoint:
         if url not in self._queues:
             self._queues[url] = PushedQueue(self._doorway, self._loop, named, url)
         return self._queues[url]
+
+
+async def _read_pushed(request: Request, body: bytes, *, unwrapped: bool) -> pubsub.Pushed:
+    """What a request of Pub/Sub holds; a long one is read on a thread."""
+    if unwrapped:
+        return pubsub.read_unwrapped(request, body)
+    if len(body) < _LARGE:
+        return pubsub.read_wrapped(body)
+    return await asyncio.to_thread(pubsub.read_wrapped, body)

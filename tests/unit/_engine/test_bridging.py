@@ -167,3 +167,37 @@ def test_a_copy_that_is_too_large_for_the_other_queue_is_made_when_its_time_has_
     plan = Bridge(can, lambda copy: copy.delay_s == 0).retry(_message(attempt=1), 30.0, 50.0, holdable_s=60.0)
     assert plan.copy is not None
     assert (plan.copy.delay_s, plan.hold_s, plan.shortened) == (0.0, 30.0, False)
+
+
+_BY_COPY: dict[str, Any] = {"retries_by_copy": True, "max_retry_delay_s": 0.0, "max_delay_s": 900.0}
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 5.0, 900.0])
+def test_where_the_service_keeps_no_wait_each_retry_is_a_copy_that_is_due_then(delay_s: float) -> None:
+    plan = _retry(delay_s, **_BY_COPY)
+    assert (plan.delay_s, plan.hold_s, plan.shortened) == (0.0, 0.0, False)
+    assert (plan.copy.delay_s, plan.copy.metadata[meta.BASE]) == (delay_s, "5")
+
+
+def test_where_others_read_too_what_would_be_a_copy_is_retried_in_place() -> None:
+    assert _retry(0.0, foreign=True, **_BY_COPY).copy is None
+
+
+def test_what_was_not_tried_goes_on_by_a_copy_that_carries_no_attempt_of_its_own() -> None:
+    copy = Bridge(replace(CAN, **_BY_COPY)).release(_message(), 7.0, 50.0)
+    assert copy is not None
+    # Two attempts were carried, and the service has made two deliveries before this one.
+    assert (copy.delay_s, copy.metadata[meta.BASE], copy.message_id) == (7.0, "4", "m")
+    assert copy.dedup_id is None, "the next one would be taken for this one"
+
+
+@pytest.mark.parametrize("change", [{"retries_by_copy": False}, {"foreign": True}, {"copies": "fanout"}], ids=str)
+def test_elsewhere_it_is_given_back_in_place(change: dict[str, Any]) -> None:
+    assert Bridge(replace(CAN, **_BY_COPY | change)).release(_message(), 0.0, 50.0) is None
+
+
+def test_the_copies_of_two_messages_with_one_id_are_told_apart_by_the_services_own_id() -> None:
+    first, again, other = (
+        _retry(0.0, message=_message(entry_id=each), **_BY_COPY).copy.dedup_id for each in ("t-1", "t-1", "t-2")
+    )
+    assert first == again != other

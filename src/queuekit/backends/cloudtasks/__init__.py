@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Google Cloud Tasks backend, by Google's generated client. It sends, and does not yet take what is pushed."""
+"""The Google Cloud Tasks backend, by Google's generated client. It sends; what the service pushes is read."""
 
 from importlib.util import find_spec
 

@@ -17,6 +17,7 @@ from queuekit.backend import (
     Finding,
     HttpAuth,
     HttpRequest,
+    IncomingMessage,
     Opening,
     OutgoingMessage,
     QueueStats,
@@ -56,6 +57,9 @@ _NO_ACCOUNT = _unfit("the request needs a token, and the queue's URL has no ?ser
 _PLAIN = _unfit("the request goes by http, which only an emulator on this host makes; give the URL an ?endpoint=")
 
 
+_PUSHED = Unsupported("what Cloud Tasks pushes is settled by the answer to its request, and by nothing else")
+
+
 class PushOnlyError(Exception):
     """Messages cannot be pulled."""
 
@@ -76,7 +80,7 @@ class CloudTasksBackend:
         self._clients = opening.clients.get(("cloudtasks", place), lambda: Clients(place), Clients.close)
         self._calls = Calls()
         self._writer = Writer(self._name, self._options)
-        self._capabilities = _queue(self._options.max_size)
+        self._capabilities = _queue(self._options)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -139,9 +143,24 @@ class CloudTasksBackend:
         msg = "Cloud Tasks pushes its messages to the queue's target; they cannot be received"
         raise PushOnlyError(msg)
 
+    def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
+        """A message as the request that the service makes: ``headers``, by name in lower case, and ``body``.
+
+        Nothing but the answer settles it. See `PushCodec`.
+
+        Raises:
+            ValueError: The request names no task.
+        """
+        headers: Mapping[str, str] = pushed["headers"]
+        name = headers.get("x-cloudtasks-taskname", "")
+        if not name:
+            msg = "the request names no task"
+            raise ValueError(msg)
+        return _messages.read(headers, pushed["body"], name)
+
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:  # noqa: ARG002
         """Nothing can be settled by a call: the answer to the pushed request does that."""
-        return [Unsupported()] * len(batch)
+        return [_PUSHED] * len(batch)
 
     def classify(self, error: BaseException) -> ErrorClass:
         """See `Backend.classify`."""
@@ -250,11 +269,11 @@ def _outcome(call: Any, message_id: str, *, named: bool) -> SendOutcome:
     return Accepted(message_id, task.name.rpartition("/")[2])
 
 
-def _queue(max_size: int) -> Capabilities:
+def _queue(options: CloudTasksOptions) -> Capabilities:
     return Capabilities(
         queues="declared",
         durability="replicated",
-        max_message_bytes=max_size,
+        max_message_bytes=options.max_size,
         max_send_batch=_AT_ONCE,
         attempts="approximate",
         release_counts=True,
@@ -266,6 +285,9 @@ def _queue(max_size: int) -> Capabilities:
         purges_leased=True,
         pause=True,
         receives=False,
+        pushes="answered",
+        push_deadline_s=options.dispatch_deadline.total_seconds(),
+        retries_by_copy=not options.queue_backoff,
     )
 
 

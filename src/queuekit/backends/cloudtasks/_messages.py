@@ -29,6 +29,7 @@ _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _LEFT_OUT = ("dead-traceback", "dead-error")
 """In this order, where not everything has room."""
 _TRIMMED = "dead-trimmed"
+_DIGITS = 16
 
 _dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
@@ -62,17 +63,18 @@ def read(headers: Mapping[str, str], body: bytes, handle: Any) -> IncomingMessag
     }
     attributes.update(_texts(known.get("attrs")))
     tried = headers.get("x-cloudtasks-taskretrycount", "")
-    message_id = known.get("id")
+    message_id, task = known.get("id"), headers.get("x-cloudtasks-taskname", "")
     told = isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)
     return IncomingMessage(
         handle,
-        str(message_id) if told else headers.get("x-cloudtasks-taskname", ""),
+        str(message_id) if told else task,
         body,
         attributes,
         _texts(known.get("meta")),
-        int(tried) + 1 if tried.isascii() and tried.isdigit() else None,
+        int(tried) + 1 if tried.isascii() and tried.isdigit() and len(tried) < _DIGITS else None,
         None,
         None,
+        entry_id=task,
     )
 
 

@@ -37,6 +37,8 @@ class CloudTasksOptions:
         answer_timeout: The longest that the service may take to answer.
         dispatch_deadline: How long a target may take for a call before it has failed; longer than the timeout of
             any handler.
+        queue_backoff: Whether what failed is answered as failed, so that the queue's own back-off says when it comes
+            again; without it each retry is a new task, due when the handler's policy says.
         max_size: The largest task; less than 1 MiB for a queue of the old limit of 100 KiB.
         rate: For ``create``: dispatches a second at most.
         max_concurrent: For ``create``: calls at once at most.
@@ -56,6 +58,7 @@ class CloudTasksOptions:
     dispatch_deadline: timedelta = field(
         default=timedelta(minutes=10), metadata={"range": Range(timedelta(seconds=15), timedelta(minutes=30))}
     )
+    queue_backoff: bool = False
     max_size: Size = field(default=MOST_BYTES, metadata={"range": Range(1024, MOST_BYTES)})
     rate: float = field(default=500.0, metadata={"range": Range(0.001, 500.0)})
     max_concurrent: int = field(default=1000, metadata={"range": Range(1, 5000)})

@@ -135,7 +135,7 @@ def read_run(
             stamp += b"-"
         # A tuple of known length is made at a third of a constructor's cost.
         delivery = (
-            (token, entry_id), name, body, attributes, metadata, 1, at, lease_until, key, priority, None, None,
+            (token, entry_id), name, body, attributes, metadata, 1, at, lease_until, key, priority, None, None, None,
         )  # fmt: skip
         append(new(make, delivery))
     return messages

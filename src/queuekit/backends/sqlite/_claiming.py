@@ -166,6 +166,7 @@ class Claim:
                 priority,
                 None,
                 None,
+                None,
             )
             messages.append(new(make, fields))
             shares.append((seq, (best - priority, attempt, 0 if key is None else 1)))

@@ -96,6 +96,8 @@ def _share_of(path: PurePosixPath, test: str) -> str:
     if folder == "contract" and path.stem in {"test_sqs", "test_sqs_fifo"}:
         long = test.partition("test_")[2][:3] in _LONG_ON_SQS
         return f"{path.stem}, {'long' if long else 'short'}"
+    if folder == "contract" and path.stem in {"test_push", "test_suite_catches_broken_doors"}:
+        return "pushes"
     if folder == "contract" and path.stem.startswith(("test_pubsub", "test_redis", "test_sqs")):
         return path.stem
     if folder == "integration" and rest[0] in {"aws_lambda", "pubsub", "push", "redis", "sqs"}:

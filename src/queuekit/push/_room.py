@@ -12,6 +12,7 @@ from queuekit._values.clock import Clock
 from queuekit.push._requests import Refusal
 
 _AGAIN_S = 60.0
+_MOST_REASONS = 1000
 
 
 class Room:
@@ -107,6 +108,9 @@ class Refusals:
         what = f"{status}: {reason}"
         self._untold[what] += 1
         now = self._clock.monotonic()
+        if len(self._told_at) >= _MOST_REASONS:
+            self._told_at.clear()
+            self._untold = Counter({what: self._untold[what]})
         if now - self._told_at.get(what, -math.inf) >= _AGAIN_S:
             self._told_at[what] = now
             self._journal.note("push.refused", what, count=self._untold.pop(what))

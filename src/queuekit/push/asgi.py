@@ -259,10 +259,10 @@ class PushEndpoint:
         if named is None:
             self._look_up()  # a handler may have been registered since
             named = self._match(pushed, path)
-        if named is None and pushed.source is None:
-            raise Refusal(400, "the body is no message of Pub/Sub, and the path names no queue")
         if named is None:
-            raise Refusal(404, "no handler works this subscription")
+            if pushed.source is None:
+                raise Refusal(400, "the body is no message of Pub/Sub, and the path names no queue")
+            raise Refusal(404, f"no handler works the subscription {pushed.source.name[:100]!r} at this path")
         if named.url is not None:
             return self._queue(named, named.url)
         if pushed.source is None:

@@ -246,7 +246,7 @@ def test_an_async_handler_past_the_deadline_is_cancelled() -> None:
                 ended.append("cancelled")
                 raise
 
-        got = post(timely.asgi(auth=NoAuth(), deadline=timedelta(seconds=1)), wrapped("x"))
+        got = post(timely.asgi(auth=NoAuth(), deadline=timedelta(seconds=2)), wrapped("x"))
         assert timely.counts()["orders"]["delivery.retried"] == 1
     assert (got.status, ended) == (500, ["cancelled"])
 
@@ -268,7 +268,7 @@ def test_a_sync_handler_past_the_deadline_keeps_its_slot(caplog: pytest.LogCaptu
             after = (await client.post(wrapped("last"))).status
             return [hung, refused, after]
 
-        statuses = served(timely.asgi(auth=NoAuth(), deadline=timedelta(seconds=1)), use)
+        statuses = served(timely.asgi(auth=NoAuth(), deadline=timedelta(seconds=2)), use)
     assert statuses == [500, 500, 204]
     assert [begun.acquire(blocking=False) for _ in range(3)] == [True, True, False], "the second was not begun"
     assert "worker.hung" in {getattr(each, "action", "") for each in caplog.records}

@@ -32,6 +32,8 @@ _LEFT_OUT = ("dead-traceback", "dead-error")
 """In this order, where not everything has room."""
 _TRIMMED = "dead-trimmed"
 
+_AROUND = '{"id":"","meta":}'
+
 _dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
@@ -55,12 +57,29 @@ class Writer:
 
     def size(self, message: OutgoingMessage) -> int:
         """Bytes of the message in a request, its framing included."""
-        length = sum(_field(_text(name) + _text(value)) for name, value in self.attributes(message).items())
+        packed = 0 if message.attributes else self._packed_length(message)
+        if 0 < packed <= LONGEST_VALUE:
+            length = _field(_field(len(PACKED)) + _field(packed))
+        else:
+            length = sum(_field(_text(name) + _text(value)) for name, value in self.attributes(message).items())
         if message.body:
             length += _field(len(message.body))
         if message.ordering_key:
             length += _text(message.ordering_key)
         return _field(length)
+
+    def _packed_length(self, message: OutgoingMessage) -> int:
+        """How long `PACKED` will be, where nothing of the user's goes into it; 0 where that must be tried."""
+        if not _PLAIN_ID.fullmatch(message.message_id):
+            return 0
+        return len(_AROUND) + len(message.message_id) + len(self._written(message.metadata))
+
+    def _written(self, metadata: Mapping[str, str]) -> str:
+        known, written = self._known
+        if metadata is not known:
+            written = _dump(dict(metadata))
+            self._known = (metadata, written)
+        return written
 
     def _placed(self, message: OutgoingMessage) -> dict[str, str]:
         native = {name: text for name, text in message.attributes.items() if fits(name, text)}
@@ -79,11 +98,7 @@ class Writer:
     def _pack(
         self, message: OutgoingMessage, overflow: Mapping[str, str], shortened: Mapping[str, str] | None = None
     ) -> str:
-        metadata, written = self._known
-        wanted = message.metadata if shortened is None else shortened
-        if wanted is not metadata:
-            written = _dump(dict(wanted))
-            self._known = (wanted, written)
+        written = self._written(message.metadata if shortened is None else shortened)
         message_id = message.message_id
         name = f'"{message_id}"' if _PLAIN_ID.fullmatch(message_id) else _dump(message_id)
         beside = f',"attrs":{_dump(overflow)}' if overflow else ""

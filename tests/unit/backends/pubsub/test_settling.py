@@ -10,8 +10,11 @@ from queuekit.backends.pubsub._settling import MOST_BYTES, Handle, Plan
 OURS = "projects/p/subscriptions/s"
 
 
-def plan(action: Action, count: int = 3, **length: float) -> Plan:
-    return Plan([Settlement(Handle(OURS, f"ack-{index}"), action, **length) for index in range(count)], OURS)
+def plan(action: Action, count: int = 3, *, delay_s: float = 0.0, lease_s: float = 0.0) -> Plan:
+    return Plan(
+        [Settlement(Handle(OURS, f"ack-{index}"), action, delay_s, lease_s) for index in range(count)],
+        OURS,
+    )
 
 
 def test_ids_go_together_until_a_request_is_full() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import queuekit as qk
 from queuekit.cli.pushed import Serving, pushed_queues
 from queuekit.cli.worker import work
 from queuekit.push import OIDC, NoAuth
+from queuekit.push._server import serve
 from queuekit.testing.faults import FaultyOpener
 
 
@@ -69,3 +72,21 @@ def test_an_address_is_refused_where_nothing_is_pushed(tmp_path: Any, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(qk.UsageError, match="--port: nothing pushes"):
         work("fetched_tasks:app", serving={"port": 8080})
+
+
+def test_what_is_missing_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_of("a")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(qk.BackendMissingError, match=r"pip install 'queuekit\[push\]'"):
+        serve(app, app.asgi(auth=NoAuth()), host="127.0.0.1", port=0, drain_s=1.0)
+    monkeypatch.setattr("queuekit.push._auth.find_spec", lambda _name: None)
+    with pytest.raises(qk.BackendMissingError, match=r"pip install 'queuekit\[push\]'"):
+        OIDC(audience="a", service_account="b")
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    app = app_of("a")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(qk.UsageError, match=f"cannot listen on 127.0.0.1, port {port}"):
+            serve(app, app.asgi(auth=NoAuth()), host="127.0.0.1", port=port, drain_s=1.0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -329,3 +330,28 @@ def stored(queue: str) -> list[StoredMessage]:
     backend = Opener(SystemClock()).open(qk.QueueURL.parse(f"memory://{queue}?space=shop"))
     assert isinstance(backend, Peekable)
     return list(backend.peek(limit=10))
+
+
+def test_what_stands_around_handlers_stands_around_them_here_too(clock: VirtualClock) -> None:
+    told: list[str] = []
+
+    class Watch(qk.Middleware):
+        @contextmanager
+        def handling(self, delivery: qk.Current) -> Iterator[None]:
+            told.append("before")
+            yield
+            told.append("after")
+
+    with pushed_app(clock, middleware=[Watch()]) as app:
+
+        @app.handler("orders", idempotent="memory://")
+        def handle(text: str) -> None:
+            told.append(text)
+
+        app.listen(lambda event: told.append(event.name))
+
+        async def use(client: Client) -> list[int]:
+            return [(await client.post(wrapped("x", message_id="same"))).status for _ in range(2)]
+
+        assert served(app.asgi(auth=NoAuth()), use) == [204, 204]
+    assert told == ["before", "x", "after", "completed", "before", "after", "completed"]

@@ -247,12 +247,13 @@ class PubSubBackend:
         """Nothing: only Google's Monitoring counts messages. See `Admin.stats`."""
         return QueueStats()
 
-    def _give_back(self, made: Made, ended: Any) -> None:
-        """Nobody waits for what a pull brought any more."""
+    def _give_back(self, made: Made, ended: Any) -> Any:
+        """Nobody waits for what a pull brought any more; the call that gives it back, or None where it is nothing."""
         ack_ids = [each.ack_id for each in made.messages(answer_of(ended))]
-        if ack_ids:
-            self._calls.count("ModifyAckDeadline")
-            made.give_back(self._names.subscription, ack_ids, self._place.answer_s)
+        if not ack_ids:
+            return None
+        self._calls.count("ModifyAckDeadline")
+        return made.give_back(self._names.subscription, ack_ids, self._place.answer_s)
 
     def _ask_back(self, made: Made) -> None:
         """After a pull without an answer, ask for one: a service with no messages gives it, and a dead line does not.

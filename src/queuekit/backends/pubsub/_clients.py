@@ -41,13 +41,13 @@ class Made(NamedTuple):
         stub, routing = self.subscriber.transport.pull, _routing(subscription)
         return lambda: stub.future(request, timeout=timeout_s, metadata=routing)
 
-    def give_back(self, subscription: str, ack_ids: Sequence[str], timeout_s: float) -> None:
-        """End leases now, without waiting for the answer."""
+    def give_back(self, subscription: str, ack_ids: Sequence[str], timeout_s: float) -> Any:
+        """The call that ends leases now, which nobody has waited for yet."""
         request = self.types.ModifyAckDeadlineRequest(
             subscription=subscription, ack_ids=ack_ids, ack_deadline_seconds=0
         )
         stub = self.subscriber.transport.modify_ack_deadline
-        stub.future(request, timeout=timeout_s, metadata=_routing(subscription))
+        return stub.future(request, timeout=timeout_s, metadata=_routing(subscription))
 
     def messages(self, answer: Any) -> Sequence[Any]:
         """What a pull brought, without the wrappers of Google's client."""

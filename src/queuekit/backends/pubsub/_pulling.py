@@ -20,14 +20,14 @@ class _Pull:
 
     Attributes:
         most: How many messages it may bring.
-        give_back: What to do with an answer that nobody waits for.
+        give_back: What to do with an answer that nobody waits for; the call that does it, if there is one.
         call: gRPC's own, once it has begun.
         done: Whether it has ended.
         left: Whether nobody waits for it.
     """
 
     most: int
-    give_back: Callable[[Any], None]
+    give_back: Callable[[Any], Any]
     call: Any = None
     done: bool = False
     left: bool = False
@@ -56,15 +56,18 @@ class Pulls:
         self._changed = threading.Condition()
         self._waiting: list[_Pull] = []
         self._left: list[_Pull] = []
+        # gRPC cancels a call that nobody holds.
+        self._giving: set[Any] = set()
         self._closed = False
 
-    def run(self, most: int, begin: Callable[[], Any], give_back: Callable[[Any], None]) -> tuple[Any, bool]:
+    def run(self, most: int, begin: Callable[[], Any], give_back: Callable[[Any], Any]) -> tuple[Any, bool]:
         """The call that has ended, and whether it was begun by this; None where somebody interrupted.
 
         Args:
             most: How many messages are wanted at most.
             begin: Begins a call for so many.
-            give_back: What to do with an answer that nobody waits for; called on a thread of gRPC's.
+            give_back: What to do with an answer that nobody waits for; called on a thread of gRPC's. Returns the
+                call that does it, or None.
         """
         if self._pid != os.getpid():
             self._pid = os.getpid()
@@ -113,7 +116,15 @@ class Pulls:
                 return
             self._left.remove(pull)
         with suppress(Exception):  # the lease brings back what cannot be given back
-            pull.give_back(pull.call)
+            giving = pull.give_back(pull.call)
+            if giving is not None:
+                with self._changed:
+                    self._giving.add(giving)
+                giving.add_done_callback(self._given)
+
+    def _given(self, giving: Any) -> None:
+        with self._changed:
+            self._giving.discard(giving)
 
 
 def answer_of(call: Any) -> Any:

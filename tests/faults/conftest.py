@@ -88,11 +88,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 @pytest.fixture
 def place(request: pytest.FixtureRequest, backend: str, tmp_path: Path) -> Iterator[Place]:
     """Where the queues of a test are: an empty store of the backend that it names."""
-    if backend == "sqs":
+    if backend in {"sqs", "pubsub"}:
         servers: Servers = request.getfixturevalue("servers")
-        region = servers.empty_region()
-        yield region
-        region.close()
+        declared = servers.empty_region() if backend == "sqs" else servers.empty_project()
+        yield declared
+        declared.close()
     elif backend == "redis":
         servers = request.getfixturevalue("servers")
         yield Place(backend, servers.empty_database())

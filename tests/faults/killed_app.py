@@ -17,9 +17,10 @@ from pydantic import BaseModel
 import queuekit as qk
 from queuekit.cli.ledger import Line, write_line
 
-LEASE_S = 2.0
+LEASE_S = float(os.environ.get("QK_LEASE_S", "2.0"))
 IDLE_LEASE_S = float(os.environ.get("QK_LEAST_LEASE_S", "1.0"))
 STOPPED_LEASE_S = 0.5
+MOST_ATTEMPTS = int(os.environ.get("QK_MOST_ATTEMPTS", "500"))
 
 app = qk.App(os.environ.get("QK_APP_URL", "sqlite:///jobs.db"))
 
@@ -48,7 +49,9 @@ def append(task: Task, *, done: bool) -> None:
 
 
 # Every kill costs what the worker held an attempt, and in a storm of them that must not end in a dead letter.
-@app.handler("busy", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=500))
+@app.handler(
+    "busy", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=MOST_ATTEMPTS)
+)
 def work(task: Task) -> None:
     append(task, done=True)
 
@@ -59,7 +62,9 @@ def work_briefly(task: Task) -> None:
     append(task, done=True)
 
 
-@app.handler("steady", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=500))
+@app.handler(
+    "steady", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=MOST_ATTEMPTS)
+)
 def work_steadily(task: Task) -> None:
     time.sleep(0.006)
     append(task, done=True)

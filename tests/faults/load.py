@@ -44,7 +44,10 @@ class Load:
         self._producer = qk.Producer[int](place.url("jobs"), payload=int, timeout=timedelta(seconds=send_s))
 
         @self.app.handler(
-            "jobs", concurrency=4, lease=timedelta(seconds=LEASE_S), retry=qk.RetryPolicy(max_attempts=500)
+            "jobs",
+            concurrency=4,
+            lease=timedelta(seconds=LEASE_S),
+            retry=qk.RetryPolicy(max_attempts=place.most_attempts),
         )
         def handle(number: int) -> None:
             self.handled.append((number, time.monotonic()))

@@ -26,6 +26,10 @@ class Place:
     """Whether it can be seen which messages are leased."""
     least_lease_s = 1.0
     """Of handlers that hold what they have until they are killed."""
+    lease_s = 2.0
+    """Of handlers that are killed under load."""
+    most_attempts = 500
+    """Of handlers whose messages lose attempts to kills and lost answers, and must not die of it."""
 
     def __init__(self, backend: str, app_url: str) -> None:
         self.backend = backend
@@ -61,13 +65,42 @@ class Place:
         with qk.Consumer(self.url(queue)) as consumer:
             return int(consumer._link.backend.stats().leased)  # type: ignore[attr-defined]
 
+    def unacked(self, _queue: str) -> set[str]:
+        """The ids of what is not acknowledged, leased or not, where nothing else tells what is leased."""
+        return set()
+
     def letters(self, queue: str, **options: Any) -> list[qk.DeadMessage]:
         """The dead letters of a queue."""
         with qk.DeadLetters(self.url(queue), **options) as dead:
             return list(dead.letters())
 
 
-class SqsPlace(Place):
+class DeclaredPlace(Place):
+    """A place whose queues are made before they are used, and stand in the path of its URL."""
+
+    def make(self, queue: str) -> None:
+        """Make a queue, and one for its dead letters, where they are not there yet."""
+        raise NotImplementedError
+
+    @property
+    def port(self) -> int:
+        return int(self.app_url.partition("?")[2].rpartition(":")[2].partition("&")[0])
+
+    def url(self, queue: str, **options: str) -> str:
+        self.make(queue)
+        return self._url(self.app_url, queue) + "".join(f"&{name}={value}" for name, value in options.items())
+
+    def behind(self, proxy: TcpProxy) -> Self:
+        there = object.__new__(type(self))
+        there.__dict__ = {**self.__dict__, "app_url": proxy.through(self.app_url)}
+        return there
+
+    @staticmethod
+    def _url(app_url: str, queue: str) -> str:
+        return app_url.replace("?", f"/{queue}?", 1)
+
+
+class SqsPlace(DeclaredPlace):
     """A region of a local server, where no other test has queues; each is made before it is used.
 
     Args:
@@ -85,18 +118,8 @@ class SqsPlace(Place):
         self._addresses = dict[str, str]()
         self.address("jobs")  # which most rows use
 
-    @property
-    def port(self) -> int:
-        return int(self.app_url.rpartition(":")[2].partition("&")[0])
-
-    def url(self, queue: str, **options: str) -> str:
+    def make(self, queue: str) -> None:
         self.address(queue)
-        return self._url(self.app_url, queue) + "".join(f"&{name}={value}" for name, value in options.items())
-
-    def behind(self, proxy: TcpProxy) -> Self:
-        there = object.__new__(type(self))
-        there.__dict__ = {**self.__dict__, "app_url": proxy.through(self.app_url)}
-        return there
 
     def address(self, queue: str) -> str:
         """What the service calls a queue; it is made, with one for its dead letters, where it is not there yet."""
@@ -146,7 +169,3 @@ class SqsPlace(Place):
             int(told[f"ApproximateNumberOfMessages{each}"]) for each in ("", "Delayed", "NotVisible")
         )
         return ready, delayed, leased
-
-    @staticmethod
-    def _url(app_url: str, queue: str) -> str:
-        return app_url.replace("?", f"/{queue}?", 1)

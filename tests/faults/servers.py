@@ -10,15 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from queuekit.testing.emulators import LocalFauxqs, LocalRedis, fauxqs_folder, redis_program
+from queuekit.testing.emulators import (
+    LocalFauxqs,
+    LocalPubSub,
+    LocalRedis,
+    fauxqs_folder,
+    pubsub_program,
+    redis_program,
+)
 
 from .places import SqsPlace
+from .pubsub_place import COUNTED, PubSubPlace
 
 DATABASES = 2000
 
 
 class Servers:
-    """Real Redis servers with an append-only file, written before they answer; and a local server that speaks SQS.
+    """Real Redis servers with an append-only file, written before they answer; one server of SQS, one of Pub/Sub.
 
     Args:
         folder: Where they keep their files.
@@ -28,6 +36,7 @@ class Servers:
         self._folder = folder
         self._shared: LocalRedis | None = None
         self._sqs: LocalFauxqs | None = None
+        self._pubsub: LocalPubSub | None = None
         self._credentials = pytest.MonkeyPatch()
         self._numbers = itertools.count(1)
 
@@ -50,6 +59,18 @@ class Servers:
             self._sqs.start()
         return SqsPlace(self._sqs.endpoint, f"row-{next(self._numbers)}")
 
+    def empty_project(self, settings: str = COUNTED) -> PubSubPlace:
+        """A project of the shared emulator of Pub/Sub, in which there is no queue yet."""
+        if self._pubsub is None:
+            program = pubsub_program()
+            if program is None:
+                pytest.skip(
+                    "Google's Pub/Sub emulator is not installed, or no Java; QUEUEKIT_PUBSUB_EMULATOR can name it"
+                )
+            self._pubsub = LocalPubSub(program)
+            self._pubsub.start()
+        return PubSubPlace(self._pubsub.address, settings)
+
     @contextmanager
     def own(self, *options: str, durable: bool = True) -> Iterator[LocalRedis]:
         """A server that the test may kill."""
@@ -59,8 +80,9 @@ class Servers:
     def end(self) -> None:
         if self._shared is not None:
             self._shared.kill()
-        if self._sqs is not None:
-            self._sqs.stop()
+        for server in (self._sqs, self._pubsub):
+            if server is not None:
+                server.stop()
         self._credentials.undo()
 
     def _make(self, name: str, *options: str, durable: bool = True) -> LocalRedis:

@@ -22,6 +22,7 @@ from queuekit.testing.proxy import TcpProxy
 
 from .load import told
 from .places import Place, SqsPlace
+from .pubsub_place import PubSubPlace
 from .rows import FULL, Result, figure
 from .working import LIMIT_S, until, working
 
@@ -37,7 +38,7 @@ def unreachable(_place: Place, proxy: TcpProxy) -> Callable[[], None]:
     return proxy.heal
 
 
-def deleted(place: SqsPlace, _proxy: TcpProxy) -> Callable[[], None]:
+def deleted(place: SqsPlace | PubSubPlace, _proxy: TcpProxy) -> Callable[[], None]:
     place.delete("grave")
     return lambda: place.create("grave")
 
@@ -49,7 +50,14 @@ def refusing(place: SqsPlace, _proxy: TcpProxy) -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     ("backend", "trouble"),
-    [("redis", unreachable), ("sqs", unreachable), ("sqs", deleted), ("sqs", refusing)],
+    [
+        ("redis", unreachable),
+        ("sqs", unreachable),
+        ("sqs", deleted),
+        ("sqs", refusing),
+        ("pubsub", unreachable),
+        ("pubsub", deleted),
+    ],
     ids=lambda each: each if isinstance(each, str) else each.__name__,
 )
 def test_R45_a_dead_letter_queue_takes_nothing(

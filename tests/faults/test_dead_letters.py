@@ -21,17 +21,31 @@ from queuekit.backend import OutgoingMessage
 from .killed_app import Task
 from .places import Place
 from .rows import Result, figure
+from .servers import Servers
 from .test_killed_workers import dead, send
 from .workers import Workers
-from .working import on_all, on_each, until, working
+from .working import on_all, on_each, on_every, until, working
 
 pytestmark = pytest.mark.slow
 
 MAX_ATTEMPTS = 5
 
 
-@on_all
+@on_every
 def test_R43_messages_that_always_fail(row: Result, place: Place, backend: str) -> None:
+    fail_always(row, place)
+
+
+@pytest.mark.parametrize("backend", ["pubsub"])
+def test_R43_messages_that_always_fail_where_copies_count(row: Result, servers: Servers, backend: str) -> None:
+    """Without a dead-letter policy nobody else counts."""
+    row.case = "counted by copies"
+    place = servers.empty_project(settings="&dead_letter=jobs-dead")
+    fail_always(row, place)
+    place.close()
+
+
+def fail_always(row: Result, place: Place) -> None:
     count, wait_s = figure(1_000), 0.5
     row.ran(messages=count, max_attempts=MAX_ATTEMPTS, wait_s=wait_s)
     starts = defaultdict[int, list[float]](list)
@@ -62,7 +76,7 @@ def assert_waits(row: Result, waits: list[float], wait_s: float) -> None:
     assert max(waits) <= 5 * (1.1 * wait_s + 1)
 
 
-@pytest.mark.parametrize("backend", ["sqlite", "redis", "sqs"])
+@pytest.mark.parametrize("backend", ["sqlite", "redis", "sqs", "pubsub"])
 def test_R43_messages_that_always_fail_with_crashes_mixed_in(workers: Workers, row: Result, backend: str) -> None:
     """In child processes on real time. What ran in a child when it died is tried again at once, and alone."""
     count, crashes, wait_s = figure(1_000), figure(60, 4), 0.5

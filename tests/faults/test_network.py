@@ -19,7 +19,7 @@ from .places import Place
 from .rows import FULL, Result, figure
 from .test_lost_answers import received, seeded
 from .test_one_process import held
-from .working import LIMIT_S, on_redis, on_servers, until
+from .working import LIMIT_S, on_networks, on_redis, on_servers, until
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def own(proxy: TcpProxy) -> Counter[str]:
     return mine
 
 
-@on_servers
+@on_networks
 def test_R19_every_connection_is_reset_again_and_again(
     row: Result, proxy: TcpProxy, place: Place, backend: str
 ) -> None:

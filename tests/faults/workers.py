@@ -69,6 +69,8 @@ class Workers:
                     "PYTHONPATH": _path(),
                     "QK_APP_URL": self.place.app_url,
                     "QK_LEAST_LEASE_S": f"{self.place.least_lease_s}",
+                    "QK_LEASE_S": f"{self.place.lease_s}",
+                    "QK_MOST_ATTEMPTS": f"{self.place.most_attempts}",
                     **(env or {}),
                 },
                 stdout=log,
@@ -85,8 +87,11 @@ class Workers:
         victim = self.running.pop(pid)
         victim.kill()
         victim.wait()
+        at = time.monotonic()
+        if self.place.backend == "pubsub":
+            return Kill(pid=pid, at=at, leased=self._unacked_of(pid))
         self.leased_at_kills += 0 if self.place.peeks else sum(map(self.place.leased, self._queues))
-        return Kill(pid=pid, at=time.monotonic(), leased=self.leased())
+        return Kill(pid=pid, at=at, leased=self.leased())
 
     def wait(self, pid: int) -> int:
         """The exit code of a worker that ends."""
@@ -151,6 +156,13 @@ class Workers:
         if not self.place.peeks:
             return {}
         return {each.message_id: each.attempt for each in self._peeked() if each.state == "leased"}
+
+    def _unacked_of(self, pid: int) -> Mapping[str, int]:
+        """What a worker had begun or handled and not acknowledged, with its attempt: only that can come twice."""
+        unacked = set[str]().union(*map(self.place.unacked, self._queues))
+        return {
+            each.message_id: each.attempt for each in self.lines() if each.pid == pid and each.message_id in unacked
+        }
 
     def until_empty(self) -> None:
         """Until there is no message at all."""

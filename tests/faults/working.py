@@ -22,7 +22,9 @@ on_each = pytest.mark.parametrize("backend", [*BOTH, "redis"])
 on_redis = pytest.mark.parametrize("backend", ["redis"])
 on_sqs = pytest.mark.parametrize("backend", ["sqs"])
 on_servers = pytest.mark.parametrize("backend", ["redis", "sqs"])
+on_networks = pytest.mark.parametrize("backend", ["redis", "sqs", "pubsub"])
 on_all = pytest.mark.parametrize("backend", [*BOTH, "redis", "sqs"])
+on_every = pytest.mark.parametrize("backend", [*BOTH, "redis", "sqs", "pubsub"])
 
 
 @contextmanager

@@ -96,6 +96,11 @@ class Poller:
         self._threads = threads
         self._start_one(threads)
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether one more poll may begin, if somebody wants what it brings. Lock held."""
+        return not self._inbox.polling or self._inbox.polls < self._growth.allowed
+
     def _start_one(self, threads: Threads) -> None:
         role = self._not_started.popleft()
         threads.start(role, lambda: self._poll_forever(self._pulses[role]))

@@ -175,7 +175,7 @@ class Receiver:
         self._start()
         if not self._flow.running:
             self.control.settles.flush()
-        if not self._inbox.polling:
+        if self._poller.may_begin:
             self._poll_wanted.notify()
 
     def _start(self) -> None:
@@ -282,7 +282,7 @@ class Receiver:
             self.control.settles.flush()
 
     def _gone(self) -> None:
-        if not self._inbox.polling:
+        if self._poller.may_begin:
             self._poll_wanted.notify()
         if self._inbox.stopping:
             self._inbox.arrived.notify_all()

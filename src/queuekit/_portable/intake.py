@@ -246,7 +246,10 @@ def _busiest(receivers: Sequence[Receiver]) -> Receiver:
 def _check_lease(link: Link, settings: ReceiverSettings) -> None:
     can = link.capabilities
     if not can.receives:
-        msg = f"{link.shown} cannot be received from; it pushes its messages to a web address"
+        msg = (
+            f"{link.shown} cannot be received from; it pushes its messages to a web address: serve its handlers by "
+            "`queuekit worker`, or by App.asgi in a server of your own"
+        )
         raise UnsupportedError(msg, queue=link.shown, operation="open")
     if can.lease == "timed" and not can.min_lease_s <= settings.lease_s <= can.max_lease_s:
         msg = f"lease must lie between {can.min_lease_s:g} s and {can.max_lease_s:g} s and is {settings.lease_s:g} s"

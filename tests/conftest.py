@@ -98,9 +98,9 @@ def _share_of(path: PurePosixPath, test: str) -> str:
         return f"{path.stem}, {'long' if long else 'short'}"
     if folder == "contract" and path.stem in {"test_push", "test_suite_catches_broken_doors"}:
         return "pushes"
-    if folder == "contract" and path.stem.startswith(("test_pubsub", "test_redis", "test_sqs")):
+    if folder == "contract" and path.stem.startswith(("test_cloud", "test_pubsub", "test_redis", "test_sqs")):
         return path.stem
-    if folder == "integration" and rest[0] in {"aws_lambda", "pubsub", "push", "redis", "sqs"}:
+    if folder == "integration" and rest[0] in {"aws_lambda", "cloud_tasks", "pubsub", "push", "redis", "sqs"}:
         return "servers"
     return {"faults": "faults", "integration": "code", "unit": "code"}.get(folder, "rules")
 

@@ -170,7 +170,8 @@ class Pulled(CloudTasksBackend):
     def _settle(self, entry: Settlement) -> SettleOutcome:
         if entry.action not in _STATUS or entry.delay_s:
             return Unsupported("the answer to a request says nothing of that")
-        done = self._desk.settle(int(entry.handle), _STATUS[entry.action])
+        number: Any = entry.handle
+        done = self._desk.settle(number, _STATUS[entry.action])
         return Settled() if done else LeaseLost()
 
 

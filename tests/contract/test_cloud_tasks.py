@@ -23,14 +23,10 @@ def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]
     return {f"{group}-{number:02}": reason for number in numbers}
 
 
-_BY_ANSWER = (
-    "what is pushed is settled by the answer to its request, and nothing else; PSH and BPF say what of it holds"
-)
+_BY_ANSWER = "what is pushed is settled by the answer to its request, and nothing else; PSH says what holds"
 _NO_LEASE = "a dispatch has a deadline, of 15 s at least, and no lease that could be extended, or end sooner"
 _NO_CONSUMER = "nobody receives or polls; the door has tests of its own in tests/unit/push"
-_HANDED_OVER = (
-    "a request has one message, so that no batch could fail in part; the engine is judged on other backends"
-)
+_HANDED_OVER = "a request has one message, so that no batch could fail in part; other backends judge the engine"
 
 LEFT_OUT: Mapping[str, str] = {
     **_numbered("CON", range(1, 15), _NO_CONSUMER),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
@@ -18,8 +18,11 @@ from botocore.compat import HTTPHeaders
 
 import queuekit as qk
 
+from . import pubsub_gate
 from .places import Place
+from .pubsub_place import COUNTED
 from .rows import Result, figure
+from .servers import Servers
 from .test_lost_answers import seeded
 from .working import LIMIT_S, on_sqs, until
 
@@ -88,7 +91,7 @@ def test_R38_any_entries_of_a_batch_are_refused(row: Result, place: Place, backe
     texts = [f"{number}" for number in range(3 * batches)]
     row.ran(batches=batches, messages=len(texts))
     sends, acks = (Refusals(each, chance) for each in ("SendMessageBatch", "DeleteMessageBatch"))
-    outcomes = send_from_many_threads(place.url("jobs"), texts, sends)
+    outcomes = send_from_many_threads(place.url("jobs"), texts, sends.stand_before)
     accepted = {text for text, each in outcomes.items() if isinstance(each, qk.Accepted)}
     rejected = {text for text, each in outcomes.items() if isinstance(each, qk.Rejected)}
 
@@ -118,7 +121,48 @@ def test_R38_any_entries_of_a_batch_are_refused(row: Result, place: Place, backe
     assert acks.refused > batches
 
 
-def send_from_many_threads(url: str, texts: list[str], refusals: Refusals) -> Mapping[str, qk.SendOutcome]:
+@pytest.mark.parametrize("backend", ["pubsub"])
+def test_R38_calls_and_any_leases_of_them_are_refused(row: Result, servers: Servers, backend: str) -> None:
+    """A call that sends is taken whole or not at all; under exactly-once delivery each lease has its own answer."""
+    batches, chance = figure(10_000, 150), seeded()
+    texts = [f"{number}" for number in range(3 * batches)]
+    row.case = "acks that are confirmed"
+    row.ran(batches=batches, messages=len(texts))
+    place = servers.empty_project(f"{COUNTED}&exactly_once=true")
+    with pubsub_gate.Refusals(place.port, chance) as gate:
+        url = place.url("jobs").replace(f":{place.port}", f":{gate.port}")
+        outcomes = send_from_many_threads(url, texts, lambda _backend: None)
+        accepted = {text for text, each in outcomes.items() if isinstance(each, qk.Accepted)}
+        rejected = {text for text, each in outcomes.items() if isinstance(each, qk.Rejected)}
+
+        handled = Counter[str]()
+        with qk.Consumer[str](url, payload=str, lease=timedelta(minutes=10)) as consumer:
+            while len(handled) < len(accepted) and (delivery := consumer.receive(timeout=LIMIT_S)):
+                handled[delivery.payload] += delivery.attempt or 0
+                delivery.ack()
+            until(lambda: place.left("jobs") == 0)
+    place.close()
+    row.found(
+        lost=len(accepted - set(handled)),
+        duplicates=handled.total() - len(handled),
+        bound=0,
+        requests=gate.sends + gate.acks,
+        refused_sends=gate.refused_sends,
+        at_fault=len(rejected),
+        refused_acks=gate.refused_acks,
+    )
+    assert accepted | rejected == set(texts), "one answer for each"
+    assert rejected == set(gate.faults)
+    assert set(gate.faults.values()) <= {1}, "what is the sender's fault is not tried again"
+    assert gate.passed == Counter(accepted), "what was accepted was not sent again"
+    assert handled == Counter(accepted), "each came once, and none again whose ack was refused at first"
+    assert gate.sends > gate.refused_sends >= len(texts) // BATCH // 8
+    assert gate.refused_acks > batches
+
+
+def send_from_many_threads(
+    url: str, texts: list[str], prepare: Callable[[Any], None]
+) -> Mapping[str, qk.SendOutcome]:
     """Ten at a time. Each thread waits before it tries again, and each producer tries so often a second."""
     outcomes = dict[str, qk.SendOutcome]()
 
@@ -131,7 +175,7 @@ def send_from_many_threads(url: str, texts: list[str], refusals: Refusals) -> Ma
             opened.enter_context(qk.Producer[str](url, payload=str, timeout=timedelta(minutes=10))) for _ in range(8)
         ]
         for each in producers:
-            refusals.stand_before(each._link.backend)
+            prepare(each._link.backend)
         with ThreadPoolExecutor(64) as pool:
             for begun in [
                 pool.submit(send, producers[first // BATCH % len(producers)], first)

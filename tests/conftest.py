@@ -18,7 +18,8 @@ CANARY = "s3cr3t-canary"
 
 LEAKS = pytest.StashKey[list[str]]()
 TOLD = pytest.StashKey[set[str]]()
-_LONG_ON_SQS = frozenset({"LEA", "MOD", "BPF", "FLT"})  # half of the time that the contract takes there
+_IN_HALVES = frozenset({"test_sqs", "test_sqs_fifo", "test_pubsub", "test_pubsub_ordered"})
+_LONG = frozenset({"LEA", "MOD", "BPF", "FLT"})  # half of the time that the contract takes there
 
 os.environ.pop("PYTEST_ADDOPTS", None)  # what runs pytest inside a test begins afresh
 
@@ -93,12 +94,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _share_of(path: PurePosixPath, test: str) -> str:
     """What runs in one process: one file that waits or half of it, or one of three shares of all else."""
     _, folder, *rest = path.parts
-    if folder == "contract" and path.stem in {"test_sqs", "test_sqs_fifo"}:
-        long = test.partition("test_")[2][:3] in _LONG_ON_SQS
+    if folder == "contract" and path.stem in _IN_HALVES:
+        long = test.partition("test_")[2][:3] in _LONG
         return f"{path.stem}, {'long' if long else 'short'}"
-    if folder == "contract" and path.stem in {"test_push", "test_suite_catches_broken_doors"}:
+    if folder == "contract" and path.stem == "test_suite_catches_broken_doors":
         return "pushes"
-    if folder == "contract" and path.stem.startswith(("test_cloud", "test_pubsub", "test_redis", "test_sqs")):
+    if folder == "contract" and path.stem.startswith(("test_cloud", "test_redis", "test_sqs")):
         return path.stem
     if folder == "integration" and rest[0] in {"aws_lambda", "cloud_tasks", "pubsub", "push", "redis", "sqs"}:
         return "servers"

@@ -21,7 +21,6 @@ from queuekit._wiring.opening import queue_name
 from queuekit._wiring.registry import find_spec
 from queuekit.backend import Backend, QueueURL
 from queuekit.testing.contract import Harness
-from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.pushing import EndpointPushing
 from queuekit.testing.emulators import LocalPubSub, pubsub_program
 from queuekit.testing.proxy import TcpProxy
@@ -170,16 +169,6 @@ def an_emulator() -> LocalPubSub:
     return LocalPubSub(program)
 
 
-class OneFace:
-    """The engine is the same above every backend, and both faces of it are judged on unordered subscriptions."""
-
-    @pytest.fixture
-    def face(self, harness: Harness) -> Iterator[Face]:
-        face = Face(harness, awaits=False)
-        yield face
-        face.cleanup()
-
-
 @contextmanager
 def served(*harnesses: type[PubSubHarness]) -> Iterator[LocalPubSub]:
     """Inside, the harnesses have an emulator."""
@@ -192,6 +181,7 @@ def served(*harnesses: type[PubSubHarness]) -> Iterator[LocalPubSub]:
 
 
 LATER_FIRST = "the emulator hands out later messages of a key before one that was given back; Pub/Sub does not"
+NO_COUNT = "the emulator pushes no deliveryAttempt, though there is a dead-letter policy; Pub/Sub does"
 NO_SEEK = "the emulator does not purge ordered subscriptions; Pub/Sub does"
 ACKED_AGAIN = (
     "the emulator hands out acked messages without a key again, on an ordered subscription; Pub/Sub does not"

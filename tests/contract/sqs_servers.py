@@ -18,7 +18,6 @@ from queuekit._wiring.opening import queue_name
 from queuekit._wiring.registry import find_spec
 from queuekit.backend import Backend, QueueURL
 from queuekit.testing.contract import Harness
-from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.pushing import FunctionPushing
 from queuekit.testing.emulators import LocalFauxqs, LocalMoto, fauxqs_folder
 from queuekit.testing.proxy import TcpProxy
@@ -136,22 +135,6 @@ class FifoHarness(SqsHarness):
 
     def raw_fields(self) -> dict[str, str]:
         return {"MessageGroupId": "foreign", "MessageDeduplicationId": uuid.uuid4().hex}
-
-
-class OneFace:
-    """The engine is the same above every backend: one face of it is judged on each kind of queue.
-
-    Attributes:
-        awaits: Whether it is the one that awaits.
-    """
-
-    awaits: ClassVar[bool] = False
-
-    @pytest.fixture
-    def face(self, harness: Harness) -> Iterator[Face]:
-        face = Face(harness, awaits=self.awaits)
-        yield face
-        face.cleanup()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from queuekit.testing.contract import BackendContract
 
+from .one_face import OneFace
 from .pubsub_servers import PubSubHarness, served
 
 
@@ -18,5 +19,6 @@ def _server() -> Iterator[None]:
         yield
 
 
-class TestPubSub(BackendContract):
+class TestPubSub(OneFace, BackendContract):
     harness_class = PubSubHarness
+    awaits = True

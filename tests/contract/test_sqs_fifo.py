@@ -10,7 +10,8 @@ import pytest
 
 from queuekit.testing.contract import BackendContract
 
-from .sqs_servers import NO_EMOJI, FifoHarness, OneFace, a_fauxqs, served
+from .one_face import OneFace
+from .sqs_servers import NO_EMOJI, FifoHarness, a_fauxqs, served
 
 
 class FauxqsFifoHarness(FifoHarness):

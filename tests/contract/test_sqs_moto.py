@@ -19,7 +19,8 @@ from queuekit.testing.contract.produce import Produce
 from queuekit.testing.contract.settle import Settle
 from queuekit.testing.contract.urls import Urls
 
-from .sqs_servers import OneFace, SqsHarness, a_moto, served
+from .one_face import OneFace
+from .sqs_servers import SqsHarness, a_moto, served
 
 
 class MotoHarness(SqsHarness):

@@ -16,7 +16,7 @@ from queuekit.testing.contract import BackendContract
 from queuekit.testing.contract.ids import all_ids, case_id
 
 from .cloud_tasks_servers import CloudTasksHarness, served
-from .sqs_servers import OneFace
+from .one_face import OneFace
 
 
 def _numbered(group: str, numbers: Iterable[int], reason: str) -> dict[str, str]:

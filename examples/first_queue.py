@@ -29,7 +29,7 @@ def main() -> None:
         report.raise_for_failures()
 
     with qk.Consumer[Email](URL, payload=Email) as consumer:
-        while (delivery := consumer.receive(timeout=timedelta(seconds=0.2))) is not None:
+        while (delivery := consumer.receive(timeout=timedelta(seconds=1))) is not None:
             print(f"to {delivery.payload.to}: {delivery.payload.subject}")
             delivery.ack()
 

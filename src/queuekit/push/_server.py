@@ -16,6 +16,8 @@ from queuekit._values.errors import BackendMissingError, UsageError
 
 _MOST_CONNECTIONS = 2000
 _KEEP_ALIVE_S = 75
+_HEADER_BYTES = 128 * 1024
+"""Cloud Tasks sends up to 80 KB of them, and uvicorn by itself takes 64."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -57,6 +59,7 @@ def serve(app: App, endpoint: PushApplication, *, host: str, port: int, drain_s:
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=math.ceil(drain_s),
     )
     with _listening(host, port) as listening:

@@ -74,3 +74,10 @@ def stored(table: Path) -> int:
             return int(opened.execute("SELECT count(*) FROM clicks").fetchone()[0])
         except sqlite3.OperationalError:  # not made yet
             return 0
+
+
+def test_cloud_tasks(start: Start) -> None:
+    running = start(sys.executable, str(EXAMPLES / "cloud_tasks.py"))
+    assert running.wait() == 0, running.err
+    lines = {f"order {number}: charged, attempt {2 if number == 2 else 1}" for number in (1, 2, 3)}
+    assert set(running.out.splitlines()) == {*lines, "order 2: the bank is busy"}

@@ -137,3 +137,23 @@ def test_two_kills_lose_nothing_and_what_fails_for_good_is_kept_with_its_reason(
     failed = sum(number in failing for number, _ in place.runs())
     assert failed <= 3 * len(failing) + 2 * AT_ONCE * 3
     assert len(place.runs()) - failed <= len(good) + 2 * AT_ONCE
+
+
+def test_a_message_with_as_many_attributes_as_the_service_takes_reaches_the_worker(tmp_path: Path) -> None:
+    port = free_port()
+    with LocalCloudTasks() as emulator:
+        url = f"cloudtasks://shop/here/orders?endpoint={emulator.address}&target=http://127.0.0.1:{port}/tasks"
+        place = Place(tmp_path, url, port)
+        opener = Opener(SystemClock())
+        made: Any = opener.open(qk.QueueURL.parse(url))
+        made.create()
+        opener.close()
+        server = place.start()
+        try:
+            with qk.Producer[int](url, payload=int) as orders:
+                orders.send(7, attributes={f"a{number}": "x" * 3900 for number in range(20)})
+            place.until(place.runs, "it is handled")
+        finally:
+            server.kill()
+            server.wait()
+    assert {number for number, _ in place.runs()} == {7}

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from queuekit._portable.batches import Batch, BatchEntry, BatchResult
     from queuekit._portable.consumer import Consumer
     from queuekit._portable.context import Current, current
+    from queuekit._portable.creating import acreate_queue, create_queue
     from queuekit._portable.dead_letters import DeadLetters
     from queuekit._portable.dead_messages import DeadMessage, PurgeReport, RedriveReport
     from queuekit._portable.delivery import Delivery
@@ -132,7 +133,9 @@ __all__ = [
     "UnsafeSettingsError",
     "UnsupportedError",
     "UsageError",
+    "acreate_queue",
     "adoctor",
+    "create_queue",
     "current",
     "doctor",
 ]
@@ -155,7 +158,9 @@ _HOMES = {
     "PurgeReport": "queuekit._portable.dead_messages",
     "RedriveReport": "queuekit._portable.dead_messages",
     "Delivery": "queuekit._portable.delivery",
+    "acreate_queue": "queuekit._portable.creating",
     "adoctor": "queuekit._portable.doctoring",
+    "create_queue": "queuekit._portable.creating",
     "doctor": "queuekit._portable.doctoring",
     "Handler": "queuekit._portable.handler",
     "Idempotency": "queuekit._portable.idempotent",

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -14,8 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.main import get_command
 
-from queuekit._values.duration import format_duration, parse_duration
+from queuekit._values.duration import format_duration
 from queuekit._values.errors import QueueKitError, SetupError, UsageError
+from queuekit.cli.arguments import (
+    JSON,
+    URL,
+    DryRun,
+    Error,
+    Ids,
+    Limit,
+    OfType,
+    OlderThan,
+    Reason,
+    Yes,
+    attribute,
+    duration,
+    rate_of,
+)
 from queuekit.cli.choices import BodyKind, LogLevel
 from queuekit.cli.emulator import emulator
 from queuekit.cli.showing import redact, say
@@ -25,9 +39,6 @@ if TYPE_CHECKING:
 
 # typer has its own copy of click's errors in some releases, and no name for their root.
 _CommandError: type[Exception] = typer.BadParameter.__mro__[2]
-
-_RATE = re.compile(r"([0-9]{1,9})(?:/([smh]))?")
-_PER = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
 
 app: typer.Typer = typer.Typer(
     name="queuekit",
@@ -62,48 +73,10 @@ def run(arguments: Sequence[str]) -> int:
         return 1
 
 
-def _duration(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def _rate(text: str) -> tuple[int, timedelta]:
-    match = _RATE.fullmatch(text)
-    if match is None or int(match[1]) < 1:
-        msg = "expected a whole number a second, minute or hour, as in 500/s, 30/m or 10/h"
-        raise typer.BadParameter(msg)
-    return int(match[1]), _PER[match[2] or "s"]
-
-
-def _attribute(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        msg = "expected NAME=VALUE"
-        raise typer.BadParameter(msg)
-    return name, value
-
-
 def _choice(message_type: str | None, reason: str | None, error: str | None, older_than: timedelta | None) -> Chosen:
     from queuekit.cli.choosing import Chosen
 
     return Chosen(message_type=message_type, reason=reason, error=error, older_than=older_than)
-
-
-URL = Annotated[str, typer.Argument(metavar="URL", help="The queue, as in sqlite:///jobs.db?queue=orders.")]
-JSON = Annotated[bool, typer.Option("--json", help="Answer in JSON on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="From dead ls.")]
-OfType = Annotated[str | None, typer.Option("--type", help="Only those of this type.")]
-Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this in the reason.")]
-Error = Annotated[str | None, typer.Option(metavar="TEXT", help="Only those with this in the error.")]
-OlderThan = Annotated[
-    timedelta | None,
-    typer.Option(parser=_duration, metavar="DURATION", help="Only those that died so long ago, as in 7d."),
-]
 
 
 @app.command()
@@ -113,7 +86,7 @@ def worker(
     queue: Annotated[list[str] | None, typer.Option(help="Only this queue; may be repeated.")] = None,
     drain: Annotated[
         timedelta | None,
-        typer.Option(parser=_duration, metavar="DURATION", help="How long handlers may go on, as in 30s."),
+        typer.Option(parser=duration, metavar="DURATION", help="How long handlers may go on, as in 30s."),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="How much to tell.")] = LogLevel.INFO,
     reload: Annotated[
@@ -133,7 +106,7 @@ def worker(
     certs_url: Annotated[str | None, typer.Option(metavar="URL", help="Where the issuer's keys are.")] = None,
     deadline: Annotated[
         timedelta | None,
-        typer.Option(parser=_duration, metavar="DURATION", help="How long an answer is awaited, as in 60s."),
+        typer.Option(parser=duration, metavar="DURATION", help="How long an answer is awaited, as in 60s."),
     ] = None,
 ) -> int:
     """Run the handlers of an app until SIGTERM or Ctrl-C, then drain; messages that are pushed are served by HTTP."""
@@ -172,14 +145,14 @@ def send(
     kind: Annotated[BodyKind, typer.Option("--as", help="What the body is.")] = BodyKind.TEXT,
     message_type: Annotated[str | None, typer.Option("--type", help="Picks the handler.")] = None,
     attribute: Annotated[
-        list[Any] | None, typer.Option(parser=_attribute, metavar="NAME=VALUE", help="May be repeated.")
+        list[Any] | None, typer.Option(parser=attribute, metavar="NAME=VALUE", help="May be repeated.")
     ] = None,
-    delay: Annotated[timedelta | None, typer.Option(parser=_duration, metavar="DURATION", help="As in 30s.")] = None,
+    delay: Annotated[timedelta | None, typer.Option(parser=duration, metavar="DURATION", help="As in 30s.")] = None,
     ordering_key: Annotated[str | None, typer.Option(help="Messages of one key stay in order.")] = None,
     dedup_id: Annotated[str | None, typer.Option(help="A second send with this id adds nothing.")] = None,
     priority: Annotated[int | None, typer.Option(help="0 to 9, higher first.")] = None,
     timeout: Annotated[
-        Any, typer.Option(parser=_duration, metavar="DURATION", help="How long to try, each batch anew.")
+        Any, typer.Option(parser=duration, metavar="DURATION", help="How long to try, each batch anew.")
     ] = "30s",
     as_json: JSON = False,
 ) -> int:
@@ -224,6 +197,14 @@ def purge(url: URL, yes: Yes = False, dry_run: DryRun = False, as_json: JSON = F
     from queuekit.cli.queues import purge as empty
 
     return empty(url, yes=yes, dry_run=dry_run, as_json=as_json)
+
+
+@app.command()
+def create(url: URL, as_json: JSON = False) -> int:
+    """Make a queue, with the settings that its URL gives and a queue for its dead letters."""
+    from queuekit.cli.queues import create as make
+
+    return make(url, as_json=as_json)
 
 
 @app.command()
@@ -287,7 +268,7 @@ def dead_redrive(
     error: Error = None,
     older_than: OlderThan = None,
     rate: Annotated[
-        Any, typer.Option(parser=_rate, metavar="RATE", help="At most so many, as in 500/s or 30/m.")
+        Any, typer.Option(parser=rate_of, metavar="RATE", help="At most so many, as in 500/s or 30/m.")
     ] = None,
     dry_run: DryRun = False,
     as_json: JSON = False,
@@ -335,7 +316,7 @@ def doctor(
     max_attempts: Annotated[int | None, typer.Option(min=1, help="Of the handlers that are to work it.")] = None,
     lease: Annotated[
         timedelta | None,
-        typer.Option(parser=_duration, metavar="DURATION", help="Of the handlers that are to work it, as in 60s."),
+        typer.Option(parser=duration, metavar="DURATION", help="Of the handlers that are to work it, as in 60s."),
     ] = None,
     as_json: JSON = False,
 ) -> int:

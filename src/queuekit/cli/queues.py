@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``queuekit peek``, ``purge``, ``delete``, ``pause`` and ``resume``: look into a queue, empty it, hold it."""
+"""``queuekit create``, ``peek``, ``purge``, ``delete``, ``pause`` and ``resume``: for a queue as such."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from queuekit import UnsupportedError
+from queuekit import UnsupportedError, create_queue
 from queuekit._engine import metadata as meta
 from queuekit._portable.link import Link, open_link
 from queuekit._values.clock import SystemClock
@@ -72,6 +72,21 @@ def purge(url: str, *, yes: bool, dry_run: bool, as_json: bool) -> int:
             put_json({"dry_run": dry_run, "removed": removed})
         else:
             say(f"{_many(removed)} {'would be' if dry_run else 'were'} removed from {link.shown}")
+    return 0
+
+
+def create(url: str, *, as_json: bool) -> int:
+    """Make a queue. Returns the exit code.
+
+    Raises:
+        UnsupportedError: The backend cannot make queues.
+        QueueKitError: The URL is wrong, or the service refused or could not be asked.
+    """
+    shown = create_queue(url)
+    if as_json:
+        put_json({"created": shown})
+    else:
+        say(f"{shown} is there")
     return 0
 
 

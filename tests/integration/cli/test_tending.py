@@ -140,6 +140,15 @@ def send_text(url: str, text: str) -> None:
         producer.send(text)
 
 
+def test_a_queue_is_created_when_asked_for(run_here: Run, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/made.db?queue=orders"
+    for _ in range(2):
+        made = run_here("create", url, "--json")
+        assert (made.code, made.json) == (0, [{"created": url}])
+    assert (tmp_path / "made.db").exists()
+    assert run_here("create", f"sqlite:///{tmp_path}/made.db").code == 2
+
+
 def test_a_queue_and_a_subscription_are_deleted_when_asked_for(run_here: Run, url: str) -> None:
     audit = f"{url}&subscription=audit"
     with qk.Consumer(audit) as consumer:

@@ -42,6 +42,18 @@ def test_create_makes_the_queue_its_dead_letters_and_the_policy_between_them(ser
         service.address(f"{stem}-dead{suffix}")
 
 
+def test_a_queue_is_made_by_its_url(service: Any) -> None:
+    url = service.url(f"q-{uuid.uuid4().hex[:12]}")
+    with qk.Producer(url) as producer, pytest.raises(qk.QueueNotFoundError):
+        producer.send(b"x")
+    assert qk.create_queue(url, max_receives=50) == url
+    assert qk.create_queue(url, max_receives=50) == url
+    with qk.Producer(url) as producer:
+        producer.send(b"x")
+    with pytest.raises(qk.QueueExistsError, match="max_receives"):
+        qk.create_queue(url, max_receives=60)
+
+
 def test_the_probe_reads_the_queue_s_own_limits(service: Any) -> None:
     backend = service.open(service.queue(MaximumMessageSize="2048"))
     assert backend.capabilities.max_message_bytes == 1 << 20

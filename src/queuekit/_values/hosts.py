@@ -14,7 +14,7 @@ def is_loopback(host: str) -> bool:
         host: A name or an address, an IPv6 address with or without brackets.
     """
     name = host.removeprefix("[").removesuffix("]").lower().removesuffix(".")
-    if name == "localhost" or name.endswith(".localhost"):
+    if name == "localhost":  # names below it are looked up by some systems
         return True
     try:
         address = ipaddress.ip_address(name)

@@ -10,8 +10,8 @@ from typing import Any
 
 from queuekit import App, ExitCode, QueueKitError, UsageError
 from queuekit._portable.callers import Auth
+from queuekit._values.hosts import is_loopback
 from queuekit.push import OIDC, NoAuth
-from queuekit.push._fetching import is_loopback
 from queuekit.push._server import serve
 
 

@@ -10,8 +10,9 @@ from typing import Final
 from queuekit._portable.callers import Admission, Caller
 from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.errors import BackendMissingError, UsageError
+from queuekit._values.hosts import is_loopback
 from queuekit.push import _tokens
-from queuekit.push._fetching import checked_url, is_loopback
+from queuekit.push._fetching import checked_url
 from queuekit.push._keys import KeyRing
 
 GOOGLE: Final = "https://accounts.google.com"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import ipaddress
 import socket
 import ssl
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -13,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from queuekit._values.clock import Clock
 from queuekit._values.errors import UsageError
+from queuekit._values.hosts import is_loopback
 
 LIMIT_S: Final = 5.0
 _LARGEST: Final = 256 * 1024
@@ -72,18 +72,6 @@ def checked_url(name: str, url: object) -> str:
         msg = f"{name} must be an https URL, or one of this host as in http://127.0.0.1:8080; others can be forged"
         raise UsageError(msg)
     return str(url)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address means this host, whatever a name server says."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def _connection(parts: SplitResult) -> HTTPConnection:

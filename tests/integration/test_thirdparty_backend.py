@@ -56,7 +56,7 @@ def test_it_passes_the_contract(environment: dict[str, str], tmp_path: Path) -> 
     plugin = ["-p", "queuekit.testing.plugin"] if not _plugin_is_installed() else []
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *plugin]
     ran = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=1200
     )
     assert ran.returncode == 0, ran.stdout
     passed = re.search(r"^(\d+) passed", ran.stdout, re.MULTILINE)

@@ -65,8 +65,9 @@ def pushed_queues(app: App, queues: Sequence[str]) -> bool:
     Raises:
         UsageError: Those of some are, and those of others are not.
     """
-    chosen = queues or dict.fromkeys(each.queue for each in app.handlers)
-    found = {name: _is_pushed(app, name) for name in chosen}
+    known = dict.fromkeys(each.queue for each in app.handlers)
+    # A queue that no handler works is refused by whatever is started for the others.
+    found = {name: _is_pushed(app, name) for name in known if not queues or name in queues}
     if len(set(found.values())) > 1:
         names = ", ".join(sorted(name for name, pushed in found.items() if pushed))
         msg = f"messages of {names} are pushed, and others must be fetched; run two workers, each with its --queue"

@@ -33,6 +33,7 @@ MESSAGES = st.builds(
     priority=st.integers(0, 9),
     received_at=st.none(),
     died_on=st.none(),
+    entry_id=st.none(),
 )
 
 

@@ -47,11 +47,11 @@ class Idempotent(Group):
         queue, script = Queue(harness), Script()
         script.on("settle", pretend_settled)
         queue.put(b"x")
-        work = _work(face, queue, _do_nothing, store_url, opener=FaultyOpener(harness.opener, script))
+        work = _work(face, queue, _do_nothing, store_url, opener=FaultyOpener(harness.opener, script), leases=2)
         work.await_begun(1)
         work.await_true(lambda: len(script.calls("settle")) >= 1, "the ack that is lost")
         work.await_true(
-            lambda: len(script.calls("settle")) >= 2, "the ack of the redelivery", within_s=9 * harness.min_lease_s
+            lambda: len(script.calls("settle")) >= 2, "the ack of the redelivery", within_s=12 * harness.min_lease_s
         )
         assert work.stop() is ExitCode.DRAINED
         assert work.begun == [b"x"]
@@ -126,10 +126,11 @@ def _work(
     *,
     fail_open: bool = False,
     key: Callable[[Any], str] | None = lambda _: _KEY,
+    leases: int = 1,
     **options: Any,
 ) -> Work:
     choice = Idempotency(store=store, key=key, check_payload=False, fail_open=fail_open)
-    lease = timedelta(seconds=queue.harness.min_lease_s)
+    lease = timedelta(seconds=leases * queue.harness.min_lease_s)
     return Work(face, queue, handle, idempotent=choice, retry=_AGAIN, lease=lease, message_type="work", **options)
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules of ``tests/conftest.py`` bite: shown by running them over small files that break them."""
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -33,15 +36,35 @@ def test_tidy(): print("redis://***@h")
 """
 
 
+class Rules:
+    """Files of tests under the rules.
+
+    pytest's own `pytester` would put the modules of this process back to what they were, under the feet of threads
+    that are importing some.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "conftest.py").write_text(CONFTEST.replace("s3cr3t-canary", "other-canary"), "utf-8")
+
+    def write(self, *files: str) -> None:
+        for number, tests in enumerate(files):
+            (self._folder / f"test_{number}.py").write_text(textwrap.dedent(tests), "utf-8")
+
+    def run(self, *options: str) -> pytest.RunResult:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+        ran = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=False, timeout=300)
+        return pytest.RunResult(ran.returncode, ran.stdout.splitlines(), ran.stderr.splitlines(), 0.0)
+
+
 @pytest.fixture
-def rules(pytester: pytest.Pytester) -> pytest.Pytester:
-    pytester.makeconftest(CONFTEST.replace("s3cr3t-canary", "other-canary"))
-    return pytester
+def rules(tmp_path: Path) -> Rules:
+    return Rules(tmp_path)
 
 
-def test_a_secret_fails_the_test_that_shows_it(rules: pytest.Pytester) -> None:
-    rules.makepyfile(LEAKING)
-    result = rules.runpytest_subprocess("-p", "no:randomly", "-rA")
+def test_a_secret_fails_the_test_that_shows_it(rules: Rules) -> None:
+    rules.write(LEAKING)
+    result = rules.run("-p", "no:randomly", "-rA")
     result.assert_outcomes(failed=7, errors=1, passed=2)
     result.stdout.fnmatch_lines_random(
         [
@@ -70,30 +93,30 @@ def test_fine(): pass
 SKIPPING_WHOLE = "import pytest\npytest.importorskip('no_such_module')"
 
 
-def test_in_ci_a_skip_is_a_failure(rules: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_ci_a_skip_is_a_failure(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUEKIT_CI", "1")
-    rules.makepyfile(SKIPPING)
-    result = rules.runpytest_subprocess()
+    rules.write(SKIPPING)
+    result = rules.run()
     result.stdout.fnmatch_lines_random(["In CI nothing is skipped, and this was: *no server here"])
     result.assert_outcomes(failed=1, errors=1, passed=1, xfailed=1)  # a mark skips in the setup, which errs
 
 
-def test_in_ci_a_skipped_file_is_a_failure(rules: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_ci_a_skipped_file_is_a_failure(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUEKIT_CI", "1")
-    rules.makepyfile(SKIPPING_WHOLE)
-    result = rules.runpytest_subprocess()
+    rules.write(SKIPPING_WHOLE)
+    result = rules.run()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines_random(["In CI nothing is skipped, and this was: *no_such_module*"])
 
 
-def test_at_home_a_skip_is_a_skip(rules: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_home_a_skip_is_a_skip(rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUEUEKIT_CI", raising=False)
-    rules.makepyfile(test_some=SKIPPING, test_whole=SKIPPING_WHOLE)
-    rules.runpytest_subprocess().assert_outcomes(skipped=3, passed=1, xfailed=1)
+    rules.write(SKIPPING, SKIPPING_WHOLE)
+    rules.run().assert_outcomes(skipped=3, passed=1, xfailed=1)
 
 
-def test_memory_is_empty_at_the_start_of_a_test(rules: pytest.Pytester) -> None:
-    rules.makepyfile(
+def test_memory_is_empty_at_the_start_of_a_test(rules: Rules) -> None:
+    rules.write(
         """
         import pytest
         from queuekit._values.clock import SystemClock
@@ -108,4 +131,4 @@ def test_memory_is_empty_at_the_start_of_a_test(rules: pytest.Pytester) -> None:
             assert queue.stats().ready == 1
         """
     )
-    rules.runpytest_subprocess().assert_outcomes(passed=2)
+    rules.run().assert_outcomes(passed=2)

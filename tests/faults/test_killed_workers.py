@@ -71,9 +71,13 @@ def kill_at_random(workers: Workers, row: Result, queue: str, messages: int, tim
     for index in range(times):
         due = messages * (index + 1) // (times + 1)
         workers.until_lines(due)
-        workers.until(lambda _: bool(workers.at_work()))
-        kills.append(workers.kill(chance.choice(sorted(workers.at_work()))))
+        workers.until(lambda lines: bool(workers.at_work()) or len(handled(lines)) == messages)
+        working = sorted(workers.at_work())
+        if not working:
+            break  # they were quicker than the kills
+        kills.append(workers.kill(chance.choice(working)))
         workers.start(queue)
+    assert len(kills) > times // 2
     workers.until(
         lambda lines: len(lines) >= messages and len(handled(lines)) == messages,
         lambda: f"{len(handled(workers.lines()))} messages",

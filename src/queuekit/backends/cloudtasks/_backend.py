@@ -29,8 +29,11 @@ from queuekit.backend import (
     Unsupported,
     Wanted,
 )
+from queuekit.backends._counting import Calls
+from queuekit.backends._google.errors import status_of
+from queuekit.backends._per_process import PerProcess
 from queuekit.backends.cloudtasks import _diagnosing, _errors, _managing, _messages
-from queuekit.backends.cloudtasks._clients import Calls, Clients, Made, as_call_error, call_errors, types
+from queuekit.backends.cloudtasks._clients import Made, as_call_error, call_errors, clients_of, types
 from queuekit.backends.cloudtasks._options import FORMS, CloudTasksOptions, name_of, place_of
 from queuekit.backends.cloudtasks._tasks import Writer
 
@@ -77,7 +80,7 @@ class CloudTasksBackend:
         self._clock = opening.clock
         self._place = place_of(opening)
         place = self._place
-        self._clients = opening.clients.get(("cloudtasks", place), lambda: Clients(place), Clients.close)
+        self._clients = opening.clients.get(("cloudtasks", place), lambda: clients_of(place), PerProcess.close)
         self._calls = Calls()
         self._writer = Writer(self._name, self._options)
         self._capabilities = _queue(self._options)
@@ -180,7 +183,7 @@ class CloudTasksBackend:
         try:
             self._call("delete_queue", {"name": self._name})
         except Exception as error:
-            if _errors.status_of(error) != "NOT_FOUND":
+            if status_of(error) != "NOT_FOUND":
                 raise
 
     def exists(self) -> bool:
@@ -188,7 +191,7 @@ class CloudTasksBackend:
         try:
             self._call("get_queue", {"name": self._name})
         except Exception as error:
-            if _errors.status_of(error) != "NOT_FOUND":
+            if status_of(error) != "NOT_FOUND":
                 raise
             return False
         return True
@@ -262,7 +265,7 @@ def _outcome(call: Any, message_id: str, *, named: bool) -> SendOutcome:
         task = call.result()
     except call_errors() as error:
         raised = as_call_error(error)
-        if named and _errors.status_of(raised) == "ALREADY_EXISTS":
+        if named and status_of(raised) == "ALREADY_EXISTS":
             return Duplicate(message_id)
         what = _errors.of_task(raised)
         return Rejected(what, message_id) if what.sent == "no" else Unknown(what, message_id)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from queuekit.backends.cloudtasks._errors import DifferentSettingsError, status_of
+from queuekit.backends._google.errors import status_of
+from queuekit.backends.cloudtasks._errors import DifferentSettingsError
 from queuekit.backends.cloudtasks._options import CloudTasksOptions
 
 _PAUSED = 2

@@ -9,16 +9,15 @@ from datetime import timedelta
 
 from queuekit._values.hosts import is_loopback
 from queuekit.backend import InvalidURLError, Opening, Range, Size
+from queuekit.backends._google.urls import ADDRESS, Place, project_of
 from queuekit.backends.cloudtasks._targets import check_target
 
 FORMS = ("cloudtasks://PROJECT/LOCATION/QUEUE",)
 SERVICE = "cloudtasks.googleapis.com"
 MOST_BYTES = 1 << 20
 
-_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*", re.ASCII)
 _LOCATION = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _QUEUE = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,23 +70,6 @@ class CloudTasksOptions:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a service is. Backends with equal ones share a channel.
-
-    Attributes:
-        address: Host and port.
-        secure: Whether it is reached by TLS, with credentials.
-        connect_s: Longest time for connecting.
-        answer_s: Longest time for an answer.
-    """
-
-    address: str
-    secure: bool
-    connect_s: float
-    answer_s: float
-
-
 def name_of(opening: Opening) -> str:
     """The queue's whole name.
 
@@ -95,12 +77,7 @@ def name_of(opening: Opening) -> str:
         InvalidURLError: The URL names no project, no location, or something that the service would not take.
     """
     url = opening.url
-    if len(url.hosts) != 1 or url.hosts[0].port is not None or not _PROJECT.fullmatch(url.hosts[0].name):
-        msg = f"a cloudtasks URL names one project where others have a host; the form is {FORMS[0]}"
-        raise InvalidURLError(msg)
-    if url.user is not None or url.password is not None:
-        msg = "a cloudtasks URL takes no login; credentials come from Google's application default credentials"
-        raise InvalidURLError(msg)
+    project = project_of(url, FORMS[0])
     location, _, queue = url.path.strip("/").partition("/")
     if not _LOCATION.fullmatch(location) or queue != opening.queue:
         msg = f"the path of a cloudtasks URL is a location and a queue; the form is {FORMS[0]}"
@@ -109,7 +86,7 @@ def name_of(opening: Opening) -> str:
         msg = f"Cloud Tasks names a queue by 1 to 100 letters, digits and '-'; {queue!r} is not one"
         raise InvalidURLError(msg)
     _check(opening.options)
-    return f"projects/{url.hosts[0].name}/locations/{location}/queues/{queue}"
+    return f"projects/{project}/locations/{location}/queues/{queue}"
 
 
 def place_of(opening: Opening) -> Place:
@@ -119,7 +96,7 @@ def place_of(opening: Opening) -> Place:
         InvalidURLError: The endpoint is none, or is not on this host.
     """
     options: CloudTasksOptions = opening.options
-    found = _ADDRESS.fullmatch(options.endpoint) if options.endpoint else None
+    found = ADDRESS.fullmatch(options.endpoint) if options.endpoint else None
     if options.endpoint and (found is None or found["port"] is None or not is_loopback(found["host"])):
         msg = (
             "the endpoint of a cloudtasks URL is an emulator on this host, such as localhost:8123: what is sent "

@@ -27,8 +27,11 @@ from queuekit.backend import (
     SettleOutcome,
     Wanted,
 )
+from queuekit.backends._counting import Calls
+from queuekit.backends._google.errors import status_of
+from queuekit.backends._per_process import PerProcess
 from queuekit.backends.pubsub import _diagnosing, _errors, _managing, _messages, _probing
-from queuekit.backends.pubsub._clients import SCOPE, Calls, Clients, Made
+from queuekit.backends.pubsub._clients import SCOPE, Made, clients_of
 from queuekit.backends.pubsub._errors import DamagedAnswerError
 from queuekit.backends.pubsub._options import FORMS, PubSubOptions, names_of, place_of
 from queuekit.backends.pubsub._pulling import Pulls, answer_of
@@ -78,7 +81,7 @@ class PubSubBackend:
         self._clock = opening.clock
         self._place = place_of(opening)
         place = self._place
-        self._clients = opening.clients.get(("pubsub", place), lambda: Clients(place), Clients.close)
+        self._clients = opening.clients.get(("pubsub", place), lambda: clients_of(place), PerProcess.close)
         self._calls = Calls()
         self._pulls = Pulls(opening.clock)
         self._writer = _messages.Writer()
@@ -221,7 +224,7 @@ class PubSubBackend:
         try:
             settings = self._settings()
         except Exception as error:
-            if _errors.status_of(error) != "NOT_FOUND":
+            if status_of(error) != "NOT_FOUND":
                 raise
             return
         _managing.delete(self._call, self._names, settings)
@@ -232,7 +235,7 @@ class PubSubBackend:
             self._call("GetTopic", {"topic": self._names.topic})
             self._settings()
         except Exception as error:
-            if _errors.status_of(error) != "NOT_FOUND":
+            if status_of(error) != "NOT_FOUND":
                 raise
             return False
         return True
@@ -279,7 +282,7 @@ class PubSubBackend:
         try:
             answer = self._call_with(made.publisher.publish, "Publish", wrapped, timeout_s)
         except Exception as error:
-            if _errors.status_of(error) != "INVALID_ARGUMENT":
+            if status_of(error) != "INVALID_ARGUMENT":
                 raise
             return [replace(_REFUSED, raw=error)] * len(request.messages)
         ids: Sequence[str] = made.types.PublishResponse.pb(answer).message_ids

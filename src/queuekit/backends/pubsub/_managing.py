@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from queuekit.backends.pubsub._errors import DifferentSettingsError, status_of
+from queuekit.backends._google.errors import status_of
+from queuekit.backends.pubsub._errors import DifferentSettingsError
 from queuekit.backends.pubsub._options import Names, PubSubOptions
 from queuekit.backends.pubsub._probing import Settings, settings_of
 

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from queuekit._values.hosts import is_loopback
 from queuekit.backend import InvalidURLError, Opening, Range
+from queuekit.backends._google.urls import ADDRESS, Place, project_of
 
 FORMS = ("pubsub://PROJECT/QUEUE",)
 EMULATOR = "PUBSUB_EMULATOR_HOST"
@@ -17,11 +19,8 @@ EMULATOR = "PUBSUB_EMULATOR_HOST"
 
 SERVICE = "pubsub.googleapis.com"
 
-_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*", re.ASCII)
 _NAME = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}", re.ASCII)
 _NAMED = "3 to 255 letters, digits and '-._~+%', begins with a letter, and not with 'goog'"
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
-_LOOPBACK = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|\[::1\]", re.ASCII)
 _LEAST_DELIVERIES = 5
 _DEAD = "-dead"
 _LONGEST_NAME = 255
@@ -81,23 +80,6 @@ class PubSubOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a service is. Backends with equal ones share a channel.
-
-    Attributes:
-        address: Host and port.
-        secure: Whether it is reached by TLS, with credentials.
-        connect_s: Longest time for connecting.
-        answer_s: Longest time for an answer.
-    """
-
-    address: str
-    secure: bool
-    connect_s: float
-    answer_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """What a queue is made of, as the service names it.
 
@@ -133,16 +115,11 @@ def names_of(opening: Opening) -> Names:
         InvalidURLError: It names no project, or something that the service would not take.
     """
     url, options = opening.url, opening.options
-    if len(url.hosts) != 1 or url.hosts[0].port is not None or not _PROJECT.fullmatch(url.hosts[0].name):
-        msg = f"a pubsub URL names one project where others have a host; the form is {FORMS[0]}"
-        raise InvalidURLError(msg)
-    if url.user is not None or url.password is not None:
-        msg = "a pubsub URL takes no login; credentials come from Google's application default credentials"
-        raise InvalidURLError(msg)
+    project = project_of(url, FORMS[0])
     if url.path.strip("/") != opening.queue:
         msg = f"the path of a pubsub URL is the name of the topic and nothing else; the form is {FORMS[0]}"
         raise InvalidURLError(msg)
-    project, subscription = url.hosts[0].name, options.subscription or opening.queue
+    subscription = options.subscription or opening.queue
     dead = options.dead_letter or subscription[: _LONGEST_NAME - len(_DEAD)] + _DEAD
     for what, name in (("topic", opening.queue), ("subscription", subscription), ("topic for dead letters", dead)):
         if not _NAME.fullmatch(name):
@@ -184,14 +161,14 @@ def place_of(opening: Opening, environment: Mapping[str, str] | None = None) -> 
         given, secure = known[EMULATOR].removeprefix("http://").rstrip("/"), False
     elif given and not given.startswith("https://"):
         secure = False
-    found = _ADDRESS.fullmatch(given.removeprefix("https://").rstrip("/")) if given else None
+    found = ADDRESS.fullmatch(given.removeprefix("https://").rstrip("/")) if given else None
     if given and found is None:
         msg = (
             f"the endpoint of a pubsub URL (or {EMULATOR}) is https:// with a host, or a host and a port; it has no "
             "path and no login"
         )
         raise InvalidURLError(msg)
-    if options.endpoint and not secure and found is not None and not _LOOPBACK.fullmatch(found["host"]):
+    if options.endpoint and not secure and found is not None and not is_loopback(found["host"]):
         msg = (
             "the endpoint of a pubsub URL without https:// is for an emulator on this host; for one elsewhere set "
             f"{EMULATOR}"

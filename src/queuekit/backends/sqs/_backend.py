@@ -31,8 +31,9 @@ from queuekit.backend import (
     Unknown,
     Wanted,
 )
+from queuekit.backends._counting import Calls
 from queuekit.backends.sqs import _diagnosing, _entries, _errors, _managing, _messages, _moving, _probing
-from queuekit.backends.sqs._clients import LONGEST_POLL_S, METHODS, Calls, Clients
+from queuekit.backends.sqs._clients import LONGEST_POLL_S, METHODS, Clients
 from queuekit.backends.sqs._options import FIFO, FORMS, SqsOptions, checked_name, place_of
 from queuekit.backends.sqs._polling import Polls
 from queuekit.backends.sqs._settling import LONGEST_S, Handle, Plan

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""boto3's clients, and a count of every call that goes through them."""
+"""boto3's clients."""
 
 from __future__ import annotations
 
 import math
-import os
 import threading
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from queuekit.backends._per_process import PerProcess
 from queuekit.backends.sqs._options import Place
 
 LONGEST_POLL_S = 20
@@ -50,10 +49,7 @@ class Clients:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._lock = threading.Lock()
-        self._pid = 0
-        self._session: Any = None
-        self._made: dict[str, Any] = {}
+        self._own = PerProcess(lambda: _Session(place), _Session.close)
 
     def calling(self, timeout_s: float = math.inf) -> Any:
         """The client for what is answered at once.
@@ -64,69 +60,73 @@ class Clients:
         """
         answer_s = self._place.answer_s
         wait_s = next((each for each in _WAITS_S if timeout_s <= each < answer_s), answer_s)
-        return self._client(f"calling for {wait_s:g} s", wait_s)
+        return self._own.get().client(f"calling for {wait_s:g} s", wait_s)
 
     def polling(self) -> Any:
         """The client for receives that wait."""
-        return self._client("polling", self._place.answer_s + self._place.poll_s)
+        return self._own.get().client("polling", self._place.answer_s + self._place.poll_s)
 
     def close(self) -> None:
         """Close the connections that are idle. Idempotent."""
-        with self._lock:
-            made, self._made = self._made, {}
-        for each in made.values():
-            each.close()
-
-    def _client(self, name: str, read_s: float) -> Any:
-        client = self._made.get(name)
-        if client is None or self._pid != os.getpid():
-            with self._lock:
-                client = self._make(name, read_s)
-        return client
-
-    def _make(self, name: str, read_s: float) -> Any:
-        # Here, as AWS Lambda hands over messages without a call, and its functions begin sooner without boto3.
-        import boto3.session
-        from botocore.config import Config
-
-        if self._pid != os.getpid() or self._session is None:
-            # Its own: boto3's default one is shared by the whole process, and not for several threads.
-            self._made, self._session, self._pid = {}, boto3.session.Session(), os.getpid()
-        if name not in self._made:
-            self._made[name] = self._session.client(
-                "sqs",
-                region_name=self._place.region,
-                endpoint_url=self._place.endpoint or None,
-                config=Config(
-                    connect_timeout=self._place.connect_s,
-                    read_timeout=read_s,
-                    retries={"total_max_attempts": 1, "mode": "standard"},
-                    max_pool_connections=_CONNECTIONS,
-                    parameter_validation=False,
-                    tcp_keepalive=True,
-                    user_agent_extra="queuekit",
-                ),
-            )
-        return self._made[name]
+        self._own.close()
 
 
-class Calls:
-    """How often each operation was asked for, answered or not: the service charges for each.
+class _Session:
+    """boto3's session and the clients of one process, each made at its first use.
+
+    Args:
+        place: Where the service is.
 
     Concurrency:
         Safe from any thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place) -> None:
+        # Here, as AWS Lambda hands over messages without a call, and its functions begin sooner without boto3.
+        import boto3.session
+
+        self._place = place
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        # Its own: boto3's default one is shared by the whole process, and not for several threads.
+        self._session = boto3.session.Session()
+        self._made: dict[str, Any] = {}
 
-    def count(self, operation: str) -> None:
-        """One call is made."""
-        with self._lock:
-            self._counts[operation] += 1
+    def client(self, name: str, read_s: float) -> Any:
+        """The client of a name.
 
-    def read(self) -> Mapping[str, int]:
-        """Operation to count, for those that were called."""
+        Args:
+            name: What it is for.
+            read_s: How long it waits for an answer.
+        """
+        client = self._made.get(name)
+        if client is None:
+            with self._lock:
+                client = self._made.get(name)
+                if client is None:
+                    client = self._made[name] = self._make(read_s)
+        return client
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
         with self._lock:
-            return dict(self._counts)
+            made, self._made = self._made, {}
+        for each in made.values():
+            each.close()
+
+    def _make(self, read_s: float) -> Any:
+        from botocore.config import Config
+
+        return self._session.client(
+            "sqs",
+            region_name=self._place.region,
+            endpoint_url=self._place.endpoint or None,
+            config=Config(
+                connect_timeout=self._place.connect_s,
+                read_timeout=read_s,
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                max_pool_connections=_CONNECTIONS,
+                parameter_validation=False,
+                tcp_keepalive=True,
+                user_agent_extra="queuekit",
+            ),
+        )

@@ -153,9 +153,16 @@ def settlements(batch: Iterable[Held]) -> list[Settlement]:
 def group_by_call(batch: list[Held]) -> list[list[Held]]:
     """Parts of one action and one delay each, for backends that do not mix."""
     groups: dict[tuple[Action, float], list[Held]] = {}
+    group: list[Held] = []
+    action: Action | None = None
+    delay_s = 0.0
     for held in batch:
         settlement = _settlement(held)
-        groups.setdefault((settlement.action, settlement.delay_s), []).append(held)
+        # Neighbours are mostly settled alike, and to look for their group costs more than the rest.
+        if settlement.action is not action or settlement.delay_s != delay_s:
+            action, delay_s = settlement.action, settlement.delay_s
+            group = groups.setdefault((action, delay_s), [])
+        group.append(held)
     return list(groups.values())
 
 

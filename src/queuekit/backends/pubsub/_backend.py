@@ -33,6 +33,7 @@ from queuekit.backends._per_process import PerProcess
 from queuekit.backends.pubsub import _diagnosing, _errors, _managing, _messages, _probing
 from queuekit.backends.pubsub._clients import SCOPE, Made, clients_of
 from queuekit.backends.pubsub._errors import DamagedAnswerError
+from queuekit.backends.pubsub._leasing import Leases
 from queuekit.backends.pubsub._options import FORMS, PubSubOptions, names_of, place_of
 from queuekit.backends.pubsub._pulling import Pulls, answer_of
 from queuekit.backends.pubsub._settling import LONGEST_S, Handle, Plan
@@ -46,8 +47,6 @@ _FRAMING = 4
 """Bytes around the topic's name in a request."""
 _GRACE_S = 1.05
 """How much earlier than it has to the service answers a pull that brought nothing."""
-_LEAST_DEADLINE_S = 10.0
-"""Of a subscription's leases."""
 
 
 def _unfit(detail: str, code: ErrorCode = ErrorCode.UNSUPPORTED) -> ErrorClass:
@@ -85,7 +84,11 @@ class PubSubBackend:
         self._calls = Calls()
         self._pulls = Pulls(opening.clock)
         self._writer = _messages.Writer()
-        self._deadline_s = 0
+        self._leases = Leases(
+            opening.clock,
+            change=lambda ack_ids, seconds: self._change(ack_ids, seconds, place.answer_s),
+            deadline=lambda: self._settings().ack_deadline_s,
+        )
         self._ordered = self._options.ordering
         self._capabilities = replace(
             _queue(self._names.topic, self._options),
@@ -114,7 +117,8 @@ class PubSubBackend:
                 raise
             return replace(self._capabilities, assumed=_probing.ASSUMED)
         _probing.check_topic(settings, self._names)
-        self._deadline_s, self._ordered = settings.ack_deadline_s, settings.ordering
+        self._leases.learn(settings.ack_deadline_s)
+        self._ordered = settings.ordering
         can = _probing.refined(self._capabilities, settings, self._url_of)
         try:
             readers = self._call("ListTopicSubscriptions", {"topic": self._names.topic})
@@ -146,11 +150,10 @@ class PubSubBackend:
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
         """Pull up to a thousand messages, and lease them for whole seconds, rounded up. See `Backend.receive`."""
         made, subscription = self._clients.get(), self._names.subscription
-        asked_at = self._clock.monotonic()
         self._calls.count("Pull")
         most = min(max_messages, _BATCH)
         begin = made.pull(subscription, most, min(wait_s, self._options.poll.total_seconds()) + _GRACE_S)
-        call, fresh = self._pulls.run(most, begin, lambda ended: self._give_back(made, ended))
+        call, begun_at = self._pulls.run(most, begin, lambda ended: self._give_back(made, ended))
         if call is None:
             return ()
         answer = answer_of(call)
@@ -159,8 +162,12 @@ class PubSubBackend:
         found = made.messages(answer)
         if not found:
             return ()
-        until = self._lease([each.ack_id for each in found], math.ceil(lease_s), asked_at, fresh=fresh)
-        return [_messages.read(each, Handle(subscription, each.ack_id), until) for each in found]
+        leased = self._leases.make([each.ack_id for each in found], math.ceil(lease_s), begun_at)
+        messages = _messages.read(found, lambda ack_id: Handle(subscription, ack_id), leased.until)
+        if not leased.sooner:
+            return messages
+        ends = (leased.sooner.get(each.ack_id, leased.until) for each in found)
+        return [message._replace(lease_until=end) for message, end in zip(messages, ends, strict=True)]
 
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:
         """One message as the service pushes it, wrapped, or put into that form. See `PushCodec`.
@@ -299,7 +306,13 @@ class PubSubBackend:
         attributes = self._writer.attributes(message)
         if len(attributes) > _messages.MOST_ATTRIBUTES:
             return _NO_ROOM
-        messages.add(data=message.body, attributes=attributes, ordering_key=message.ordering_key or "")
+        # Field by field, which takes a quarter of the time that the constructor does.
+        added = messages.add()
+        added.data = message.body
+        for name, text in attributes.items():
+            added.attributes[name] = text
+        if message.ordering_key is not None:
+            added.ordering_key = message.ordering_key
         return None
 
     def _refusal(self, message: OutgoingMessage) -> ErrorClass | None:
@@ -313,26 +326,7 @@ class PubSubBackend:
             return _NOT_ORDERED
         return _messages.unfit(message)
 
-    def _lease(self, ack_ids: list[str], seconds: int, asked_at: float, *, fresh: bool) -> float:
-        """Make leases as long as they were asked for; returns when they end.
-
-        Args:
-            ack_ids: Of the leases.
-            seconds: How long they are to be.
-            asked_at: Before they began, where the pull is ``fresh``; another one's may have brought them before.
-            fresh: Whether it is.
-        """
-        if fresh and seconds == self._deadline_s:
-            return asked_at + seconds
-        changed_at = self._clock.monotonic()
-        try:
-            self._change(ack_ids, seconds, self._place.answer_s)
-        except Exception as error:  # noqa: BLE001 - the messages are leased, if only for as long as the service likes
-            if not _errors.of_ack_ids(error):
-                return asked_at + min(seconds, self._deadline_s or _LEAST_DEADLINE_S)
-        return changed_at + seconds
-
-    def _change(self, ack_ids: list[str], seconds: int | None, timeout_s: float) -> None:
+    def _change(self, ack_ids: Sequence[str], seconds: int | None, timeout_s: float) -> None:
         """Acknowledge leases, or let them end in so many seconds."""
         made = self._clients.get()
         if seconds is None:

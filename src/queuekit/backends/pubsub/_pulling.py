@@ -20,6 +20,7 @@ class _Pull:
 
     Attributes:
         most: How many messages it may bring.
+        begun_at: When it began, on the monotonic scale: no lease that it brings is older.
         give_back: What to do with an answer that nobody waits for; the call that does it, if there is one.
         call: gRPC's own, once it has begun.
         done: Whether it has ended.
@@ -27,6 +28,7 @@ class _Pull:
     """
 
     most: int
+    begun_at: float
     give_back: Callable[[Any], Any]
     call: Any = None
     done: bool = False
@@ -60,8 +62,8 @@ class Pulls:
         self._giving: set[Any] = set()
         self._closed = False
 
-    def run(self, most: int, begin: Callable[[], Any], give_back: Callable[[Any], Any]) -> tuple[Any, bool]:
-        """The call that has ended, and whether it was begun by this; None where somebody interrupted.
+    def run(self, most: int, begin: Callable[[], Any], give_back: Callable[[Any], Any]) -> tuple[Any, float]:
+        """The call that has ended, and when it began; None where somebody interrupted.
 
         Args:
             most: How many messages are wanted at most.
@@ -74,11 +76,11 @@ class Pulls:
             self._fresh()
         with self._changed:
             if self._closed:
-                return None, True
+                return None, 0.0
             pull = next((each for each in self._left if each.most <= most), None)
             fresh = pull is None
             if pull is None:
-                pull = _Pull(most, give_back)
+                pull = _Pull(most, self._clock.monotonic(), give_back)
                 pull.call = begin()
             else:
                 self._left.remove(pull)
@@ -90,7 +92,7 @@ class Pulls:
         with self._changed:
             while not (pull.done or pull.left):
                 self._clock.wait(self._changed, None)
-            return (pull.call if pull.done and not pull.left else None), fresh
+            return (pull.call if pull.done and not pull.left else None), pull.begun_at
 
     def interrupt(self) -> None:
         """Wake everybody who waits now; their pulls are left."""

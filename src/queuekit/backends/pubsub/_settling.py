@@ -59,24 +59,14 @@ class Plan:
     """
 
     def __init__(self, batch: Sequence[Settlement], subscription: str) -> None:
-        self._batch = batch
         self._action = batch[0].action
         length_s = batch[0].lease_s if self._action is Action.EXTEND else batch[0].delay_s
         self.seconds: int = math.ceil(length_s)
-        self._known: dict[int, SettleOutcome] = {}
-        self._positions: dict[str, int] = {}
-        for position, settlement in enumerate(batch):
-            handle = settlement.handle
-            if self._action is Action.DEAD:
-                self._known[position] = _NO_DEAD
-            elif self.seconds > LONGEST_S:
-                self._known[position] = _TOO_LONG
-            elif not isinstance(handle, Handle) or handle.subscription != subscription:
-                self._known[position] = LEASE_LOST
-            elif not handle.ack_id:
-                self._known[position] = _PUSHED
-            else:
-                self._positions[handle.ack_id] = position
+        never = _NO_DEAD if self._action is Action.DEAD else _TOO_LONG if self.seconds > LONGEST_S else None
+        self._entries: list[str | SettleOutcome] = (
+            [never] * len(batch) if never else [_entry(each.handle, subscription) for each in batch]
+        )
+        self._known: dict[str, SettleOutcome] = {}
 
     @property
     def acks(self) -> bool:
@@ -85,13 +75,17 @@ class Plan:
 
     def calls(self) -> list[list[str]]:
         """The ids of each call: one, unless they are so long that a request has no room for all."""
+        ack_ids = list(dict.fromkeys(each for each in self._entries if isinstance(each, str)))
+        most = MOST_BYTES - _REST_BYTES
+        if len("".join(ack_ids).encode()) + _ID_BYTES * len(ack_ids) <= most:  # nearly always
+            return [ack_ids] if ack_ids else []
         calls: list[list[str]] = []
         room = 0
-        for ack_id in self._positions:
+        for ack_id in ack_ids:
             needs = len(ack_id.encode()) + _ID_BYTES
             if needs > room or not calls:
                 calls.append([])
-                room = MOST_BYTES - _REST_BYTES
+                room = most
             calls[-1].append(ack_id)
             room -= needs
         return calls
@@ -104,20 +98,18 @@ class Plan:
             failed: Id to what the service says of it.
             asked_at: When it was asked, on the monotonic scale.
         """
-        went_well = self._success(asked_at)
-        for ack_id in ack_ids:
-            what = failed.get(ack_id)
-            self._known[self._positions[ack_id]] = went_well if what is None else _outcome(what)
+        self._known.update(dict.fromkeys(ack_ids, self._success(asked_at)))
+        if failed:
+            self._known.update({each: _outcome(failed[each]) for each in ack_ids if each in failed})
 
     def failed(self, ack_ids: Sequence[str], error: ErrorClass) -> None:
         """Nothing is known of a call's leases, or that nothing was done for them."""
-        outcome = Failed(error) if error.sent == "no" else Unknown(error)
-        for ack_id in ack_ids:
-            self._known[self._positions[ack_id]] = outcome
+        self._known.update(dict.fromkeys(ack_ids, Failed(error) if error.sent == "no" else Unknown(error)))
 
     def outcomes(self) -> list[SettleOutcome]:
         """One per settlement."""
-        return [self._known[position] for position in range(len(self._batch))]
+        known = self._known
+        return [known[each] if isinstance(each, str) else each for each in self._entries]
 
     def _success(self, asked_at: float) -> SettleOutcome:
         if self._action is Action.ACK:
@@ -125,6 +117,13 @@ class Plan:
         if self._action is Action.EXTEND:
             return Settled(lease_until=asked_at + self.seconds)
         return Settled(applied_delay_s=float(self.seconds))
+
+
+def _entry(handle: object, subscription: str) -> str | SettleOutcome:
+    """The id of a lease that the service can be asked about, or what becomes of the settlement without asking."""
+    if not isinstance(handle, Handle) or handle.subscription != subscription:
+        return LEASE_LOST
+    return handle.ack_id or _PUSHED
 
 
 def _outcome(what: str) -> SettleOutcome:

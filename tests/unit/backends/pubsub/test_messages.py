@@ -25,7 +25,12 @@ def written(message: OutgoingMessage) -> PubsubMessage:
 
 def received(message: OutgoingMessage) -> Any:
     got = ReceivedMessage(ack_id="ack", message=written(message), delivery_attempt=3)
-    return read(ReceivedMessage.pb(got), "handle", 7.0)
+    return read_one(got, 7.0)
+
+
+def read_one(got: Any, lease_until: float | None) -> Any:
+    (message,) = read([ReceivedMessage.pb(got)], lambda ack_id: f"handle of {ack_id}", lease_until)
+    return message
 
 
 def test_a_plain_message_has_one_attribute_of_ours_beside_its_own() -> None:
@@ -44,7 +49,7 @@ def test_what_is_written_is_read_again(
 ) -> None:
     got = received(OutgoingMessage("id-1", body, attributes, metadata, ordering_key=key))
     assert (got.body, got.attributes, got.metadata, got.ordering_key) == (body, attributes, metadata, key)
-    assert (got.handle, got.message_id, got.attempt, got.lease_until) == ("handle", "id-1", 3, 7.0)
+    assert (got.handle, got.message_id, got.attempt, got.lease_until) == ("handle of ack", "id-1", 3, 7.0)
 
 
 @given(
@@ -135,13 +140,66 @@ def test_an_ordering_key_has_bytes_and_not_too_many(key: str) -> None:
 )
 def test_an_attribute_that_only_looks_like_ours_is_the_senders(packed: str) -> None:
     raw = ReceivedMessage(ack_id="ack", message=PubsubMessage(data=b"x", message_id="17", attributes={"qk": packed}))
-    got = read(ReceivedMessage.pb(raw), "handle", None)
+    got = read_one(raw, None)
     assert (got.message_id, dict(got.attributes), dict(got.metadata)) == ("17", {"qk": packed}, {})
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["id-1", "id.2", 'quo"te', "back\\slash", "x" * 128]),
+            st.sampled_from([{}, {"color": "red"}, {"qk-7": "theirs"}, {"long": "v" * 1100}]),
+            st.sampled_from([{}, {"v": "1"}, {"v": "2", "type": "é"}, {"first": "x" * 1500}]),
+        ),
+        max_size=8,
+    ),
+    st.lists(
+        st.sampled_from(
+            [
+                {},
+                {"a": "b"},
+                {"qk": ""},
+                {"qk": '{"id":"a","meta":{},"id":"b"}'},
+                {"qk": '{"id":"a","meta":{"v":"1"}}', "qk-1": "more"},
+                {"qk": '{"id":"a","meta":{"v":"1"},"meta":{}}'},
+                {"qk": '{"id":"a","meta":{"v":1}}'},
+                {"qk": ' {"id":"a","meta":{}}'},
+                {"qk": '{"id":"","meta":{}}'},
+                {"qk": '{"id":"has space","meta":{}}'},
+            ]
+        ),
+        max_size=4,
+    ),
+    st.randoms(),
+)
+def test_what_is_read_together_is_what_each_is_alone(ours: Any, theirs: Any, random: Any) -> None:
+    bodies = [written(OutgoingMessage(own_id, b"x", beside, metadata)) for own_id, beside, metadata in ours]
+    bodies += [PubsubMessage(data=b"y", message_id="17", attributes=each) for each in theirs]
+    random.shuffle(bodies)
+    raw = [ReceivedMessage.pb(ReceivedMessage(ack_id="ack", message=each)) for each in bodies]
+    together = read(raw, str, 7.0)
+    assert together == [each for alone in raw for each in read([alone], str, 7.0)]
+    ids = [alone.message.attributes.get("qk", "") for alone in raw]
+    for text, message in zip(ids, together, strict=True):
+        if text.startswith('{"id":"a","meta":{},"id"'):
+            assert message.message_id == "b"
+
+
+def test_neighbours_share_what_they_have_in_common() -> None:
+    raw = [
+        ReceivedMessage.pb(ReceivedMessage(ack_id="ack", message=written(OutgoingMessage(each, b"", {}, {"v": "1"}))))
+        for each in ("id-1", "id-2")
+    ]
+    one, other = read(raw, str, None)
+    assert (one.message_id, other.message_id) == ("id-1", "id-2")
+    assert one.metadata is other.metadata
+    with pytest.raises(TypeError):
+        one.metadata["v"] = "2"  # type: ignore[index]
 
 
 def test_a_foreign_message_is_received_as_it_is() -> None:
     raw = PubsubMessage(data=b"x", message_id="17", attributes={"a": ""}, publish_time={"seconds": 5, "nanos": 10**8})
-    got = read(ReceivedMessage.pb(ReceivedMessage(ack_id="ack", message=raw)), "handle", None)
+    got = read_one(ReceivedMessage(ack_id="ack", message=raw), None)
     assert (got.message_id, got.attempt, got.enqueued_at, got.ordering_key) == ("17", None, 5.1, None)
 
 

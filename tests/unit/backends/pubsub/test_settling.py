@@ -59,6 +59,13 @@ def test_each_lease_that_the_service_names_has_an_outcome_of_its_own() -> None:
     assert "PERMANENT_OTHER" in never.error.detail
 
 
+def test_one_lease_that_is_settled_twice_has_one_answer_for_both() -> None:
+    made = Plan([Settlement(Handle(OURS, "ack"), Action.ACK)] * 2, OURS)
+    assert made.calls() == [["ack"]]
+    made.done(["ack"], {"ack": "PERMANENT_FAILURE_INVALID_ACK_ID", "of another call": "PERMANENT_OTHER"}, 0.0)
+    assert made.outcomes() == [LEASE_LOST, LEASE_LOST]
+
+
 @pytest.mark.parametrize(("sent", "kind"), [("no", Failed), ("maybe", Unknown)])
 def test_of_several_calls_one_that_failed_leaves_the_others_as_they_are(sent: str, kind: type) -> None:
     made = plan(Action.ACK, 2)

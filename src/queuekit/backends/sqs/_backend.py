@@ -36,6 +36,7 @@ from queuekit.backends.sqs import _diagnosing, _entries, _errors, _managing, _me
 from queuekit.backends.sqs._clients import LONGEST_POLL_S, METHODS, Clients
 from queuekit.backends.sqs._options import FIFO, FORMS, SqsOptions, checked_name, place_of
 from queuekit.backends.sqs._polling import Polls
+from queuekit.backends.sqs._repeating import LostAnswers
 from queuekit.backends.sqs._settling import LONGEST_S, Handle, Plan
 
 MOST_BYTES = 1 << 20
@@ -89,6 +90,7 @@ class SqsBackend:
         self._writer = _messages.Writer(grouped=self._grouped)
         self._stamps = [*_STAMPS, "MessageGroupId"] if self._grouped else list(_STAMPS)
         self._polls: Polls[list[Any]] = Polls(opening.clock)
+        self._lost = LostAnswers()
         self._url = ""
         self._place = (place.region, place.endpoint, self._account or "", self._queue)
         kind = _fifo_queue() if self._fifo else _standard_queue(fair=self._options.fair)
@@ -155,10 +157,8 @@ class SqsBackend:
         def ask() -> list[Any]:
             nonlocal asked_at
             asked_at = self._clock.monotonic()
-            client = self._clients.polling() if seconds else self._clients.calling()
-            answer = self._call_with(
-                client,
-                "ReceiveMessage",
+            return self._ask(
+                self._clients.polling() if seconds else self._clients.calling(),
                 QueueUrl=url,
                 MaxNumberOfMessages=min(max_messages, _BATCH),
                 VisibilityTimeout=lease,
@@ -166,8 +166,6 @@ class SqsBackend:
                 MessageSystemAttributeNames=self._stamps,
                 MessageAttributeNames=["All"],
             )
-            found: list[Any] = answer.get("Messages") or []
-            return found
 
         found = self._polls.run(ask, self._give_back) if seconds else ask()
         return [self._read(each, asked_at + lease) for each in found or ()]
@@ -234,6 +232,22 @@ class SqsBackend:
         """See `Moving.cancel_move`."""
         return _moving.cancel(self._call, self._settings()["QueueArn"])
 
+    def _ask(self, client: Any, **asked: Any) -> list[Any]:
+        """Receive; of a FIFO queue by an id, under which the service gives the same answer again if it was lost."""
+        if not self._fifo:
+            return self._call_with(client, "ReceiveMessage", **asked).get("Messages") or []
+        most, lease_s, now = asked["MaxNumberOfMessages"], asked["VisibilityTimeout"], self._clock.monotonic()
+        ask = self._lost.ask(most, lease_s, now, self._fresh_id)
+        try:
+            answer = self._call_with(client, "ReceiveMessage", ReceiveRequestAttemptId=ask.attempt_id, **asked)
+        except Exception:
+            self._lost.lost(ask, now)
+            raise
+        return answer.get("Messages") or []
+
+    def _fresh_id(self) -> str:
+        return f"qk-{self._clock.token_bytes(16).hex()}"
+
     def _longest_poll_s(self, lease_s: int) -> int:
         """Half of the lease at most: nobody says when in a poll a message came, so its lease counts from before."""
         return min(math.ceil(self._options.poll.total_seconds()), LONGEST_POLL_S, max(1, lease_s // 2))
@@ -281,7 +295,7 @@ class SqsBackend:
             entry["MessageGroupId"] = _messages.group_of(message.ordering_key)
         if self._fifo:
             # The engine gives each message one that its tries share; a content hash would swallow equal messages.
-            dedup_id = message.dedup_id or f"qk-{self._clock.token_bytes(16).hex()}"
+            dedup_id = message.dedup_id or self._fresh_id()
             entry["MessageDeduplicationId"] = _messages.dedup_of(dedup_id)
         return entry
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from queuekit.backend import ErrorCode, QueueStats
 from queuekit.backends.sqs._errors import DifferentSettingsError, classify
 from queuekit.backends.sqs._options import FIFO, SqsOptions
-from queuekit.backends.sqs._probing import redrive_of
+from queuekit.backends.sqs._probing import Redrive, redrive_of
 
 Call: TypeAlias = Callable[..., Mapping[str, Any]]
 """Makes a call: the operation, and its parameters by name."""
@@ -86,9 +86,18 @@ def delete(call: Call, queue: str, url: str, settings: Mapping[str, str]) -> Non
     """Remove the queue, and its dead letters where `create` made the queue that they are in."""
     redrive = redrive_of(settings)
     if redrive is not None and redrive.name == dead_name(queue):
+        _delete_dead(call, redrive)
+    call("DeleteQueue", QueueUrl=url)
+
+
+def _delete_dead(call: Call, redrive: Redrive) -> None:
+    try:
         dead = call("GetQueueUrl", QueueName=redrive.name, QueueOwnerAWSAccountId=redrive.account)
         call("DeleteQueue", QueueUrl=dead["QueueUrl"])
-    call("DeleteQueue", QueueUrl=url)
+    except Exception as error:
+        # An earlier try may have ended here; the queue itself is to be removed all the same.
+        if classify(error).code is not ErrorCode.NOT_FOUND:
+            raise
 
 
 def count(settings: Mapping[str, str]) -> QueueStats:

@@ -76,6 +76,8 @@ class Polls(Generic[T]):
 
     def close(self) -> None:
         """Wake whoever waits, and let the threads end: the idle ones now, the others after their poll."""
+        if self._pid != os.getpid():
+            self._fresh()  # the threads stayed behind, and one of them may have had the lock
         with self._changed:
             if self._closed:
                 return
@@ -84,7 +86,7 @@ class Polls(Generic[T]):
             polling = self._polling
             for _ in self._threads:
                 self._wanted.put(None)
-        if not polling and self._pid == os.getpid():
+        if not polling:
             for thread in self._threads:
                 thread.join(_JOIN_S)
 
@@ -93,8 +95,8 @@ class Polls(Generic[T]):
             self._idle -= 1
         else:
             thread = threading.Thread(target=self._work, name="queuekit-sqs-poll", daemon=True)
+            thread.start()  # which the system may refuse; then there is none to be joined
             self._threads.append(thread)
-            thread.start()
         self._polling += 1
         self._wanted.put(poll)
 

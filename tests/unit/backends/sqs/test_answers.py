@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 import queuekit as qk
@@ -284,3 +285,27 @@ def test_of_a_shared_queue_only_those_that_the_service_took_from_this_one_are_it
     assert [each.message_id for each in letters] == ["m1", "m3"]
     assert letters[0].reason == "the service gave it up"
     assert letters[0].source == "sqs://eu-west-1/orders"
+
+
+@pytest.mark.parametrize("gone", ["get_queue_url", "delete_queue"])
+def test_a_queue_is_removed_though_the_one_for_its_dead_letters_is_gone(
+    backend: SqsBackend, service: Stubber, gone: str
+) -> None:
+    dead = "arn:aws:sqs:eu-west-1:123456789012:orders-dead-dead"
+    found(service, RedrivePolicy=json.dumps({"deadLetterTargetArn": dead, "maxReceiveCount": 100}))
+    if gone == "delete_queue":
+        service.add_response("get_queue_url", {"QueueUrl": f"{ADDRESS}-dead"})
+    service.add_client_error(gone, "QueueDoesNotExist", http_status_code=400)
+    service.add_response("delete_queue", {}, {"QueueUrl": ADDRESS})
+    backend.delete()
+
+
+def test_a_queue_stays_where_the_one_for_its_dead_letters_may_not_be_removed(
+    backend: SqsBackend, service: Stubber
+) -> None:
+    dead = "arn:aws:sqs:eu-west-1:123456789012:orders-dead-dead"
+    found(service, RedrivePolicy=json.dumps({"deadLetterTargetArn": dead, "maxReceiveCount": 100}))
+    service.add_response("get_queue_url", {"QueueUrl": f"{ADDRESS}-dead"})
+    service.add_client_error("delete_queue", **DENIED)
+    with pytest.raises(ClientError):
+        backend.delete()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A poll that nobody waits for any more gives back what it brings."""
 
+import os
 import threading
 
 import pytest
@@ -71,3 +72,40 @@ def test_polls_at_the_same_time_do_not_wait_for_each_other() -> None:
         each.join(LIMIT_S)
     polls.close()
     assert not any(each.is_alive() for each in threads)
+
+
+def test_after_a_fork_close_waits_for_no_lock_of_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    polls: Polls[int] = Polls(SystemClock())
+    held, free = threading.Event(), threading.Event()
+
+    def hold(lock: threading.Condition) -> None:
+        with lock:
+            held.set()
+            free.wait(LIMIT_S)
+
+    holding = threading.Thread(target=hold, args=(polls._changed,))
+    holding.start()
+    assert held.wait(LIMIT_S)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    closing = threading.Thread(target=polls.close, daemon=True)
+    closing.start()
+    closing.join(LIMIT_S / 2)
+    closed = not closing.is_alive()
+    free.set()
+    holding.join(LIMIT_S)
+    assert closed
+
+
+def test_a_thread_that_the_system_refuses_leaves_polls_that_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    polls: Polls[int] = Polls(SystemClock())
+
+    def refuse(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            polls.run(lambda: 1, lambda _: None)
+    assert polls.run(lambda: 2, lambda _: None) == 2
+    polls.close()

@@ -200,10 +200,11 @@ def waiting() -> str:
 
 def commands() -> str:
     """Every command, with its arguments and options."""
-    from queuekit.cli.commands import app, dead, emulator
+    from queuekit.cli.commands import app, dead, emulator, moving
 
     parts = []
-    for prefix, group in (("queuekit", app), ("queuekit dead", dead), ("queuekit emulator", emulator)):
+    groups = {"queuekit": app, "queuekit dead": dead, "queuekit dead move": moving, "queuekit emulator": emulator}
+    for prefix, group in groups.items():
         for each in group.registered_commands:
             function = each.callback
             if function is not None:

@@ -32,6 +32,7 @@ from queuekit.cli.arguments import (
 )
 from queuekit.cli.choices import BodyKind, LogLevel
 from queuekit.cli.emulator import emulator
+from queuekit.cli.moving import moving
 from queuekit.cli.showing import redact, say
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ app: typer.Typer = typer.Typer(
 )
 dead: typer.Typer = typer.Typer(help="Look at dead letters, and send them back.", rich_markup_mode=None)
 app.add_typer(dead, name="dead")
+dead.add_typer(moving, name="move")
 app.add_typer(emulator, name="emulator")
 
 

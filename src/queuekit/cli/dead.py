@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
 from queuekit import DeadLetters, DeadMessage, PurgeReport, Rate, RedriveReport
+from queuekit.backend import Move
 from queuekit.cli.choosing import Chosen
 from queuekit.cli.queues import body_of
 from queuekit.cli.showing import confirmed, put, put_block, put_json, put_table, redact, say
@@ -136,6 +138,58 @@ def purge(
         _tell_left(report.skipped, missing)
         say(f"{len(report.removed)} {'would be' if dry_run else 'were'} removed")
     return int(bool(missing))
+
+
+def start_move(url: str, *, rate: tuple[int, timedelta] | None, as_json: bool) -> int:
+    """Have the service begin a task that moves letters back. Returns the exit code.
+
+    Raises:
+        UnsupportedError: The service has no such tasks, or cannot keep to the rate.
+        QueueKitError: The URL is wrong, the service could not be asked, or another task runs.
+    """
+    with DeadLetters(url) as dead:
+        dead.start_move(rate=None if rate is None else Rate(rate[0], per=rate[1]))
+        queue = dead.queue
+    if as_json:
+        put_json({"queue": queue, "started": True})
+    else:
+        say(f"the service moves back what it moved to {queue}; see how far it is with: queuekit dead move ls")
+    return 0
+
+
+def list_moves(url: str, *, as_json: bool) -> int:
+    """Show the service's latest tasks. Returns the exit code. Raises as `start_move` does."""
+    with DeadLetters(url) as dead:
+        moves, queue = dead.moves(), dead.queue
+    if as_json:
+        for each in moves:
+            put_json(asdict(each) | {"started_at": _began(each)})
+    elif moves:
+        put_table(("status", "moved", "total", "per second", "started", "reason"), [_row(each) for each in moves])
+    else:
+        say(f"the service has moved nothing back from {queue} of late")
+    return 0
+
+
+def cancel_move(url: str, *, as_json: bool) -> int:
+    """Stop the service's task. Returns the exit code, 1 where none runs. Raises as `start_move` does."""
+    with DeadLetters(url) as dead:
+        moved, queue = dead.cancel_move(), dead.queue
+    if as_json:
+        put_json({"queue": queue, "cancelled": moved is not None, "moved": moved})
+    else:
+        say(f"no task moves anything back from {queue}" if moved is None else f"stopped; about {moved} are back")
+    return int(moved is None)
+
+
+def _row(move: Move) -> tuple[str, ...]:
+    numbers = ("" if each is None else str(each) for each in (move.moved, move.total, move.per_second))
+    return (move.status, *numbers, _began(move) or "", move.reason)
+
+
+def _began(move: Move) -> str | None:
+    began = move.started_at
+    return None if began is None else datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds")
 
 
 def describe(letter: DeadMessage) -> dict[str, Any]:

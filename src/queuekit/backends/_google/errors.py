@@ -82,6 +82,8 @@ CALLS: Mapping[str, ErrorClass] = {
 """By the name of the class in `google.api_core.exceptions`, where it stands for no status of a call."""
 
 _UNCONNECTED = ("failed to connect", "connection refused", "name resolution", "dns resolution", "no route to host")
+_UNSIGNED = "getting metadata from plugin failed"
+"""gRPC's own words where the credentials gave no token for a call, which is not sent then."""
 _AUTH, _API = "google.auth.exceptions", "google.api_core.exceptions"
 
 
@@ -140,6 +142,6 @@ def _of_status(status: str, text: str, known: Mapping[str, ErrorClass]) -> Error
     what = known.get(status, DOWN)
     if what is DOWN and any(each in text for each in _UNCONNECTED):
         return _UNREACHED
-    if status == "UNAVAILABLE" and "credentials" in text:
+    if status == "UNAVAILABLE" and _UNSIGNED in text:
         return _CREDENTIALS_LATE
     return what

@@ -115,6 +115,16 @@ def test_what_never_had_a_connection_sent_nothing(errors: Any, text: str) -> Non
     assert errors.classify(error("UNAVAILABLE", "Socket closed")).sent == "maybe"
 
 
+@pytest.mark.parametrize("cause", ["Reauthentication is needed", "HTTPConnectionPool: Max retries exceeded"])
+def test_a_call_for_which_the_credentials_gave_no_token_was_not_sent(errors: Any, cause: str) -> None:
+    what = errors.classify(error("UNAVAILABLE", f"Getting metadata from plugin failed with error: {cause}"))
+    assert (what.code, what.retryable, what.sent) == (ErrorCode.UNAVAILABLE, True, "no")
+
+
+def test_a_service_that_speaks_of_credentials_may_have_carried_the_call_out(errors: Any) -> None:
+    assert errors.classify(error("UNAVAILABLE", "cannot check the credentials now")).sent == "maybe"
+
+
 def test_other_exceptions(errors: Any) -> None:
     assert errors.classify(ConnectionResetError()).retryable
     assert errors.classify(KeyError()).code is ErrorCode.UNKNOWN

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from .workers import Workers
 
 ROW = pytest.StashKey[Result]()
 _PROPERTY = "reliability"
+_LOG_CHARACTERS = 40_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -112,3 +114,4 @@ def workers(place: Place, tmp_path: Path) -> Iterator[Workers]:
     made = Workers(tmp_path, place)
     yield made
     made.end()
+    sys.stdout.write(made.log()[-_LOG_CHARACTERS:])  # which is shown beside a failure

@@ -188,10 +188,11 @@ def hog(task: Task) -> None:
     append(task, done=True)
 
 
+# What waits while both children start anew is kept for three leases, and a busy host takes long to start one.
 @app.handler(
     "failing",
     concurrency=4,
-    lease=timedelta(seconds=LEASE_S),
+    lease=timedelta(seconds=30),
     retry=qk.RetryPolicy(max_attempts=5, wait=lambda _state: 0.5),
 )
 def fail_or_die(task: Task) -> None:

@@ -12,6 +12,7 @@ from queuekit._engine.flow import Flow
 from queuekit._engine.held import RUNNING, WAITING, Held
 from queuekit._engine.lanes import KeyLanes
 from queuekit._engine.leading import DEPUTY_LOOKS_S, Lead
+from queuekit._engine.prospects import Prospects
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError, QueueKitError
 from queuekit.backend import IncomingMessage
@@ -28,6 +29,7 @@ class Inbox:
         wanted: Called when half of what was fetched ahead is taken, and when all is, lock held.
         somebody_waits: Called when a taker finds nothing, lock held.
         lead: Which of several threads takes, where they take in turn.
+        prospects: How fast deliveries were taken lately.
         lanes: Keeps the messages of a key apart, where the service does not.
         expired: Called with a delivery whose time was over before anybody took it, lock held.
 
@@ -55,6 +57,7 @@ class Inbox:
         wanted: Callable[[], None],
         somebody_waits: Callable[[], None],
         lead: Lead,
+        prospects: Prospects,
         lanes: KeyLanes | None = None,
         expired: Callable[[Held], None],
     ) -> None:
@@ -75,7 +78,7 @@ class Inbox:
         self.outage: QueueKitError | None = None
         self._now = clock.monotonic
         self._callbacks: dict[Callable[[], None], int] = {}
-        self._pace_from = (clock.monotonic(), 0)
+        self._prospects = prospects
 
     def take(self, timeout_s: float | None) -> Held | None:
         """The next delivery, waiting for at most ``timeout_s``; None when there was none.
@@ -339,10 +342,8 @@ class Inbox:
     def pace(self, relax_after_s: float) -> Callable[[Held], float]:
         """How soon waiting deliveries will probably be taken, from how fast others were."""
         now = self._clock.monotonic()
-        since, taken = self._pace_from
         self._flow.relax(now, relax_after_s)
-        rate = (self._flow.taken_in_all - taken) / max(now - since, 1e-9)
-        self._pace_from = (now, self._flow.taken_in_all)
+        rate = self._prospects.look(now, self._flow.taken_in_all)
         positions = {id(held): index for index, held in enumerate(self.buffer)}
         demand = self.demand
         return lambda held: 0.0 if demand else (positions.get(id(held), 0) / rate if rate else float("inf"))

@@ -13,7 +13,8 @@ from queuekit._values.clock import Random
 _RENEW_AT = 0.5
 _JITTER = 0.1
 _TOGETHER = 0.1
-_STARTS_WITHIN_LEASES = 3.0
+STARTS_WITHIN_LEASES = 3.0
+"""What waits is kept while it will probably be taken within so many leases."""
 _SOONEST_S = 0.02
 
 
@@ -146,7 +147,7 @@ class LeaseKeeper:
         elif now - lease.received_at + self.lease_s > self._max_total_s:
             if lease.renew_at != lease.until:
                 beat.at_limit.append(held)
-        elif held.state is WAITING and starts_in_s(held) > _STARTS_WITHIN_LEASES * self.lease_s:
+        elif held.state is WAITING and starts_in_s(held) > STARTS_WITHIN_LEASES * self.lease_s:
             renew_at = math.inf
             beat.release.append(held)
         else:

@@ -18,7 +18,9 @@ from queuekit._engine.inbox import Inbox
 from queuekit._engine.journal import Journal
 from queuekit._engine.lanes import KeyLanes
 from queuekit._engine.leading import Lead
+from queuekit._engine.leases import STARTS_WITHIN_LEASES
 from queuekit._engine.polling import Poller, PollSettings, roles
+from queuekit._engine.prospects import Prospects
 from queuekit._engine.pulse import Pulse
 from queuekit._engine.rate import Rate
 from queuekit._engine.shutdown import Standing
@@ -115,6 +117,7 @@ class Receiver:
             wanted=self._poll_wanted.notify,
             somebody_waits=self._somebody_waits,
             lead=Lead(self._tally.handling),
+            prospects=Prospects(clock.monotonic(), STARTS_WITHIN_LEASES * settings.lease_s),
             lanes=self._lanes,
             expired=self._expired,
         )
@@ -137,8 +140,7 @@ class Receiver:
         self.take_in_turn = self._inbox.take_in_turn
         self.take_now = self._inbox.take_now
         self.take_many, self.take_along = self._inbox.take_many, self._inbox.take_along
-        self.when_ready = self._inbox.when_ready
-        self.forget = self._inbox.forget
+        self.when_ready, self.forget = self._inbox.when_ready, self._inbox.forget
         self.give_up = self._inbox.give_up
 
     def _make_station(self, can: Capabilities) -> Station:

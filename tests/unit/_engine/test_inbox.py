@@ -10,6 +10,7 @@ from queuekit._engine.flow import Flow
 from queuekit._engine.held import Held
 from queuekit._engine.inbox import Inbox
 from queuekit._engine.leading import Lead
+from queuekit._engine.prospects import Prospects
 from queuekit._engine.tally import Handling
 from queuekit._values.clock import SystemClock
 
@@ -26,6 +27,7 @@ def inbox_of(flow: Flow, *, wanted: Callable[[], None], somebody_waits: Callable
         wanted=wanted,
         somebody_waits=somebody_waits,
         lead=Lead(Handling()),
+        prospects=Prospects(0.0, 1.0),
         expired=lambda _: None,
     )
 

@@ -405,6 +405,21 @@ def test_what_a_poll_brings_after_the_stop_is_released(consume: Open, clock: Vir
         assert receive(other, clock).attempt == 1
 
 
+def test_what_waits_is_given_back_only_when_nobody_took_any_for_three_leases(
+    consume: Open, clock: VirtualClock, script: Script
+) -> None:
+    """Handlers that pause, and children that start anew, take nothing for a while; giving back may cost attempts."""
+    send(clock, *(b"%d" % number for number in range(10)))
+    consumer = consume(prefetch=10, lease=timedelta(seconds=10))
+    for _ in range(6):
+        receive(consumer, clock).ack()
+    paused_at = clock.monotonic()
+    let(clock, lambda: bool(settled(script, Action.RELEASE)), step_s=0.5)
+    assert clock.monotonic() - paused_at >= 30
+    assert len({each.handle for each in settled(script, Action.EXTEND)}) == 4
+    let(clock, lambda: len(settled(script, Action.RELEASE)) == 4, step_s=0.5)
+
+
 def test_close_hands_back_what_was_prefetched_and_what_is_unsettled(
     consume: Open, clock: VirtualClock, script: Script
 ) -> None:

@@ -268,7 +268,7 @@ class Lease(Group):
             got.extend(other.receive(1, lease_s=harness.lease_s))
             return len(got) >= 4
 
-        harness.until(all_back, within_s=10 * lease, what="the four that wait are given back")
+        harness.until(all_back, within_s=20 * lease, what="the four that wait are given back", steps=200)
         assert len({each.message_id for each in got}) == 4
 
     def test_LEA_18_attempt_is_monotone(self, harness: Harness) -> None:

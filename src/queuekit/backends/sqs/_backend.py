@@ -87,7 +87,7 @@ class SqsBackend:
         self._calls = Calls()
         self._fifo = self._queue.endswith(FIFO)
         self._grouped = self._fifo or self._options.fair
-        self._writer = _messages.Writer(grouped=self._grouped)
+        self._writer, self._reader = _messages.Writer(grouped=self._grouped), _messages.Reader(grouped=self._grouped)
         self._stamps = [*_STAMPS, "MessageGroupId"] if self._grouped else list(_STAMPS)
         self._polls: Polls[list[Any]] = Polls(opening.clock)
         self._lost = LostAnswers()
@@ -262,7 +262,7 @@ class SqsBackend:
         return url.reveal()
 
     def _read(self, raw: Mapping[str, Any], lease_until: float | None) -> IncomingMessage:
-        message = _messages.read(raw, self._handle(raw), lease_until, grouped=self._grouped)
+        message = self._reader.read(raw, self._handle(raw), lease_until)
         source = (raw.get("Attributes") or {}).get(_DIED_ON)
         name = _probing.queue_of(source) if source else None
         return message if name is None else message._replace(died_on=self._url_of(name))

@@ -17,10 +17,10 @@ def agent_of_a_request(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     agents: list[str] = []
 
-    def answer(request: Any, **_: Any) -> AWSResponse:
+    def answer(request: Any, **_: Any) -> Any:
         agents.append(request.headers["User-Agent"].decode())
-        raw: Any = None
-        response = AWSResponse(request.url, 200, {}, raw)
+        unused: Any = {}
+        response: Any = AWSResponse(request.url, 200, unused, unused)
         response._content = b"{}"
         return response
 

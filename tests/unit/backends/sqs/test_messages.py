@@ -36,7 +36,7 @@ def arrived(message: OutgoingMessage, *, grouped: bool = True) -> Any:
     }
     if message.ordering_key is not None:
         raw["Attributes"]["MessageGroupId"] = messages.group_of(message.ordering_key)
-    return messages.read(raw, "handle", 5.0, grouped=grouped)
+    return messages.Reader(grouped=grouped).read(raw, "handle", 5.0)
 
 
 @given(
@@ -82,7 +82,7 @@ def test_a_message_of_another_program_is_received_with_the_service_s_own_id() ->
         "b": {"DataType": "Binary", "BinaryValue": b"\x00"},
         "qk": {"DataType": "String", "StringValue": "not ours"},
     }}  # fmt: skip
-    got = messages.read(raw, "handle", None, grouped=False)
+    got = messages.Reader(grouped=False).read(raw, "handle", None)
     assert (got.message_id, got.body, dict(got.metadata)) == ("service", b"hi", {})
     assert got.attributes == {"n": "7", "b": "AA==", "qk": "not ours"}
 
@@ -91,7 +91,7 @@ def test_a_message_of_another_program_is_received_with_the_service_s_own_id() ->
 def test_a_damaged_message_is_not_handed_out(field: str) -> None:
     raw = {"MessageId": "1", "Body": "hi", "MessageAttributes": {"a": {"DataType": "String", "StringValue": "1"}}}
     with pytest.raises(DamagedAnswerError):
-        messages.read({**raw, field: "0" * 32}, "handle", 1.0, grouped=False)
+        messages.Reader(grouped=False).read({**raw, field: "0" * 32}, "handle", 1.0)
 
 
 def test_the_digest_of_attributes_is_the_one_of_aws() -> None:
@@ -140,3 +140,39 @@ def test_a_million_messages_cost_what_their_calls_cost() -> None:
     assert cost_per_million(counts, counts["sent"]) == pytest.approx(0.12)
     with pytest.raises(ValueError, match="one message"):
         cost_per_million(calls, 0)
+
+
+def packed(message_id: str, metadata: str) -> dict[str, Any]:
+    attribute = {"DataType": "String", "StringValue": f'{{"id":"{message_id}","meta":{metadata}}}'}
+    return {"MessageId": "service", "Body": "hi", "MessageAttributes": {"qk": attribute}}
+
+
+def test_messages_that_were_sent_alike_share_their_metadata_and_nothing_else() -> None:
+    reader = messages.Reader(grouped=False)
+    one, two = (reader.read(packed(name, '{"type":"Email"}'), "handle", None) for name in ("1", "2"))
+    assert one.metadata is two.metadata, "who works them looks at equal metadata once"
+    assert (one.message_id, two.message_id, dict(two.metadata)) == ("1", "2", {"type": "Email"})
+    assert one.attributes is not two.attributes
+    other = reader.read(packed("3", '{"type":"Letter"}'), "handle", None)
+    assert (other.message_id, dict(other.metadata)) == ("3", {"type": "Letter"})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("9", '{},"id":"9"'), ("2", '{},"id":"9"')),
+        (("9", r'{},"\u0069d":"9"'), ("2", r'{},"\u0069d":"9"')),
+        (("1", '{},"enc":"base64"'), ("2", "{}")),
+        (("1", '{"a":"b"},"attrs":{"c":"d"}'), ("2", '{"a":"b"}')),
+        (("1", "{}"), ("2\\u0020", "{}")),
+        (("1", "{}"), ("x" * 129, "{}")),
+        (("1", "not JSON"), ("2", "not JSON")),
+    ],
+)
+def test_what_was_read_before_changes_nothing(before: tuple[str, str], after: tuple[str, str]) -> None:
+    reader = messages.Reader(grouped=False)
+    for _ in range(2):
+        for each in (before, after):
+            assert reader.read(packed(*each), "h", None) == messages.Reader(grouped=False).read(
+                packed(*each), "h", None
+            )

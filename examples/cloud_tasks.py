@@ -8,6 +8,7 @@ serves ``app.asgi``.
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import queuekit as qk
 from queuekit.push import NoAuth
@@ -22,10 +23,10 @@ def main() -> None:
     """Send three orders; one needs a second attempt."""
     with LocalCloudTasks() as emulator, emulator.client() as google:
         place = "projects/shop/locations/here"
-        google.create_queue(parent=place, queue={"name": f"{place}/queues/orders"})  # type: ignore[arg-type]
+        google.create_queue(request={"parent": place, "queue": {"name": f"{place}/queues/orders"}})
 
-        async def serve(scope: object, receive: object, send: object) -> None:
-            await endpoint(scope, receive, send)  # type: ignore[arg-type]
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            await endpoint(scope, receive, send)
 
         serving = Serving(serve)
         url = f"cloudtasks://shop/here/orders?endpoint={emulator.address}&target={serving.url}/tasks"

@@ -41,10 +41,6 @@ class PubSubHarness(Harness):
     examples = 2
     operations = 400
     settings: ClassVar[str] = ""
-    auth: ClassVar[Any] = None
-    """Who may push, in place of whoever has a token."""
-    flaw: ClassVar[Callable[[Any], Any]] = staticmethod(lambda application: application)
-    """Stands around the endpoint, to break it."""
     stored_settings: ClassVar = {
         "retention": timedelta(days=1),
         "ack_deadline": timedelta(seconds=20),
@@ -69,6 +65,9 @@ class PubSubHarness(Harness):
         # Subscriptions have their names in the whole project, and cases give the same to several.
         self.project: str = f"contract-{uuid.uuid4().hex[:12]}"
         self._made: set[str] = set()
+        # Who may push, in place of whoever has a token; and what stands around the endpoint, to break it.
+        self.auth: Any = None
+        self.flaw: Callable[[Any], Any] = lambda application: application
 
     @classmethod
     def serve(cls, server: LocalPubSub, route: TcpProxy, channel: grpc.Channel) -> None:

@@ -54,12 +54,12 @@ def answering(change: Callable[[int], int]) -> Flaw:
 
 
 def test_one_that_takes_everything_for_done_is_caught(harness: DoorHarness) -> None:
-    harness.flaw = answering(lambda status: 204)  # type: ignore[misc]
+    harness.flaw = answering(lambda status: 204)
     expect_caught(harness, "PSH-03")
 
 
 def test_one_that_takes_nothing_for_done_is_caught(harness: DoorHarness) -> None:
-    harness.flaw = answering(lambda status: 500 if status == 204 else status)  # type: ignore[misc]
+    harness.flaw = answering(lambda status: 500 if status == 204 else status)
     expect_caught(harness, "PSH-01")
 
 
@@ -78,7 +78,7 @@ def test_one_that_refuses_what_is_no_message_is_caught(harness: DoorHarness) -> 
 
         return broken
 
-    harness.flaw = around  # type: ignore[misc]
+    harness.flaw = around
     expect_caught(harness, "PSH-08")
 
 
@@ -93,7 +93,7 @@ class Everybody:
 
 
 def test_one_that_lets_everybody_in_is_caught(harness: DoorHarness) -> None:
-    harness.auth = Everybody()  # type: ignore[misc]
+    harness.auth = Everybody()
     expect_caught(harness, "PSH-07")
 
 

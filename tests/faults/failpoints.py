@@ -108,7 +108,7 @@ def crash(queue: str, where: str) -> None:
     if "batch" in where:
         settle_a_batch(queue, script)
     app = qk.App("sqlite:///jobs.db")
-    app._opener = FaultyOpener(app._opener, script)  # type: ignore[assignment]
+    app._opener = FaultyOpener(app._opener, script)
     copies = copies_of(queue) if "copy" in where else None
 
     @app.handler(queue, lease=LEASE, prefetch=0, dead_letter=copies)

@@ -46,10 +46,10 @@ def die_before_an_ack(call: Call, proceed: Proceed) -> Answers:
 
 
 if "QK_APP_URL" in os.environ:  # in a worker, which is killed and whose messages are waited for
-    forwarding._LEASE_S = LEASE_S  # type: ignore[misc]
+    forwarding._LEASE_S = LEASE_S  # type: ignore[misc]  # a Final; nobody waits a minute for it here
 app = qk.App("sqlite:///jobs.db", delay_via=VIA)
 _script = Script().always("settle", die_before_an_ack) if "QK_DIE" in os.environ else None
-app._opener = Undelayed(_script)  # type: ignore[assignment]  # an App has no argument for it
+app._opener = Undelayed(_script)  # an App has no argument for it
 
 
 @app.handler("jobs", lease=timedelta(seconds=30))

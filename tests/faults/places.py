@@ -53,7 +53,8 @@ class Place:
     def counts(self, queue: str, **options: Any) -> tuple[int, int]:
         """How many messages a queue still holds, leased and delayed ones included; and how many dead letters."""
         with qk.Consumer(self.url(queue), **options) as consumer:
-            stats = consumer._link.backend.stats()  # type: ignore[attr-defined]
+            backend: Any = consumer._link.backend
+            stats = backend.stats()
         return int(stats.ready + stats.delayed + stats.leased), int(stats.dead or 0)
 
     def left(self, queue: str, **options: Any) -> int:
@@ -63,7 +64,8 @@ class Place:
     def leased(self, queue: str) -> int:
         """How many messages of a queue are leased."""
         with qk.Consumer(self.url(queue)) as consumer:
-            return int(consumer._link.backend.stats().leased)  # type: ignore[attr-defined]
+            backend: Any = consumer._link.backend
+            return int(backend.stats().leased)
 
     def unacked(self, _queue: str) -> set[str]:
         """The ids of what is not acknowledged, leased or not, where nothing else tells what is leased."""

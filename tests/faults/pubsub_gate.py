@@ -24,7 +24,7 @@ MOST_TIMES = 4
 _CALL_S = 10.0
 
 
-class Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]
+class Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
     """A call that publishes is refused whole; of one that acknowledges, any number of leases, from none to all.
 
     What is refused never reaches the emulator. A few calls that publish are the sender's fault, and must not be

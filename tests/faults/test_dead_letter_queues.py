@@ -71,7 +71,7 @@ def test_R45_a_dead_letter_queue_takes_nothing(
     with TcpProxy("127.0.0.1", place.port) as proxy:
         place.url("grave")
         app = qk.App(place.app_url)
-        app._opener = FaultyOpener(Opener(SystemClock()), max_retry_delay_s=1.0)  # type: ignore[assignment]
+        app._opener = FaultyOpener(Opener(SystemClock()), max_retry_delay_s=1.0)
 
         @app.handler("jobs", dead_letter=place.behind(proxy).url("grave"))
         def bury(_text: str) -> qk.DeadLetter:

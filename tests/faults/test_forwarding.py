@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -49,5 +50,6 @@ def _send() -> set[str]:
 
 def _count(file: str, queue: str) -> int:
     with qk.Consumer(f"sqlite:///{file}?queue={queue}") as consumer:
-        stats = consumer._link.backend.stats()  # type: ignore[attr-defined]
+        backend: Any = consumer._link.backend
+        stats = backend.stats()
     return int(stats.ready + stats.delayed + stats.leased)

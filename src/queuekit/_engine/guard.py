@@ -77,7 +77,7 @@ class Guard:
         self._backend = backend
         self.queue: str = queue
 
-    def excess(self, message: OutgoingMessage) -> tuple[int, int] | None:  # noqa: ARG002 - see `DetouringGuard`
+    def excess(self, message: OutgoingMessage) -> tuple[int, int] | None:  # noqa: ARG002 - `DetouringGuard` asks for it
         """Bytes and limit of a message that is too large for where it waits for its time; None for one that fits.
 
         The queue's own limit is asked for elsewhere.

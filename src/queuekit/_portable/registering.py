@@ -22,13 +22,13 @@ from queuekit._portable.handler import (
     payload_type,
 )
 from queuekit._portable.idempotent import Idempotency, Once, once
-from queuekit._portable.link import seconds
+from queuekit._portable.link import BackendOpener, seconds
 from queuekit._portable.producer import Producer
 from queuekit._portable.retry import RetryPolicy
 from queuekit._portable.wrapping import Wrapper
 from queuekit._values.clock import Clock
 from queuekit._values.errors import InvalidURLError, UsageError
-from queuekit._wiring.opening import DEAD_SUFFIX, Opener
+from queuekit._wiring.opening import DEAD_SUFFIX
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +43,7 @@ class Registering(ABC):
         clock: Time.
     """
 
-    def __init__(self, *, wrappers: Sequence[Wrapper], opener: Opener, clock: Clock) -> None:
+    def __init__(self, *, wrappers: Sequence[Wrapper], opener: BackendOpener, clock: Clock) -> None:
         self._wrappers, self._opener, self._clock = tuple(wrappers), opener, clock
         self._handlers: dict[str, list[AnyHandler]] = {}
         self._onces: list[Once] = []

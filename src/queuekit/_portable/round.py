@@ -314,11 +314,16 @@ class TimedTriage(Triage):
 
     def within(self, limits: Limits, clock: Clock) -> TimedTriage:
         """The same for one round."""
-        made, stopping = copy(self), self._draining
-        made._left_s = lambda: limits.end_by - clock.monotonic()  # noqa: SLF001 - a copy of its own
-        made._now = clock.time  # noqa: SLF001
-        made._draining = lambda: stopping() or clock.monotonic() >= limits.begin_by  # noqa: SLF001
+        made = copy(self)
+        made.keep_to(limits, clock)
         return made
+
+    def keep_to(self, limits: Limits, clock: Clock) -> None:
+        """From now on, give no handler more time than that; for the triage of one round."""
+        stopping = self._draining
+        self._left_s = lambda: limits.end_by - clock.monotonic()
+        self._now = clock.time
+        self._draining = lambda: stopping() or clock.monotonic() >= limits.begin_by
 
     def open(self, job: Job) -> tuple[Bound, Judge, Any, Current] | Verdict:
         """As `Triage.open`, with the handler's timeout bounded."""

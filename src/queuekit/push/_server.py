@@ -9,10 +9,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from queuekit._portable.app import App
 from queuekit._portable.fronts import PushApplication
 from queuekit._values.errors import BackendMissingError, UsageError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 _MOST_CONNECTIONS = 2000
 _KEEP_ALIVE_S = 75
@@ -66,21 +70,21 @@ def serve(app: App, endpoint: PushApplication, *, host: str, port: int, drain_s:
         asyncio.run(_run(app, endpoint, Server(config), listening))
 
 
-async def _run(app: App, endpoint: PushApplication, server: object, listening: socket.socket) -> None:
+async def _run(app: App, endpoint: PushApplication, server: uvicorn.Server, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         endpoint.drain()
         # Whoever asks twice does not want to wait.
-        server.force_exit = bool(server.should_exit)  # type: ignore[attr-defined]
-        server.should_exit = True  # type: ignore[attr-defined]
+        server.force_exit = server.should_exit
+        server.should_exit = True
 
     app.when_stopped(_from_any_thread(loop, stop))
     for each in _SIGNALS:
         with suppress(NotImplementedError, RuntimeError, ValueError):  # another thread, or another system
             loop.add_signal_handler(each, stop)
     async with endpoint.lifespan():
-        await server.serve(sockets=[listening])  # type: ignore[attr-defined]
+        await server.serve(sockets=[listening])
 
 
 def _from_any_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:

@@ -222,7 +222,7 @@ class PushEndpoint:
         except QueueKitError as error:
             self._refusals.note(500, str(error))
             raise Refusal(500, "the queue cannot be worked as it is; the server's log says why") from error
-        except Exception as error:
+        except Exception as error:  # the guard: whoever pushes is to push it again, whatever went wrong here
             self._journal.note("push.failed", type(error).__name__, error=error)
             raise Refusal(500, "the server failed; its log says how") from error
 

@@ -46,8 +46,7 @@ class LocalIssuer:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock: Clock = clock or SystemClock()
-        self._server = HTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.issuer = self  # type: ignore[attr-defined]
+        self._server = HTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"issuer": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="issuer", daemon=True)
         self.requests: int = 0
         self.answer: tuple[int, bytes] | None = None
@@ -139,10 +138,11 @@ class LocalIssuer:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    issuer: LocalIssuer
     timeout = 5.0
 
     def do_GET(self) -> None:
-        issuer: LocalIssuer = self.server.issuer  # type: ignore[attr-defined]
+        issuer = self.issuer
         issuer.requests += 1
         status, body = issuer.answer or (200, issuer.published())
         self.send_response(status)

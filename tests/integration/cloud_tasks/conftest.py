@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             pass  # the deadline was over
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the server uses
         pass
 
 

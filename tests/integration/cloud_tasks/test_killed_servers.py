@@ -93,6 +93,10 @@ class Place:
             dead.close()
             opener.close()
 
+    def has_run(self, least: float) -> Callable[[], bool]:
+        """Whether so many runs have begun."""
+        return lambda: len(self.runs()) >= least
+
     def until(self, true: Callable[[], object], what: str) -> None:
         end = time.monotonic() + LIMIT_S
         while not true():
@@ -116,7 +120,7 @@ def test_two_kills_lose_nothing_and_what_fails_for_good_is_kept_with_its_reason(
             with qk.Producer[int](url, payload=int) as orders:
                 orders.send_many(range(COUNT)).raise_for_failures()
             for share in (0.25, 0.6):
-                place.until(lambda share=share: len(place.runs()) >= share * COUNT, "it works")  # type: ignore[misc]
+                place.until(place.has_run(share * COUNT), "it works")
                 server.kill()
                 server.wait()
                 server = place.start()

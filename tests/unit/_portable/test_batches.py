@@ -670,7 +670,7 @@ def test_single_and_batch_handlers_do_not_share_a_queue(app: App) -> None:
 
 
 def test_gathering_for_longer_than_a_lease_that_cannot_be_extended_is_refused(app: App) -> None:
-    app._opener = FaultyOpener(app._opener, None, extend="none")  # type: ignore[assignment]
+    app._opener = FaultyOpener(app._opener, None, extend="none")
     app.batch_handler("q", max_wait=timedelta(seconds=30), lease=timedelta(seconds=60))(nothing)
     with pytest.raises(qk.UsageError, match="max_wait"):
         app.run(signals=False)
@@ -690,7 +690,7 @@ def unkept(app: App) -> App:
         return [each._replace(ordering_key=keys[each.message_id]) for each in proceed(())]
 
     opener.script.always("send", forget).always("receive", remember)
-    app._opener = opener  # type: ignore[assignment]
+    app._opener = opener
     return app
 
 

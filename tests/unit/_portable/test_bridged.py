@@ -31,7 +31,7 @@ def _opener(clock: VirtualClock, script: Script | None = None, **limits: Any) ->
 
 def _app(clock: VirtualClock, **limits: Any) -> qk.App:
     made = qk.App("memory://", clock=clock)
-    made._opener = _opener(clock, **limits)  # type: ignore[assignment]  # an App has no argument for it
+    made._opener = _opener(clock, **limits)  # an App has no argument for it
     return made
 
 
@@ -130,7 +130,7 @@ def test_where_attempts_cannot_be_counted_a_worker_refuses_and_names_the_setting
 def test_a_queue_that_could_not_be_probed_is_refused_with_the_cause(clock: VirtualClock) -> None:
     app = _app(clock, attempts="none")
     script = Script().always("probe", raise_before(ErrorClass(ErrorCode.ACCESS_DENIED)))
-    app._opener = _opener(clock, script, attempts="none")  # type: ignore[assignment]
+    app._opener = _opener(clock, script, attempts="none")
     app.handler("jobs")(_nothing)
     with pytest.raises(qk.UnsupportedError) as caught:
         app.run(signals=False)
@@ -172,7 +172,7 @@ def test_a_wait_asked_for_during_a_drain_is_not_kept_by_a_lease_that_ends_with_t
 ) -> None:
     script = Script()
     app = _app(clock)
-    app._opener = _opener(clock, script, max_retry_delay_s=10.0, copies="fanout")  # type: ignore[assignment]
+    app._opener = _opener(clock, script, max_retry_delay_s=10.0, copies="fanout")
     begun = threading.Event()
 
     @app.handler("q", lease=_LEASE)
@@ -259,7 +259,7 @@ def test_listeners_are_told_the_wait_that_was_arranged(clock: VirtualClock, work
 def test_a_lease_that_ends_while_it_stands_for_a_wait_is_told(clock: VirtualClock, work: Work) -> None:
     script, heard = Script().always("settle", raise_before(unavailable())), list[qk.Event]()
     app = _app(clock)
-    app._opener = _opener(clock, script, max_retry_delay_s=10.0)  # type: ignore[assignment]
+    app._opener = _opener(clock, script, max_retry_delay_s=10.0)
     app.listen(heard.append, "lease_lost")
 
     @app.handler("q", lease=timedelta(seconds=60))

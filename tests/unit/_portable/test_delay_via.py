@@ -54,7 +54,7 @@ def opener(clock: VirtualClock) -> Undelayed:
 
 def _app(opener: Undelayed, url: str = "memory://", **options: Any) -> qk.App:
     made = qk.App(url, clock=opener.clock, **options)
-    made._opener = opener  # type: ignore[assignment]  # an App has no argument for it
+    made._opener = opener  # an App has no argument for it
     return made
 
 

@@ -461,7 +461,7 @@ def test_a_loop_lasts_over_rounds_so_that_what_is_bound_to_it_works(app: App, pu
 
 def faulty(app: App, script: Script | None = None, **capabilities: Any) -> Script:
     script = script or Script()
-    app._opener = FaultyOpener(app._opener, script, **capabilities)  # type: ignore[assignment]
+    app._opener = FaultyOpener(app._opener, script, **capabilities)
     return script
 
 

@@ -62,7 +62,7 @@ class Gate:
 def script(app: App) -> Script:
     """What reaches a service that brings ten at a time, and takes three polls at once."""
     opener = FaultyOpener(app._opener, None, max_receive=10, max_polls=3)
-    app._opener = opener  # type: ignore[assignment]
+    app._opener = opener
     return opener.script
 
 

@@ -146,7 +146,7 @@ def test_hold_is_for_used_up_attempts_alone(app: App, work: Any, dead: Dead, rea
 
 
 def test_hold_is_refused_where_nothing_orders(app: App) -> None:
-    app._opener = FaultyOpener(app._opener, None, ordering="none")  # type: ignore[assignment]
+    app._opener = FaultyOpener(app._opener, None, ordering="none")
 
     @app.handler("q", on_dead="hold")
     def handle(text: str) -> None:

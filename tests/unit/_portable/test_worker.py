@@ -500,7 +500,7 @@ def test_an_async_worker_asks_for_as_many_messages_as_it_has_free_slots(
     app: App, clock: VirtualClock, work: Any, landing: Landing
 ) -> None:
     opener = FaultyOpener(app._opener, None, release_counts=True, max_receive=10)
-    app._opener = opener  # type: ignore[assignment]
+    app._opener = opener
 
     @app.handler("q", concurrency=100)
     async def handle(text: str) -> None:
@@ -517,7 +517,7 @@ def test_a_worker_holds_its_queues_against_what_is_required_before_it_takes_anyt
     script = Script().on("probe", raise_before(unavailable()))
     with App("memory://", clock=clock, require=["ordering"]) as app:
         opener = FaultyOpener(app._opener, script)
-        app._opener = opener  # type: ignore[assignment]
+        app._opener = opener
 
         @app.handler("q")
         def handle(text: str) -> None:

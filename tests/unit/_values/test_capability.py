@@ -92,17 +92,17 @@ def test_attempts_are_counted_by_copies_only_where_copies_keep_nothing_in_order(
     assert replace(SOME, attempts="exact").counted_attempts is Support.NATIVE
     assert SOME.counted_attempts is Support.BRIDGED
     for absent in ({"foreign": True}, {"copies": "fanout"}, {"ordering": "per_key"}):
-        assert replace(SOME, **absent).counted_attempts is Support.NONE  # type: ignore[arg-type]
+        assert replace(SOME, **absent).counted_attempts is Support.NONE
 
 
 def test_another_queue_for_delays_is_enough_where_copies_are_out_of_place_but_for_what_is_ordered() -> None:
     via = replace(SOME, via_delay_s=5000.0)
     assert via.longest_delay_s > 5000.0, "by hops, beyond what that queue keeps"
     for absent in ({"foreign": True}, {"copies": "fanout"}, {"receives": False}):
-        without = replace(via, **absent)  # type: ignore[arg-type]
+        without = replace(via, **absent)
         assert (without.long_delay, without.longest_delay_s) == (Support.BRIDGED, 5000.0)
         assert without.longest_retry_s == without.max_retry_delay_s
     for ordered in ({"ordering": "global"}, {"ordering_key_required": True}):
-        assert replace(via, **ordered).longest_delay_s == 900.0  # type: ignore[arg-type]
+        assert replace(via, **ordered).longest_delay_s == 900.0
     assert replace(via, attempts="exact").longest_retry_s == 5000.0
     assert replace(SOME, max_delay_s=0.0, via_delay_s=5000.0).missing({"delay": timedelta(seconds=5000)}) == []

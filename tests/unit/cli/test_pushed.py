@@ -34,7 +34,7 @@ def test_others_do() -> None:
 
 def app_of(*queues: str, **can: Any) -> qk.App:
     app = qk.App("memory://")
-    app._opener = FaultyOpener(app._opener, **can)  # type: ignore[assignment]
+    app._opener = FaultyOpener(app._opener, **can)
     for queue in queues:
         app.handler(queue)(handle)
     return app
@@ -49,7 +49,7 @@ def test_a_queue_that_only_pushes_is_served() -> None:
     assert pushed_queues(app_of("a", "b", pushes="answered", receives=False), ())
 
 
-def test_queues_of_both_kinds_need_two_workers() -> None:
+def test_queues_of_both_kinds_need_two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     app = app_of("a", "pubsub://project/orders")
     honest = app._opener.open
 
@@ -58,7 +58,7 @@ def test_queues_of_both_kinds_need_two_workers() -> None:
         opener = FaultyOpener(qk.App("memory://")._opener, pushes="answered", receives=False)
         return opener.open(qk.QueueURL.parse("memory://b")) if pushed else honest(url, keywords)
 
-    app._opener.open = open_  # type: ignore[method-assign]
+    monkeypatch.setattr(app._opener, "open", open_)
     with pytest.raises(qk.UsageError, match="run two workers, each with its --queue"):
         pushed_queues(app, ())
     assert pushed_queues(app, ["pubsub://project/orders"])

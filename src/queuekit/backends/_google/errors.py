@@ -138,6 +138,24 @@ def status_of(error: BaseException) -> str:
     return name if isinstance(name, str) else ""
 
 
+class UnlessStatus:
+    """Leaves a ``with`` block without an exception where a call in it ended with a status that is no failure there.
+
+    Args:
+        status: The name of the status.
+    """
+
+    def __init__(self, status: str) -> None:
+        self._status = status
+
+    def __enter__(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Whether it is the status."""
+        return error is not None and status_of(error) == self._status
+
+
 def _of_status(status: str, text: str, known: Mapping[str, ErrorClass]) -> ErrorClass:
     what = known.get(status, DOWN)
     if what is DOWN and any(each in text for each in _UNCONNECTED):

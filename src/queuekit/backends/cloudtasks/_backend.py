@@ -30,7 +30,7 @@ from queuekit.backend import (
     Wanted,
 )
 from queuekit.backends._counting import Calls
-from queuekit.backends._google.errors import status_of
+from queuekit.backends._google.errors import UnlessStatus, status_of
 from queuekit.backends._per_process import PerProcess
 from queuekit.backends.cloudtasks import _diagnosing, _errors, _managing, _messages
 from queuekit.backends.cloudtasks._clients import Made, as_call_error, call_errors, clients_of, types
@@ -137,7 +137,7 @@ class CloudTasksBackend:
         task = self._writer.request(made.types, request, due, auth)
         return _outcome(self._create(made, task, timeout_s), message_id, named=False)
 
-    def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> NoReturn:  # noqa: ARG002
+    def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> NoReturn:  # noqa: ARG002 - as every backend has it
         """Never: the service pushes.
 
         Raises:
@@ -161,7 +161,7 @@ class CloudTasksBackend:
             raise ValueError(msg)
         return _messages.read(headers, pushed["body"], name)
 
-    def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:  # noqa: ARG002
+    def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:  # noqa: ARG002 - as above
         """Nothing can be settled by a call: the answer to the pushed request does that."""
         return [_PUSHED] * len(batch)
 
@@ -180,21 +180,15 @@ class CloudTasksBackend:
 
     def delete(self) -> None:
         """Remove the queue; its name cannot be used again for three days. See `Admin.delete`."""
-        try:
+        with UnlessStatus("NOT_FOUND"):
             self._call("delete_queue", {"name": self._name})
-        except Exception as error:
-            if status_of(error) != "NOT_FOUND":
-                raise
 
     def exists(self) -> bool:
         """See `Admin.exists`."""
-        try:
+        with UnlessStatus("NOT_FOUND"):
             self._call("get_queue", {"name": self._name})
-        except Exception as error:
-            if status_of(error) != "NOT_FOUND":
-                raise
-            return False
-        return True
+            return True
+        return False
 
     def purge(self) -> None:
         """Remove every message, those that are being handled too; within a minute. See `Admin.purge`."""
@@ -242,12 +236,9 @@ class CloudTasksBackend:
 
     def _settings(self) -> _managing.Settings | None:
         """The queue's settings; None where they may not be asked for."""
-        try:
+        with UnlessStatus("PERMISSION_DENIED"):
             return _managing.settings_of(self._call("get_queue", {"name": self._name}))
-        except Exception as error:
-            if _errors.classify(error) is not _errors.NO_PERMISSION:
-                raise
-            return None
+        return None
 
     def _call(self, method: str, request: Mapping[str, Any]) -> Any:
         """Make a call about the queue itself. What it answers comes without the wrapper of Google's client."""

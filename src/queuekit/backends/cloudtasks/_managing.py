@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from queuekit.backends._google.errors import status_of
+from queuekit.backends._google.errors import UnlessStatus
 from queuekit.backends.cloudtasks._errors import DifferentSettingsError
 from queuekit.backends.cloudtasks._options import CloudTasksOptions
 
@@ -67,12 +67,8 @@ def create(call: Callable[..., Any], name: str, options: CloudTasksOptions) -> N
             "max_backoff": options.max_backoff,
         },
     }
-    try:
+    with UnlessStatus("ALREADY_EXISTS"):
         call("create_queue", {"parent": name.partition("/queues/")[0], "queue": queue})
-    except Exception as error:
-        if status_of(error) != "ALREADY_EXISTS":
-            raise
-    else:
         return
     different = ", ".join(_differences(settings_of(call("get_queue", {"name": name})), options))
     if different:

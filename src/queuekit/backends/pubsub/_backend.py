@@ -28,7 +28,7 @@ from queuekit.backend import (
     Wanted,
 )
 from queuekit.backends._counting import Calls
-from queuekit.backends._google.errors import status_of
+from queuekit.backends._google.errors import UnlessStatus, status_of
 from queuekit.backends._per_process import PerProcess
 from queuekit.backends.pubsub import _diagnosing, _errors, _managing, _messages, _probing
 from queuekit.backends.pubsub._clients import SCOPE, Made, clients_of
@@ -110,21 +110,18 @@ class PubSubBackend:
         Raises:
             Exception: The SDK's own, for another reason than a permission that is missing; `OtherTopicError`.
         """
-        try:
+        settings, readers = None, None
+        with UnlessStatus("PERMISSION_DENIED"):
             settings = self._settings()
-        except Exception as error:
-            if _errors.classify(error) is not _errors.NO_PERMISSION:
-                raise
+        if settings is None:
             return replace(self._capabilities, assumed=_probing.ASSUMED)
         _probing.check_topic(settings, self._names)
         self._leases.learn(settings.ack_deadline_s)
         self._ordered = settings.ordering
         can = _probing.refined(self._capabilities, settings, self._url_of)
-        try:
+        with UnlessStatus("PERMISSION_DENIED"):
             readers = self._call("ListTopicSubscriptions", {"topic": self._names.topic})
-        except Exception as error:
-            if _errors.classify(error) is not _errors.NO_PERMISSION:
-                raise
+        if readers is None:
             return replace(can, assumed=_probing.ASSUMED_ALONE)
         return _probing.with_readers(can, readers, self._names)
 
@@ -198,7 +195,7 @@ class PubSubBackend:
             asked_at = self._clock.monotonic()
             try:
                 self._change(ack_ids, None if plan.acks else plan.seconds, timeout_s)
-            except Exception as error:
+            except Exception as error:  # whatever it is, of other calls more is known
                 named = _errors.of_ack_ids(error)
                 if named:
                     plan.done(ack_ids, named, asked_at)
@@ -228,24 +225,19 @@ class PubSubBackend:
 
     def delete(self) -> None:
         """Remove the subscription, and the topic when nobody else reads it. See `Admin.delete`."""
-        try:
+        settings = None
+        with UnlessStatus("NOT_FOUND"):
             settings = self._settings()
-        except Exception as error:
-            if status_of(error) != "NOT_FOUND":
-                raise
-            return
-        _managing.delete(self._call, self._names, settings)
+        if settings is not None:
+            _managing.delete(self._call, self._names, settings)
 
     def exists(self) -> bool:
         """Whether both the topic and the subscription are there. See `Admin.exists`."""
-        try:
+        with UnlessStatus("NOT_FOUND"):
             self._call("GetTopic", {"topic": self._names.topic})
             self._settings()
-        except Exception as error:
-            if status_of(error) != "NOT_FOUND":
-                raise
-            return False
-        return True
+            return True
+        return False
 
     def purge(self) -> None:
         """Skip what was sent until now, the leased ones too. See `Admin.purge`."""
@@ -274,7 +266,7 @@ class PubSubBackend:
         nothing = made.types.AcknowledgeRequest(subscription=self._names.subscription)
         try:
             self._call_with(made.subscriber.acknowledge, "Acknowledge", nothing, self._place.answer_s)
-        except Exception as error:
+        except Exception as error:  # a refusal is an answer too
             if _errors.classify(error).retryable:
                 self._clients.renew(made)
                 raise
@@ -288,7 +280,7 @@ class PubSubBackend:
         wrapped = made.types.PublishRequest.wrap(request)
         try:
             answer = self._call_with(made.publisher.publish, "Publish", wrapped, timeout_s)
-        except Exception as error:
+        except Exception as error:  # the status tells, not the class
             if status_of(error) != "INVALID_ARGUMENT":
                 raise
             return [replace(_REFUSED, raw=error)] * len(request.messages)

@@ -82,7 +82,7 @@ def _asked(ask: Callable[[], T]) -> T | ErrorClass:
     """What is asked for, or why it may not be."""
     try:
         return ask()
-    except Exception as error:
+    except Exception as error:  # the status tells, not the class
         what = _errors.classify(error)
         if what.code not in _HIDDEN:
             raise

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from queuekit.backends._google.errors import status_of
+from queuekit.backends._google.errors import UnlessStatus
 from queuekit.backends.pubsub._errors import DifferentSettingsError
 from queuekit.backends.pubsub._options import Names, PubSubOptions
 from queuekit.backends.pubsub._probing import Settings, settings_of
@@ -58,13 +58,10 @@ def create(call: Call, names: Names, options: PubSubOptions) -> None:
 
 def _unless_there(call: Call, operation: str, request: Mapping[str, Any]) -> bool:
     """Whether it was made; it may have been there."""
-    try:
+    with UnlessStatus("ALREADY_EXISTS"):
         call(operation, request)
-    except Exception as error:
-        if status_of(error) != "ALREADY_EXISTS":
-            raise
-        return False
-    return True
+        return True
+    return False
 
 
 def _plain(subscription: str, topic: str, options: PubSubOptions) -> dict[str, Any]:
@@ -134,9 +131,6 @@ def _delete_unread(call: Call, topic: str) -> None:
 
 def _if_there(call: Call, operation: str, request: Mapping[str, Any]) -> Any:
     """What the call answers; None where there is nothing to do it to."""
-    try:
+    with UnlessStatus("NOT_FOUND"):
         return call(operation, request)
-    except Exception as error:
-        if status_of(error) != "NOT_FOUND":
-            raise
-        return None
+    return None

@@ -242,7 +242,7 @@ def read_pushed(pushed: Mapping[str, Any], handle: Any) -> IncomingMessage:
     data, attributes = message.get("data") or "", message.get("attributes") or {}
     if not (isinstance(message_id, str) and isinstance(data, str) and isinstance(attributes, Mapping)):
         msg = "a pushed message of Pub/Sub has a text for 'messageId' and for 'data', and an object for 'attributes'"
-        raise ValueError(msg)  # noqa: TRY004
+        raise ValueError(msg)  # noqa: TRY004 - as above
     stamp, key, attempt = message.get("publishTime"), message.get("orderingKey"), pushed.get("deliveryAttempt")
     known_id, others, metadata = _read_attributes(message_id, _texts(attributes))
     return IncomingMessage(

@@ -119,7 +119,7 @@ class Bridged(Group):
             return Retry(delay=_length(native)) if len(begun) == 1 else None
 
         app = App(clock=harness.clock)
-        app._opener = opener  # type: ignore[assignment]  # an App has no argument for it
+        app._opener = opener  # an App has no argument for it
         made = app.handler(url)(handle)
         sent_at = harness.clock.monotonic()
         accepted = made.send(b"x", delay=_length(native), attributes={"Color": "red"})

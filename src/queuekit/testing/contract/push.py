@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: N802  the IDs of the cases are written as the contract writes them
+# ruff: noqa: N802 - the IDs of the cases are written as the contract writes them
 """PSH: messages that the service pushes to an app, and that nothing but the app's answer is waited for."""
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Push(Group):
         if face.awaits:
 
             @app.handler(harness.url(queue.name), retry=_AT_ONCE)
-            async def handle_async(body: bytes) -> None:  # noqa: ARG001
+            async def handle_async(body: bytes) -> None:  # noqa: ARG001 - a handler takes a payload
                 try:
                     await asyncio.sleep(0 if ended else REAL_LIMIT_S)  # noqa: TID251 - what is cut off
                 except asyncio.CancelledError:
@@ -126,7 +126,7 @@ class Push(Group):
         else:
 
             @app.handler(harness.url(queue.name), retry=_AT_ONCE)
-            def handle(body: bytes) -> None:  # noqa: ARG001
+            def handle(body: bytes) -> None:  # noqa: ARG001 - as above
                 gate.wait(REAL_LIMIT_S)
 
         queue.put(b"x")
@@ -204,7 +204,7 @@ class Push(Group):
 def _app(face: Face) -> App:
     app = App(clock=face.harness.clock)
     # An App has no argument for it.
-    app._opener = face.harness.another_opener()  # type: ignore[assignment]
+    app._opener = face.harness.another_opener()
     return app
 
 

@@ -166,7 +166,7 @@ class EndpointPushing:
         wanted = {"Content-Type": "application/json", **headers}
         request = urllib.request.Request(self.url, body, wanted, method="POST")  # noqa: S310 - of this host
         try:
-            with urllib.request.urlopen(request, timeout=REAL_LIMIT_S) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=REAL_LIMIT_S) as answer:  # noqa: S310 - as above
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:

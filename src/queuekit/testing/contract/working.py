@@ -60,7 +60,7 @@ class Work:
         self._asked = False
         self.app: App = App(clock=face.harness.clock, **(app or {}))
         # An App has no argument for it.
-        self.app._opener = opener or face.harness.another_opener()  # type: ignore[assignment]
+        self.app._opener = opener or face.harness.another_opener()
         if listener is not None:
             self.app.listen(listener)
         for each in (queue, *also):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a batch of settlements asks Pub/Sub for, and what each answer means."""
 
+from typing import Literal
+
 import pytest
 
 from queuekit.backend import LEASE_LOST, SETTLED, Action, ErrorClass, ErrorCode, Failed, Settled, Settlement, Unknown
@@ -67,10 +69,12 @@ def test_one_lease_that_is_settled_twice_has_one_answer_for_both() -> None:
 
 
 @pytest.mark.parametrize(("sent", "kind"), [("no", Failed), ("maybe", Unknown)])
-def test_of_several_calls_one_that_failed_leaves_the_others_as_they_are(sent: str, kind: type) -> None:
+def test_of_several_calls_one_that_failed_leaves_the_others_as_they_are(
+    sent: Literal["no", "maybe"], kind: type
+) -> None:
     made = plan(Action.ACK, 2)
     made.done(["ack-0"], {}, 0.0)
-    made.failed(["ack-1"], ErrorClass(ErrorCode.UNAVAILABLE, sent=sent))  # type: ignore[arg-type]
+    made.failed(["ack-1"], ErrorClass(ErrorCode.UNAVAILABLE, sent=sent))
     first, second = made.outcomes()
     assert first == SETTLED
     assert isinstance(second, kind)

@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.advance(seconds)
         self._answer(200, {"seconds": seconds})
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the server uses
         """Nothing: the emulator tells what matters itself."""
 
     def _answer(self, status: int, value: Any) -> None:

@@ -40,68 +40,68 @@ class Service:
             shown, token = page(queues, request, most=_MOST_QUEUES, now=now, key=lambda queue: queue.name)
             return messages.ListQueuesResponse(queues=shown, next_page_token=token)
 
-    def GetQueue(self, request: Any) -> Any:  # noqa: N802
+    def GetQueue(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, _):
             return _copy(book.get_queue(request.name))
 
-    def CreateQueue(self, request: Any) -> Any:  # noqa: N802
+    def CreateQueue(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return _copy(book.create_queue(request.parent, request.queue, now))
 
-    def UpdateQueue(self, request: Any) -> Any:  # noqa: N802
+    def UpdateQueue(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return _copy(book.update_queue(request.queue, request.update_mask, now))
 
-    def DeleteQueue(self, request: Any) -> Any:  # noqa: N802
+    def DeleteQueue(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return book.delete_queue(request.name, now)
 
-    def PurgeQueue(self, request: Any) -> Any:  # noqa: N802
+    def PurgeQueue(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return _copy(book.purge_queue(request.name, now))
 
-    def PauseQueue(self, request: Any) -> Any:  # noqa: N802
+    def PauseQueue(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return _copy(book.set_state(request.name, PAUSED, now))
 
-    def ResumeQueue(self, request: Any) -> Any:  # noqa: N802
+    def ResumeQueue(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return _copy(book.set_state(request.name, RUNNING, now))
 
-    def ListTasks(self, request: Any) -> Any:  # noqa: N802
+    def ListTasks(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             entries = list(book.line(request.parent).entries.values())
             shown, token = page(entries, request, most=_MOST_TASKS, now=now, key=lambda entry: entry.number)
             tasks = [entry.show(request.response_view) for entry in shown]
         return messages.ListTasksResponse(tasks=tasks, next_page_token=token)
 
-    def GetTask(self, request: Any) -> Any:  # noqa: N802
+    def GetTask(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return book.get_task(request.name, request.response_view, now)
 
-    def CreateTask(self, request: Any) -> Any:  # noqa: N802
+    def CreateTask(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return book.create_task(request.parent, request.task, request.response_view, now)
 
-    def DeleteTask(self, request: Any) -> Any:  # noqa: N802
+    def DeleteTask(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return book.delete_task(request.name, now)
 
-    def RunTask(self, request: Any) -> Any:  # noqa: N802
+    def RunTask(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             task, attempt = book.run_task(request.name, request.response_view, now)
         self._emulator.run(attempt)
         return task
 
-    def BatchCreateTasks(self, request: Any) -> Any:  # noqa: N802
+    def BatchCreateTasks(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return self._batches.create(book, request, now)
 
-    def BatchDeleteTasks(self, request: Any) -> Any:  # noqa: N802
+    def BatchDeleteTasks(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (book, now):
             return self._batches.delete(book, request, now)
 
-    def GetOperation(self, request: Any) -> Any:  # noqa: N802
+    def GetOperation(self, request: Any) -> Any:  # noqa: N802 - as above
         with self._emulator.changing() as (_, now):
             return self._batches.get(request.name, now)
 

@@ -201,7 +201,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.executescript(_SCHEMA)
         connection.execute(f"PRAGMA user_version = {_VERSION}")
         connection.commit()
-    except BaseException:
+    except BaseException:  # nobody else has it to close
         connection.close()
         raise
     return connection

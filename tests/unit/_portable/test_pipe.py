@@ -508,6 +508,9 @@ def test_done_messages_that_cannot_be_removed_are_told(app: App, push: Push, clo
     outcomes = pushing.run(messages)
     removing = Call(lambda: pushing.pipe.remove(messages, outcomes, clock.monotonic() + 1), clock)
     assert removing.result(step_s=0.1) == 1
+    for thread in threading.enumerate():
+        if thread.name == "queuekit-in-time":  # waited for no more, and on its last steps
+            thread.join(LIMIT_S)
 
 
 def test_a_dead_letter_that_is_not_kept_leaves_the_message_where_it_was(

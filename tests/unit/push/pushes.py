@@ -35,6 +35,7 @@ class Pushed:
         self._inner = inner
         self.can = can
         self.settled: list[Settlement] = []
+        self.closed = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -64,6 +65,7 @@ class Pushed:
         return self._inner.classify(error)
 
     def close(self) -> None:
+        self.closed = True
         self._inner.close()
 
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:

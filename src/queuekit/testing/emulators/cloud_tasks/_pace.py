@@ -36,8 +36,7 @@ class Pace:
     def configure(self, rate: float, now: float) -> None:
         """Go on at another rate, with the tokens there are."""
         self._fill(now)
-        self._rate, self._burst = rate, float(burst_of(rate))
-        self._tokens = min(self._tokens, self._burst)
+        self._rate, self._burst = rate, float(burst_of(rate))  # what no longer fits goes when it is filled next
 
     @property
     def rate(self) -> float:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP door when time is short: slow bodies, a stop with requests in it, and callers who wait for each other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import queuekit as qk
+from queuekit.push import OIDC, NoAuth, _crew
+from queuekit.testing.clock import VirtualClock
+from queuekit.testing.issuer import LocalIssuer
+
+from .pushes import HEADERS, Client, pushed_app, served, wrapped
+
+LIMIT_S = 20.0
+AUDIENCE = "https://worker.example/queues"
+ACCOUNT = "pusher@example.com"
+
+
+@pytest.fixture
+def app(clock: VirtualClock) -> Iterator[qk.App]:
+    with pushed_app(clock, can={"push_deadline_s": 10.0}) as made:
+        yield made
+
+
+@pytest.fixture
+def seen(app: qk.App) -> list[str]:
+    found: list[str] = []
+
+    @app.handler("orders")
+    def handle(text: str) -> None:
+        found.append(text)
+
+    return found
+
+
+class Between:
+    """A server, with something that happens before it hands over a body."""
+
+    def __init__(self, application: Any, before_body: Any) -> None:
+        self._application, self._before_body = application, before_body
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def later() -> Any:
+            self._before_body()
+            return await receive()
+
+        await self._application(scope, later, send)
+
+
+@pytest.mark.parametrize(("took_s", "status", "handled"), [(4.9, 204, ["x"]), (5.1, 503, [])])
+def test_the_time_that_a_body_took_is_time_of_the_deadline(
+    app: qk.App, seen: list[str], clock: VirtualClock, took_s: float, status: int, handled: list[str]
+) -> None:
+    endpoint = app.asgi(auth=NoAuth())
+    slow = Between(endpoint, lambda: clock.advance(took_s))
+
+    got = served(endpoint, lambda _client: Client(slow).post(wrapped("x")))
+    assert (got.status, seen) == (status, handled)
+    assert got.headers.get("retry-after") == (None if handled else "1")
+
+
+def test_who_stops_asks_for_no_more_bodies(app: qk.App, seen: list[str]) -> None:
+    endpoint = app.asgi(auth=NoAuth())
+    asked: list[bool] = []
+
+    async def use(_client: Client) -> Any:
+        endpoint.drain()
+        return await Client(Between(endpoint, lambda: asked.append(True))).post(wrapped("x"))
+
+    got = served(endpoint, use)
+    assert (got.status, got.headers["retry-after"], asked, seen) == (503, "1", [], [])
+
+
+def test_a_stop_gives_back_what_waits_for_a_free_handler(app: qk.App) -> None:
+    gate, begun = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    @app.handler("orders", concurrency=1)
+    def handle(text: str) -> None:
+        seen.append(text)
+        begun.set()
+        gate.wait(LIMIT_S)
+
+    endpoint = app.asgi(auth=NoAuth())
+
+    async def use(client: Client) -> list[int]:
+        running = asyncio.ensure_future(client.post(wrapped("first")))
+        await asyncio.to_thread(begun.wait, LIMIT_S)
+        waiting = asyncio.ensure_future(client.post(wrapped("second")))
+        while endpoint._room.requests < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        endpoint.drain()
+        gate.set()
+        return [(await each).status for each in (running, waiting)]
+
+    assert served(endpoint, use) == [204, 503]
+    assert seen == ["first"]
+
+
+def test_queues_close_after_the_last_answer(app: qk.App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_crew, "_CLOSE_S", 0.0)  # else its own wait for threads would hide that nobody else waits
+    gate, begun = threading.Event(), threading.Event()
+    opener: Any = app._opener
+
+    @app.handler("orders")
+    def handle(text: str) -> None:
+        begun.set()
+        gate.wait(LIMIT_S)
+
+    endpoint = app.asgi(auth=NoAuth())
+
+    async def run() -> tuple[int, list[bool]]:
+        async with endpoint.lifespan():
+            running = asyncio.ensure_future(Client(endpoint).post(wrapped("x")))
+            await asyncio.to_thread(begun.wait, LIMIT_S)
+            (queue,) = opener.opened
+            closed = [queue.closed]
+            running.add_done_callback(lambda _: closed.append(queue.closed))
+            asyncio.get_running_loop().call_later(0.05, gate.set)
+        closed.append(queue.closed)
+        return (await running).status, closed
+
+    assert asyncio.run(run()) == (204, [False, False, True])
+
+
+def test_an_endpoint_may_serve_some_of_the_queues(app: qk.App, seen: list[str]) -> None:
+    @app.handler("refunds")
+    def refund(text: str) -> None:
+        seen.append("refunds")
+
+    async def use(client: Client) -> list[int]:
+        return [(await client.post(wrapped("x", queue=queue))).status for queue in ("refunds", "orders")]
+
+    assert served(app.asgi(auth=NoAuth(), queues=["orders"]), use) == [404, 204]
+    assert seen == ["x"]
+
+
+class LateKeys(OIDC):
+    """The keys come when they may."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.may, self.asked = threading.Event(), 0
+
+    def learn(self) -> None:
+        self.asked += 1
+        self.may.wait(LIMIT_S)
+        super().learn()
+
+
+def test_who_waits_for_keys_waits_for_one_fetch_and_whoever_leaves_takes_it_from_nobody(
+    app: qk.App, seen: list[str], clock: VirtualClock
+) -> None:
+    with LocalIssuer(clock) as issuer:
+        auth = LateKeys(
+            audience=AUDIENCE, service_account=ACCOUNT, issuer=issuer.url, certs_url=issuer.certs_url, clock=clock
+        )
+        token = {"authorization": f"Bearer {issuer.token(AUDIENCE, ACCOUNT)}"}
+
+        async def use(client: Client) -> list[int]:
+            first, *rest = [
+                asyncio.ensure_future(client.post(wrapped("x"), headers=HEADERS | token)) for _ in range(4)
+            ]
+            while not auth.asked:
+                await asyncio.sleep(0.001)
+            first.cancel()
+            await asyncio.wait([first])
+            auth.may.set()
+            return [(await each).status for each in rest]
+
+        assert served(app.asgi(auth=auth), use) == [204, 204, 204]
+    assert (auth.asked, seen) == (1, ["x"] * 3)

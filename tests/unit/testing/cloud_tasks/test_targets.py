@@ -31,13 +31,43 @@ def test_what_is_allowed_by_name_address_or_network_is_called() -> None:
         assert not targets.may_be_called(url)
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "fd00:ec2::254", "0.0.0.0", "::ffff:10.0.0.1", "224.0.0.1"])
+NEVER = [
+    *("169.254.169.254", "100.100.100.200", "0.0.0.0", "224.0.0.1", "192.0.0.192", "255.255.255.255"),
+    *("fd00:ec2::254", "fe80::1", "fec0::1", "ff02::1", "100::1", "::", "::7f00:1", "::ffff:10.0.0.1", "::ffff:0:a00:1"),
+    *("64:ff9b::a00:1", "64:ff9b:1::a00:1", "2001::a00:1", "2002:a00:1::"),
+]
+
+
+@pytest.mark.parametrize("address", NEVER)
 def test_some_addresses_are_never_called_whatever_is_allowed(address: str) -> None:
     targets = Targets(["0.0.0.0/0", "::/0", "worker"])
     host = f"[{address}]" if ":" in address else address
     assert not targets.may_be_called(f"http://{host}/")
     with pytest.raises(TargetRefused, match="never called"):
         targets.check(targets.read("http://worker/"), ["10.0.0.1", address])
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://metadata.google.internal/", "metadata"),
+        ("http://instance-data/", "metadata"),
+        ("http://user@127.0.0.1/", "user or password"),
+        ("http://user:pw@localhost/", "user or password"),
+        ("http://127.0.0.1%00.example/", "percent"),
+        ("http://2130706433/", "usual form"),
+        ("http://0x7f.1/", "usual form"),
+        ("http://127.0.0.1\\@example.com/", "backslash"),
+        ("http://127.0.0.1/\t", "control character"),
+        ("file:///etc/passwd", "only http and https"),
+        ("gopher://127.0.0.1/", "only http and https"),
+        ("http://127.0.0.1:99999/", "Port out of range"),
+    ],
+)
+def test_what_is_written_to_mislead_is_refused_whatever_is_allowed(url: str, reason: str) -> None:
+    targets = Targets(["0.0.0.0/0", "::/0", "metadata.google.internal", "instance-data", "localhost"])
+    with pytest.raises(TargetRefused, match=reason):
+        targets.read(url)
 
 
 def test_localhost_must_be_loopback() -> None:

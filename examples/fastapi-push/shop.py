@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A FastAPI application that takes orders, and to which Pub/Sub pushes them again below /queues.
+"""A FastAPI application that takes orders, and to which Pub/Sub pushes them again below /queues/.
 
 Run it with ``uvicorn shop:web``; README.md says what to set up.
 """

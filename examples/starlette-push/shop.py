@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Starlette application with a page of its own, to which Pub/Sub pushes orders below /queues.
+"""A Starlette application with a page of its own, to which Pub/Sub pushes orders below /queues/.
 
 Run it with ``uvicorn shop:web``; README.md says what to set up.
 """

@@ -52,7 +52,7 @@ class OIDC:
         from queuekit.push import OIDC
 
         auth = OIDC(
-            audience="https://worker.example/queues",
+            audience="https://worker.example/queues/",
             service_account="pusher@my-project.iam.gserviceaccount.com",
         )
         ```

@@ -93,9 +93,8 @@ def test_a_stop_gives_back_what_waits_for_a_free_handler(app: qk.App) -> None:
         running = asyncio.ensure_future(client.post(wrapped("first")))
         await asyncio.to_thread(begun.wait, LIMIT_S)
         waiting = asyncio.ensure_future(client.post(wrapped("second")))
-        while endpoint._room.requests < 2:
-            await asyncio.sleep(0)
         await asyncio.sleep(0)
+        assert endpoint._room.requests == 2
         endpoint.drain()
         gate.set()
         return [(await each).status for each in (running, waiting)]
@@ -147,10 +146,11 @@ class LateKeys(OIDC):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.may, self.asked = threading.Event(), 0
+        self.begun, self.may, self.asked = threading.Event(), threading.Event(), 0
 
     def learn(self) -> None:
         self.asked += 1
+        self.begun.set()
         self.may.wait(LIMIT_S)
         super().learn()
 
@@ -168,8 +168,7 @@ def test_who_waits_for_keys_waits_for_one_fetch_and_whoever_leaves_takes_it_from
             first, *rest = [
                 asyncio.ensure_future(client.post(wrapped("x"), headers=HEADERS | token)) for _ in range(4)
             ]
-            while not auth.asked:
-                await asyncio.sleep(0.001)
+            await asyncio.to_thread(auth.begun.wait, LIMIT_S)
             first.cancel()
             await asyncio.wait([first])
             auth.may.set()

@@ -44,6 +44,8 @@ MOST_BYTES = 1 << 20
 
 _BATCH = 10
 _POLLS = 4  # with an answer in some 15 ms they bring more than one process can handle
+_BRIEF_POLL_S = 1
+"""Of a poll after a full one: it costs what every poll costs, and will hardly wait."""
 _LONGEST_DELAY_S = 900
 _DEDUP_S = 300.0
 _SHORTEST_LEASE_S = 2.0
@@ -92,6 +94,7 @@ class SqsBackend:
         self._polls: Polls[list[Any]] = Polls(opening.clock)
         self._lost = LostAnswers()
         self._url = ""
+        self._flows = False
         self._place = (place.region, place.endpoint, self._account or "", self._queue)
         kind = _fifo_queue() if self._fifo else _standard_queue(fair=self._options.fair)
         self._capabilities = replace(kind, plaintext=is_plaintext(place.endpoint))
@@ -167,7 +170,12 @@ class SqsBackend:
                 MessageAttributeNames=["All"],
             )
 
-        found = self._polls.run(ask, self._give_back) if seconds else ask()
+        if self._flows and seconds:
+            seconds = _BRIEF_POLL_S
+            found = self._polls.run_here(ask, self._give_back)
+        else:
+            found = self._polls.run(ask, self._give_back) if seconds else ask()
+        self._flows = found is not None and len(found) == _BATCH
         return [self._read(each, asked_at + lease) for each in found or ()]
 
     def read_pushed(self, pushed: Mapping[str, Any]) -> IncomingMessage:

@@ -5,6 +5,7 @@ Their shapes are those of the service's model, which botocore's Stubber holds ea
 """
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -285,6 +286,25 @@ def test_of_a_shared_queue_only_those_that_the_service_took_from_this_one_are_it
     assert [each.message_id for each in letters] == ["m1", "m3"]
     assert letters[0].reason == "the service gave it up"
     assert letters[0].source == "sqs://eu-west-1/orders"
+
+
+def test_only_the_poll_after_a_full_one_is_brief_and_runs_on_the_caller_s_thread(
+    backend: SqsBackend, service: Stubber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It will hardly wait, and if it does, an idle queue has long polls from then on."""
+    monkeypatch.setattr(backend._clients, "polling", backend._clients.calling)
+    asked = list[tuple[int, bool]]()
+
+    def note(params: Any, **_: Any) -> None:
+        asked.append((params["WaitTimeSeconds"], threading.current_thread() is threading.main_thread()))
+
+    backend._clients.calling().meta.events.register_first("before-parameter-build.sqs.ReceiveMessage", note)
+    service.add_response("get_queue_url", {"QueueUrl": ADDRESS})
+    for count in (10, 10, 9, 0, 0):
+        service.add_response("receive_message", {"Messages": [dead(each, "orders") for each in range(count)]})
+    came = [len(backend.receive(max_messages=10, wait_s=20.0, lease_s=60.0)) for _ in range(5)]
+    assert came == [10, 10, 9, 0, 0]
+    assert asked == [(20, False), (1, True), (1, True), (20, False), (20, False)]
 
 
 @pytest.mark.parametrize("gone", ["get_queue_url", "delete_queue"])

@@ -109,3 +109,24 @@ def test_a_thread_that_the_system_refuses_leaves_polls_that_can_be_closed(monkey
             polls.run(lambda: 1, lambda _: None)
     assert polls.run(lambda: 2, lambda _: None) == 2
     polls.close()
+
+
+def test_a_brief_poll_runs_on_the_caller_s_thread_and_none_runs_after_close() -> None:
+    polls: Polls[int] = Polls(SystemClock())
+    assert polls.run_here(threading.get_ident, lambda _: None) == threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        polls.run_here(lambda: 1 // 0, lambda _: None)
+    polls.close()
+    assert polls.run_here(threading.get_ident, lambda _: None) is None
+
+
+def test_what_a_brief_poll_brings_after_close_is_given_back() -> None:
+    polls: Polls[str] = Polls(SystemClock())
+    back = list[str]()
+
+    def call() -> str:
+        polls.close()
+        return "late"
+
+    assert polls.run_here(call, back.append) is None
+    assert back == ["late"]

@@ -16,8 +16,11 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+from queuekit.testing._output import Output
 
 _STARTS_S = 30.0
 _INSTALLS_S = 180.0
@@ -36,7 +39,7 @@ class LocalServer:
     """A process that answers HTTP on a free port of the loopback interface."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._port = 0
 
     @property
@@ -55,25 +58,46 @@ class LocalServer:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers.
+
+        Raises:
+            RuntimeError: It does not, three times over; what it wrote last is in the text.
+        """
+        said = ""
         for _ in range(3):
             self._port = _free_port()
             self._process = self._launch(self._port)
+            output = Output(self._process)
             if self._answers():
                 return
             self.stop()
-        msg = f"{type(self).__name__} does not start"
+            said = output.last()
+        msg = f"{type(self).__name__} does not start; {said}"
         raise RuntimeError(msg)
 
     def stop(self) -> None:
         """End it, with everything that it holds."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             self._process = None
 
-    def _launch(self, port: int) -> subprocess.Popen[bytes]:
+    def _launch(self, port: int) -> subprocess.Popen[str]:
         raise NotImplementedError
+
+    @staticmethod
+    def _run(command: Sequence[str], **more: Any) -> subprocess.Popen[str]:
+        """A process whose output can be read."""
+        return subprocess.Popen(
+            command,
+            **{"stdin": subprocess.DEVNULL, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
 
     def _health(self) -> str:
         raise NotImplementedError
@@ -117,11 +141,8 @@ class LocalMoto(LocalServer):
         """Forget every queue."""
         _ask(self.endpoint + "/moto-api/reset", method="POST")
 
-    def _launch(self, port: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+    def _launch(self, port: int) -> subprocess.Popen[str]:
+        return self._run([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)])
 
     def _health(self) -> str:
         return "/moto-api/"
@@ -143,17 +164,11 @@ class LocalFauxqs(LocalServer):
         """The URL of its queues, without a name."""
         return f"sqs://us-east-1?endpoint={self.endpoint}"
 
-    def _launch(self, port: int) -> subprocess.Popen[bytes]:
+    def _launch(self, port: int) -> subprocess.Popen[str]:
         node = _node()
         assert node is not None
         # Its input stays open for as long as this process lives.
-        return subprocess.Popen(
-            [node, "run.mjs", str(port)],
-            cwd=self._folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        return self._run([node, "run.mjs", str(port)], cwd=self._folder, stdin=subprocess.PIPE)
 
     def _health(self) -> str:
         return "/health"

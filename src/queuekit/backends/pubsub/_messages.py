@@ -204,8 +204,8 @@ def read(found: Iterable[Any], handle_of: Callable[[str], Any], lease_until: flo
     for raw in found:
         message = raw.message
         attributes = message.attributes
-        alone, packed = len(attributes) == 1, attributes.get(PACKED)
-        message_id = packed[begin : -len(tail)] if packed is not None and packed.endswith(tail) else ""
+        alone, packed = len(attributes) == 1, attributes.get(PACKED, "")
+        message_id = packed[begin : -len(tail)] if packed.endswith(tail) else ""
         if _PLAIN_ID.fullmatch(message_id) and packed.startswith(_HEAD) and (alone or _SECOND not in attributes):
             others = _NONE if alone else _others(attributes)
         else:

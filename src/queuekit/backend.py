@@ -34,6 +34,7 @@ from queuekit._spi.abilities import (
     Admin,
     Cancellable,
     Diagnosable,
+    Foreseeing,
     HttpPublishable,
     HttpSchedulable,
     Interruptible,
@@ -62,7 +63,7 @@ from queuekit._values.clock import Clock, SystemClock
 from queuekit._values.diagnosis import Wanted
 from queuekit._values.errors import InvalidURLError
 from queuekit._values.finding import Finding
-from queuekit._values.http import HttpAuth, HttpRequest
+from queuekit._values.http import HttpAuth, HttpRequest, ScheduledRequest
 from queuekit._values.moving import Move, MoveStatus
 from queuekit._values.options import Range, Size
 from queuekit._values.outcome import (
@@ -105,6 +106,7 @@ __all__ = [
     "ErrorCode",
     "Failed",
     "Finding",
+    "Foreseeing",
     "Handle",
     "Host",
     "HttpAuth",
@@ -131,6 +133,7 @@ __all__ = [
     "Recreating",
     "Redrivable",
     "Rejected",
+    "ScheduledRequest",
     "SendOutcome",
     "SettleOutcome",
     "Settled",

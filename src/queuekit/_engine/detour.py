@@ -14,13 +14,15 @@ from queuekit._engine.guard import Guard
 from queuekit._engine.hops import delayed
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
-from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, SendOutcome
+from queuekit._values.outcome import Accepted, Duplicate, ErrorClass, Rejected, SendOutcome
 from queuekit.backend import (
     Backend,
+    Foreseeing,
     HttpPublishable,
     HttpSchedulable,
     IncomingMessage,
     OutgoingMessage,
+    ScheduledRequest,
 )
 
 _HIGHEST_PRIORITY = 9
@@ -113,29 +115,29 @@ class HttpDetour:
     def excess(self, message: OutgoingMessage) -> tuple[int, int] | None:
         """Bytes and limit of a message whose request is too large; None for one that fits."""
         request = self._target.as_http(message._replace(delay_s=0.0))
-        headers = sum(len(name) + len(value) for name, value in request.headers.items())
-        size, limit = len(request.url) + headers + len(request.body), self._can().max_message_bytes
+        size, limit = self._scheduler.size_http(request, self._target.http_auth), self._can().max_message_bytes
         return (size, limit) if size > limit else None
 
     def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> list[SendOutcome]:
-        """Schedule one request for each."""
-        return [self._send_one(each, timeout_s / len(batch)) for each in batch]
+        """Schedule one request for each, in calls that are within that service's limit."""
+        most = self._can().max_send_batch
+        starts = range(0, len(batch), most)
+        return [
+            outcome
+            for start in starts
+            for outcome in self._schedule(batch[start : start + most], timeout_s / len(starts))
+        ]
 
-    def _send_one(self, message: OutgoingMessage, timeout_s: float) -> SendOutcome:
-        due = self._clock.time() + message.delay_s
-        outcome = self._guard.send_by(
-            lambda: [
-                self._scheduler.schedule_http(
-                    self._target.as_http(message._replace(delay_s=0.0)),
-                    due,
-                    self._target.http_auth,
-                    message_id=message.message_id,
-                    timeout_s=timeout_s,
-                )
-            ],
-            [message],
-        )[0]
-        return on_the_way(outcome, self._guard)
+    def _schedule(self, batch: Sequence[OutgoingMessage], timeout_s: float) -> list[SendOutcome]:
+        now, auth = self._clock.time(), self._target.http_auth
+        requests = [
+            ScheduledRequest(
+                each.message_id, self._target.as_http(each._replace(delay_s=0.0)), now + each.delay_s, auth
+            )
+            for each in batch
+        ]
+        outcomes = self._guard.send_by(lambda: self._scheduler.schedule_http(requests, timeout_s=timeout_s), batch)
+        return [on_the_way(outcome, self._guard) for outcome in outcomes]
 
 
 class DetouringGuard(Guard):
@@ -161,17 +163,28 @@ class DetouringGuard(Guard):
     def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SendOutcome]:
         """One outcome per message, whichever way it goes."""
         longest_s = self._longest_s()
-        far = [position for position, message in enumerate(batch) if message.delay_s > longest_s]
-        if not far:
+        delayed_at = [position for position, message in enumerate(batch) if message.delay_s > longest_s]
+        if not delayed_at:
             return super().send(batch, timeout_s=timeout_s)
+        outcomes: dict[int, SendOutcome] = {
+            position: Rejected(error, batch[position].message_id)
+            for position in delayed_at
+            if (error := self._refusal(batch[position])) is not None
+        }
+        far = [position for position in delayed_at if position not in outcomes]
         near = [position for position, message in enumerate(batch) if message.delay_s <= longest_s]
         each_s = timeout_s / 2 if near else timeout_s
-        outcomes: dict[int, SendOutcome] = {}
         if near:
             outcomes.update(zip(near, super().send([batch[each] for each in near], timeout_s=each_s), strict=True))
-        sent = self._detour.send([batch[each] for each in far], timeout_s=each_s)
-        outcomes.update(zip(far, sent, strict=True))
+        if far:
+            sent = self._detour.send([batch[each] for each in far], timeout_s=each_s)
+            outcomes.update(zip(far, sent, strict=True))
         return [outcomes[position] for position in range(len(batch))]
+
+    def _refusal(self, message: OutgoingMessage) -> ErrorClass | None:
+        """Why its own queue will not take a message when its time has come."""
+        backend = self._backend
+        return backend.refusal(message._replace(delay_s=0.0)) if isinstance(backend, Foreseeing) else None
 
 
 def on_the_way(outcome: SendOutcome, guard: Guard) -> SendOutcome:

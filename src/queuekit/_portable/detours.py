@@ -74,13 +74,16 @@ def detour_of(queue: End, via: End, clock: Clock) -> Detour:
         UnsupportedError: What is named cannot keep delays for this queue.
     """
     own, other = queue.can(), via.can()
-    if other.longest_delay_s <= own.max_delay_s:
-        _refuse(queue, via, f"keeps delays of {other.longest_delay_s:g} s, no longer than the queue's own")
+    keeps_s = longest_wait_s(via.backend, other)
+    if keeps_s <= own.max_delay_s:
+        _refuse(queue, via, f"keeps delays of {keeps_s:g} s, no longer than the queue's own")
     if own.durability != "process" and other.durability == "process":
         _refuse(queue, via, "loses what it holds when its process ends, and the queue does not")
     if isinstance(via.backend, HttpSchedulable):
         if not isinstance(queue.backend, HttpPublishable):
             _refuse(queue, via, "makes HTTP requests, which the queue takes no messages by")
+        if why := via.backend.refusal_of(queue.backend.http_auth):
+            _refuse(queue, via, why, "give its URL one")
         return HttpDetour(via.guard, via.backend, via.can, clock, target=queue.backend)
     if not other.receives:
         _refuse(queue, via, "pushes its messages, so that nobody could forward them")
@@ -90,6 +93,11 @@ def detour_of(queue: End, via: End, clock: Clock) -> Detour:
     return QueueDetour(via.guard, via.backend, via.can, clock, target=target)
 
 
-def _refuse(queue: End, via: End, why: str) -> NoReturn:
-    msg = f"delay_via= of {queue.shown} names {via.shown}, which {why}; name another queue that keeps delays"
+def longest_wait_s(backend: Backend, can: Capabilities) -> float:
+    """For how long something can wait in a queue for delays: a request goes there once, and makes no hops."""
+    return can.max_delay_s if isinstance(backend, HttpSchedulable) else can.longest_delay_s
+
+
+def _refuse(queue: End, via: End, why: str, remedy: str = "name another queue that keeps delays") -> NoReturn:
+    msg = f"delay_via= of {queue.shown} names {via.shown}, which {why}; {remedy}"
     raise UnsupportedError(msg, queue=queue.shown, operation="open")

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from queuekit._engine.detour import DetouringGuard
 from queuekit._engine.diagnosing import diagnose
 from queuekit._engine.guard import Guard
 from queuekit._engine.journal import Journal
-from queuekit._portable.detours import End, detour_of, via_url
+from queuekit._portable.detours import End, detour_of, longest_wait_s, via_url
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock
 from queuekit._values.diagnosis import Diagnosis, Wanted, refusal_of
@@ -137,7 +138,7 @@ class Link:
         """What the probe found, or what the URL tells as long as there was none."""
         found = self.probed or self.backend.capabilities
         if self.foreign or self.via:
-            via_s = 0.0 if self.via is None else self.via.capabilities.longest_delay_s
+            via_s = 0.0 if self.via is None else longest_wait_s(self.via.backend, self.via.capabilities)
             found = replace(found, foreign=self.foreign, via_delay_s=via_s)
         return found.by_answer(self.answer_s) if self.by_answer else found
 
@@ -197,8 +198,11 @@ class Link:
 
     def counts(self) -> dict[str, int]:
         """How often each logged thing happened, and as ``api.NAME`` how often each operation was asked for."""
-        backend = self.backend
-        calls = backend.api_calls() if isinstance(backend, Metered) else {}
+        asked = (self,) if self.via is None else (self, self.via)
+        calls = Counter[str]()
+        for each in asked:
+            if isinstance(each.backend, Metered):
+                calls.update(each.backend.api_calls())
         return self.journal.counts() | {f"api.{name}": count for name, count in calls.items()}
 
     def close(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 from queuekit._spi.messages import IncomingMessage, OutgoingMessage, QueueStats, StoredMessage
 from queuekit._values.diagnosis import Wanted
 from queuekit._values.finding import Finding
-from queuekit._values.http import HttpAuth, HttpRequest
+from queuekit._values.http import HttpAuth, HttpRequest, ScheduledRequest
 from queuekit._values.moving import Move
-from queuekit._values.outcome import SendOutcome, SettleOutcome
+from queuekit._values.outcome import ErrorClass, SendOutcome, SettleOutcome
 
 
 @runtime_checkable
@@ -121,6 +121,19 @@ class PushCodec(Protocol):
 
 
 @runtime_checkable
+class Foreseeing(Protocol):
+    """Tells of a message what `Backend.send` would answer without asking the service.
+
+    Asked before a message is kept elsewhere for its delay: what its queue will never take must be refused to whoever
+    sends it, and not when nobody is there any more who could be told.
+    """
+
+    def refusal(self, message: OutgoingMessage) -> ErrorClass | None:
+        """Why the queue would not take the message, as far as that is known here; None where it may. No I/O."""
+        ...
+
+
+@runtime_checkable
 class HttpPublishable(Protocol):
     """A message can be sent to the queue by one HTTP request, which another service makes later."""
 
@@ -141,20 +154,26 @@ class HttpPublishable(Protocol):
 class HttpSchedulable(Protocol):
     """Makes HTTP requests at their time, and again until one is answered with 2xx: a ``delay_via=`` of itself.
 
-    `Capabilities.max_delay_s` is the longest that a request can wait, `Capabilities.max_message_bytes` the most
-    bytes of its URL, headers and body.
+    `Capabilities.max_delay_s` is the longest that a request can wait, `Capabilities.max_message_bytes` the most that
+    `size_http` may tell, `Capabilities.max_send_batch` how many are scheduled by one call at most.
     """
 
-    def schedule_http(
-        self, request: HttpRequest, due: float, auth: HttpAuth, *, message_id: str, timeout_s: float
-    ) -> SendOutcome:
-        """Have the request made no earlier than ``due``. `Accepted` means that the service has confirmed it.
+    def refusal_of(self, auth: HttpAuth) -> str:
+        """Why the service could not add such a token, as the end of "which …"; empty where it can. No I/O."""
+        ...
+
+    def size_http(self, request: HttpRequest, auth: HttpAuth) -> int:
+        """Bytes of a request as the service will count them. Pure."""
+        ...
+
+    def schedule_http(self, batch: Sequence[ScheduledRequest], *, timeout_s: float) -> Sequence[SendOutcome]:
+        """Have each request made at its time. `Accepted` means that the service has confirmed it.
+
+        One outcome for each, by position, as for `Backend.send`; `Rejected` for a request whose token the service
+        cannot make.
 
         Args:
-            request: What is to be requested.
-            due: Seconds since the epoch, UTC, by this host.
-            auth: The token that the service is to add; `Rejected` where it cannot make such a one.
-            message_id: Of the message, for the outcome; no name of the request, as a retry has the same id.
+            batch: What is to be requested.
             timeout_s: As for `Backend.send`.
 
         Raises:

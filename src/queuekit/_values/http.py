@@ -34,3 +34,19 @@ class HttpAuth(NamedTuple):
 
     kind: Literal["oauth", "oidc", "none"]
     scope: str = ""
+
+
+class ScheduledRequest(NamedTuple):
+    """One HTTP request that sends a message at its time.
+
+    Attributes:
+        message_id: Of the message, for the outcome; no name of the request, as a retry has the same id.
+        request: What is to be requested.
+        due: No earlier than this, in seconds since the epoch, UTC, by this host.
+        auth: The token that the service is to add.
+    """
+
+    message_id: str
+    request: HttpRequest
+    due: float
+    auth: HttpAuth

@@ -18,7 +18,7 @@ from queuekit.backend import Backend, BackendSpec, ClientPool, Opening
 from queuekit.stores import IdempotencyStore
 
 DEAD_SUFFIX = ".dead"
-_LANED = "queuekit._engine.laned"
+_LANED = "queuekit._engine.laned_abilities"
 _QUEUE_NAME = re.compile(r"[^\x00-\x20\x7f-\x9f\s\ud800-\udfff]{1,255}")
 
 

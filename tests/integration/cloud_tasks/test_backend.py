@@ -16,7 +16,16 @@ import queuekit as qk
 from queuekit._values.clock import SystemClock
 from queuekit._values.url import QueueURL
 from queuekit._wiring.opening import Opener
-from queuekit.backend import Accepted, Duplicate, HttpAuth, HttpRequest, OutgoingMessage, Rejected, Unknown
+from queuekit.backend import (
+    Accepted,
+    Duplicate,
+    HttpAuth,
+    HttpRequest,
+    OutgoingMessage,
+    Rejected,
+    ScheduledRequest,
+    Unknown,
+)
 from queuekit.backends.cloudtasks import CloudTasksBackend, DifferentSettingsError
 from queuekit.backends.cloudtasks._messages import read
 from queuekit.testing.emulators import LocalCloudTasks
@@ -252,7 +261,9 @@ def test_a_request_to_another_service_is_made_at_its_time(url: Url, emulator: Lo
     backend.create()
     request = HttpRequest(worker.url + "/publish", b"{}", {"Content-Type": "application/json"}, "PUT")
     due = SystemClock().time() + 3600
-    outcome = backend.schedule_http(request, due, HttpAuth("oauth", "scope"), message_id="m-1", timeout_s=10)
+    (outcome,) = backend.schedule_http(
+        [ScheduledRequest("m-1", request, due, HttpAuth("oauth", "scope"))], timeout_s=10
+    )
     assert isinstance(outcome, Accepted)
     assert outcome.message_id == "m-1"
     emulator.wait_until_quiet()
@@ -266,9 +277,10 @@ def test_a_request_to_another_service_is_made_at_its_time(url: Url, emulator: Lo
 
 def test_a_request_that_cannot_be_made_is_refused(url: Url, worker: Any) -> None:
     request, auth = HttpRequest(worker.url), HttpAuth("oauth", "scope")
-    no_account = backend_of(url()).schedule_http(request, 0, auth, message_id="m-1", timeout_s=10)
+    wanted = [ScheduledRequest("m-1", request, 0, auth)]
+    (no_account,) = backend_of(url()).schedule_http(wanted, timeout_s=10)
     real = backend_of("cloudtasks://shop/here/orders?service_account=a@shop.example")
-    plain = real.schedule_http(request, 0, auth, message_id="m-1", timeout_s=10)
+    (plain,) = real.schedule_http(wanted, timeout_s=10)
     assert isinstance(no_account, Rejected)
     assert "service_account" in no_account.error.detail
     assert isinstance(plain, Rejected)

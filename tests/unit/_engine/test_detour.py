@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from queuekit.backend import (
     OutgoingMessage,
     QueueURL,
     Rejected,
+    ScheduledRequest,
     SendOutcome,
     Unknown,
 )
@@ -185,10 +187,13 @@ class Scheduler:
         self._clock = clock
         self.open: list[tuple[float, HttpRequest, HttpAuth]] = []
         self.failing: ErrorClass | None = None
+        self.account = True
+        self.timeouts: list[float] = []
         self.capabilities = Capabilities(
             queues="declared",
             durability="replicated",
             max_message_bytes=1000,
+            max_send_batch=2,
             max_delay_s=30 * 86_400.0,
             receives=False,
         )
@@ -205,14 +210,19 @@ class Scheduler:
     def classify(self, error: BaseException) -> ErrorClass:
         return ErrorClass(ErrorCode.UNAVAILABLE, retryable=True, sent="maybe", detail=str(error))
 
-    def schedule_http(
-        self, request: HttpRequest, due: float, auth: HttpAuth, *, message_id: str, timeout_s: float
-    ) -> SendOutcome:
-        assert timeout_s > 0
+    def refusal_of(self, auth: HttpAuth) -> str:
+        return "" if self.account or auth.kind == "none" else "has no account"
+
+    def size_http(self, request: HttpRequest, auth: HttpAuth) -> int:
+        return len(request.url) + len(request.body) + len(auth.scope) + 50
+
+    def schedule_http(self, batch: Sequence[ScheduledRequest], *, timeout_s: float) -> Sequence[SendOutcome]:
+        assert len(batch) <= self.capabilities.max_send_batch
+        self.timeouts.append(timeout_s)
         if self.failing is not None:
-            return Rejected(self.failing, message_id)
-        self.open.append((due, request, auth))
-        return Accepted(message_id, f"tasks/{len(self.open)}")
+            return [Rejected(self.failing, each.message_id) for each in batch]
+        self.open += [(each.due, each.request, each.auth) for each in batch]
+        return [Accepted(each.message_id, f"tasks/{each.message_id}") for each in batch]
 
     def make_requests(self, queue: WebQueue) -> None:
         """Make those that are due."""
@@ -241,6 +251,37 @@ class WebOpener(Opener):
         return WebQueue(inner)
 
 
+class Choosy:
+    """A queue that knows what it will never take."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def refusal(self, message: OutgoingMessage) -> ErrorClass | None:
+        assert message.delay_s == 0.0, "its time has come when it is sent there"
+        return (
+            ErrorClass(ErrorCode.INVALID_MESSAGE, sent="no", detail="never goog")
+            if "goog" in message.attributes
+            else None
+        )
+
+
+class ChoosyOpener(Opener):
+    """Opens queues of memory, of which one keeps no delays and is choosy."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.script = Script()
+
+    def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+        limits = {"max_delay_s": 0.0} if url.hosts[0].name == "jobs" else {}
+        inner = FaultyOpener(Opener(self.clock), self.script, **limits).open(url, keywords)
+        return Choosy(inner) if limits else inner  # type: ignore[return-value]  # all of a backend
+
+
 def test_the_two_abilities_are_told_apart(clock: VirtualClock) -> None:
     opener = WebOpener(clock)
     queue = opener.open(QueueURL.parse("memory://jobs"))
@@ -261,7 +302,7 @@ def test_a_delayed_message_is_a_request_that_sends_it_at_its_time(clock: Virtual
             jobs.send(b"x", delay=timedelta(days=31))
         with pytest.raises(qk.MessageTooLargeError):
             jobs.send(bytes(2000), delay=timedelta(hours=1))
-    assert (accepted.message_id, accepted.provider_id) == ("one", "tasks/1")
+    assert (accepted.message_id, accepted.provider_id) == ("one", "tasks/one")
     ((due, _request, auth),) = opener.scheduler.open
     assert (due, auth) == (clock.time() + _HOUR_S, HttpAuth("oauth", "https://auth.example/publish"))
     clock.advance(_HOUR_S - 1)
@@ -271,6 +312,51 @@ def test_a_delayed_message_is_a_request_that_sends_it_at_its_time(clock: Virtual
     opener.scheduler.make_requests(queue)
     ((got,),) = [queue.receive(max_messages=1, wait_s=0.0, lease_s=10.0)]
     assert (got.message_id, got.body, opener.scheduler.open) == ("one", b"x", [])
+
+
+def test_many_requests_go_in_calls_that_are_within_the_limit_and_share_the_time(clock: VirtualClock) -> None:
+    opener = WebOpener(clock)
+    with qk.Producer("memory://jobs", delay_via="memory://scheduler", _opener=opener) as jobs:
+        batch = [qk.Message(b"x", delay=timedelta(hours=1), message_id=f"m{number}") for number in range(5)]
+        outcomes = jobs.send_many(batch).outcomes
+    assert list(outcomes) == [Accepted(f"m{number}", f"tasks/m{number}") for number in range(5)]
+    assert opener.scheduler.timeouts == [10.0] * 3
+
+
+def test_a_request_makes_no_hops_so_that_its_longest_wait_is_the_services_own(clock: VirtualClock) -> None:
+    # A queue whose consumers are queuekit's keeps longer delays by hops, and a request knows nothing of those.
+    opener = WebOpener(clock)
+    hopping = replace(opener.scheduler.capabilities, receives=True)
+    assert hopping.longest_delay_s > hopping.max_delay_s
+    opener.scheduler.capabilities = hopping
+    with qk.Producer("memory://jobs", delay_via="memory://scheduler", _opener=opener) as jobs:
+        assert jobs.check().capabilities.longest_delay_s == 30 * 86_400.0
+        with pytest.raises(qk.UnsupportedError, match="delay"):
+            jobs.send(b"x", delay=timedelta(days=31))
+
+
+def test_what_its_queue_will_never_take_is_refused_before_it_waits(clock: VirtualClock) -> None:
+    opener = ChoosyOpener(clock)
+    script = opener.script
+    with qk.Producer("memory://jobs", delay_via="memory://waiting", _opener=opener) as jobs:
+        later = timedelta(hours=1)
+        batch = [
+            qk.Message(b"1"),
+            qk.Message(b"2", delay=later, attributes={"goog": ""}),
+            qk.Message(b"3", delay=later),
+        ]
+        report = jobs.send_many(batch)
+        with pytest.raises(qk.InvalidMessageError, match="never goog"):
+            jobs.send(b"4", delay=later, attributes={"goog": ""})
+    assert [type(each) for each in report.outcomes] == [Accepted, Rejected, Accepted]
+    assert sorted(each.body for call in script.calls("send") for each in call.batch) == [b"1", b"3"]
+
+
+def test_a_scheduler_that_cannot_make_the_token_is_refused_when_opening(clock: VirtualClock) -> None:
+    opener = WebOpener(clock)
+    opener.scheduler.account = False
+    with pytest.raises(qk.UnsupportedError, match="memory://scheduler, which has no account"):
+        qk.Producer("memory://jobs", delay_via="memory://scheduler", _opener=opener)
 
 
 def test_what_the_scheduler_refuses_is_told(clock: VirtualClock) -> None:

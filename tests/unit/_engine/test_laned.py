@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import queuekit as qk
-from queuekit._engine.laned import LaneHandle, laned_backend
+from queuekit._engine.laned import LaneHandle
+from queuekit._engine.laned_abilities import laned_backend
 from queuekit._engine.lanes_merge import merged
 from queuekit._engine.lanes_order import STARVED_AFTER, LaneOrder, lane_of, least_priority
 from queuekit._wiring.opening import Opener

@@ -22,6 +22,7 @@ from queuekit.backend import (
     OutgoingMessage,
     QueueStats,
     Rejected,
+    ScheduledRequest,
     SendOutcome,
     Settlement,
     SettleOutcome,
@@ -125,17 +126,24 @@ class CloudTasksBackend:
             for message, call in zip(batch, begun, strict=True)
         ]
 
-    def schedule_http(
-        self, request: HttpRequest, due: float, auth: HttpAuth, *, message_id: str, timeout_s: float
-    ) -> SendOutcome:
-        """Create a task that makes a request to another service. See `HttpSchedulable`."""
-        if auth.kind != "none" and not self._options.service_account:
-            return Rejected(_NO_ACCOUNT, message_id)
-        if self._place.secure and not request.url.startswith("https://"):
-            return Rejected(_PLAIN, message_id)
-        made = self._clients.get()
-        task = self._writer.request(made.types, request, due, auth)
-        return _outcome(self._create(made, task, timeout_s), message_id, named=False)
+    def refusal_of(self, auth: HttpAuth) -> str:
+        """See `HttpSchedulable.refusal_of`."""
+        lacks = auth.kind != "none" and not self._options.service_account
+        return "has no ?service_account= for the token that its requests need" if lacks else ""
+
+    def size_http(self, request: HttpRequest, auth: HttpAuth) -> int:
+        """Bytes of the task of a request. See `HttpSchedulable.size_http`."""
+        return self._writer.size_of_request(types(), request, auth)
+
+    def schedule_http(self, batch: Sequence[ScheduledRequest], *, timeout_s: float) -> Sequence[SendOutcome]:
+        """Create a task for each request to another service, all at once. See `HttpSchedulable`."""
+        begun = [self._begin_request(each, timeout_s) for each in batch]
+        return [
+            Rejected(call, each.message_id)
+            if isinstance(call, ErrorClass)
+            else _outcome(call, each.message_id, named=False)
+            for each, call in zip(batch, begun, strict=True)
+        ]
 
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> NoReturn:  # noqa: ARG002 - as every backend has it
         """Never: the service pushes.
@@ -220,6 +228,16 @@ class CloudTasksBackend:
             return _NO_ROOM
         due = self._clock.time() + message.delay_s if message.delay_s else None
         return self._create(made, self._writer.task(made.types, message, headers, due), timeout_s)
+
+    def _begin_request(self, wanted: ScheduledRequest, timeout_s: float) -> Any:
+        """As `_begin`, for a request to another service."""
+        if wanted.auth.kind != "none" and not self._options.service_account:
+            return _NO_ACCOUNT
+        if self._place.secure and not wanted.request.url.startswith("https://"):
+            return _PLAIN
+        made = self._clients.get()
+        task = self._writer.request(made.types, wanted.request, wanted.due, wanted.auth)
+        return self._create(made, task, timeout_s)
 
     def _refusal(self, message: OutgoingMessage) -> ErrorClass | None:
         if not self._options.target:

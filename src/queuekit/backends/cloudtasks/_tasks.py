@@ -38,6 +38,11 @@ class Writer:
         size: int = task.ByteSize()
         return size + _DUE_BYTES if message.delay_s else size
 
+    def size_of_request(self, types: Any, wanted: HttpRequest, auth: HttpAuth) -> int:
+        """Bytes of the task of a request to another service, whenever it is due."""
+        size: int = self.request(types, wanted, None, auth).ByteSize()
+        return size + _DUE_BYTES
+
     def task(self, types: Any, message: OutgoingMessage, headers: Mapping[str, str], due: float | None) -> Any:
         """The task of a message.
 
@@ -58,7 +63,7 @@ class Writer:
             request.oidc_token.audience = self._audience
         return task
 
-    def request(self, types: Any, wanted: HttpRequest, due: float, auth: HttpAuth) -> Any:
+    def request(self, types: Any, wanted: HttpRequest, due: float | None, auth: HttpAuth) -> Any:
         """The task of a request to another service."""
         task = self._task(types, due)
         request = task.http_request

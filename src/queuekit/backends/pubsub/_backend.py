@@ -173,6 +173,13 @@ class PubSubBackend:
         """
         return _messages.read_pushed(pushed, Handle(self._names.subscription, ""))
 
+    def refusal(self, message: OutgoingMessage) -> ErrorClass | None:
+        """See `Foreseeing.refusal`."""
+        error = self._unfit(message)
+        if error is None and len(self._writer.attributes(message)) > _messages.MOST_ATTRIBUTES:
+            return _NO_ROOM
+        return error
+
     @property
     def http_auth(self) -> HttpAuth:
         """See `HttpPublishable.http_auth`."""
@@ -292,7 +299,7 @@ class PubSubBackend:
 
     def _add(self, messages: Any, message: OutgoingMessage) -> ErrorClass | None:
         """Put a message into a request, or say why the service would not take it."""
-        error = self._refusal(message)
+        error = self._unfit(message)
         if error is not None:
             return error
         attributes = self._writer.attributes(message)
@@ -307,7 +314,7 @@ class PubSubBackend:
             added.ordering_key = message.ordering_key
         return None
 
-    def _refusal(self, message: OutgoingMessage) -> ErrorClass | None:
+    def _unfit(self, message: OutgoingMessage) -> ErrorClass | None:
         if message.delay_s:
             return _NO_DELAY
         if message.priority:

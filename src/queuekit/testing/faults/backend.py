@@ -19,6 +19,7 @@ from queuekit.backend import (
     Diagnosable,
     ErrorClass,
     Finding,
+    Foreseeing,
     HttpAuth,
     HttpPublishable,
     HttpRequest,
@@ -31,6 +32,7 @@ from queuekit.backend import (
     QueueStats,
     Recreating,
     Redrivable,
+    ScheduledRequest,
     SendOutcome,
     Settlement,
     SettleOutcome,
@@ -206,15 +208,23 @@ class _WithHttp(FaultyBackend):
 
 
 class _WithSchedule(FaultyBackend):
-    def schedule_http(
-        self, request: HttpRequest, due: float, auth: HttpAuth, *, message_id: str, timeout_s: float
-    ) -> SendOutcome:
-        def schedule(_batch: Sequence[Any]) -> Answers:
-            schedule_one = self.inner.schedule_http
-            return [schedule_one(request, due, auth, message_id=message_id, timeout_s=timeout_s)]
+    def refusal_of(self, auth: HttpAuth) -> str:
+        return str(self.inner.refusal_of(auth))
 
-        outcome: SendOutcome = self._run("schedule_http", (request,), schedule)[0]
-        return outcome
+    def size_http(self, request: HttpRequest, auth: HttpAuth) -> int:
+        return int(self.inner.size_http(request, auth))
+
+    def schedule_http(self, batch: Sequence[ScheduledRequest], *, timeout_s: float) -> Sequence[SendOutcome]:
+        outcomes: Sequence[SendOutcome] = self._run(
+            "schedule_http", batch, lambda part: self.inner.schedule_http(part, timeout_s=timeout_s)
+        )
+        return outcomes
+
+
+class _WithForesight(FaultyBackend):
+    def refusal(self, message: OutgoingMessage) -> ErrorClass | None:
+        error: ErrorClass | None = self.inner.refusal(message)
+        return error
 
 
 _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
@@ -227,6 +237,7 @@ _ABILITIES: tuple[tuple[Any, type[FaultyBackend]], ...] = (
     (Recreating, _WithRecreated),
     (Waitable, _WithWait),
     (Diagnosable, _WithDiagnosis),
+    (Foreseeing, _WithForesight),
     (HttpPublishable, _WithHttp),
     (HttpSchedulable, _WithSchedule),
 )

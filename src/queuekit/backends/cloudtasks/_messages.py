@@ -8,12 +8,12 @@ that can be a header is ``qk-a-`` and its name. No other header is read as one: 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from queuekit.backend import IncomingMessage, OutgoingMessage
+from queuekit.backends._packing import dump, join, load, shorter, split, texts_of
 
 PACKED = "qk"
 ATTRIBUTE = "qk-a-"
@@ -26,18 +26,13 @@ _CONTENT_TYPE = "datacontenttype"
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
 _VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,3998}[\x21-\x7e])?", re.ASCII)
 _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_LEFT_OUT = ("dead-traceback", "dead-error")
-"""In this order, where not everything has room."""
-_TRIMMED = "dead-trimmed"
 _DIGITS = 16
-
-_dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
 def headers_of(message: OutgoingMessage) -> dict[str, str]:
     """The headers that carry a message beside its body."""
     headers: dict[str, str] = {}
-    for metadata in _shorter(message.metadata):
+    for metadata in shorter(message.metadata):
         headers = _headers(message, metadata)
         if length_of(headers) <= MOST_BYTES:
             break
@@ -57,11 +52,11 @@ def read(headers: Mapping[str, str], body: bytes, handle: Any) -> IncomingMessag
         body: Its bytes.
         handle: What settles it.
     """
-    known = _unpack(headers)
+    known = load(join(PACKED, headers.get))
     attributes = {
         name.removeprefix(ATTRIBUTE): value for name, value in headers.items() if name.startswith(ATTRIBUTE)
     }
-    attributes.update(_texts(known.get("attrs")))
+    attributes.update(texts_of(known.get("attrs")))
     tried = headers.get("x-cloudtasks-taskretrycount", "")
     message_id, task = known.get("id"), headers.get("x-cloudtasks-taskname", "")
     told = isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)
@@ -70,7 +65,7 @@ def read(headers: Mapping[str, str], body: bytes, handle: Any) -> IncomingMessag
         str(message_id) if told else task,
         body,
         attributes,
-        _texts(known.get("meta")),
+        texts_of(known.get("meta")),
         int(tried) + 1 if tried.isascii() and tried.isdigit() and len(tried) < _DIGITS else None,
         None,
         None,
@@ -85,38 +80,6 @@ def _headers(message: OutgoingMessage, metadata: Mapping[str, str]) -> dict[str,
         if _NAME.fullmatch(name) and _VALUE.fullmatch(text)
     }
     others = {name: text for name, text in message.attributes.items() if ATTRIBUTE + name not in plain}
-    packed = _dump({"id": message.message_id, "meta": dict(metadata), **({"attrs": others} if others else {})})
-    lines = {
-        (f"{PACKED}-{number}" if number else PACKED): packed[start : start + _LINE]
-        for number, start in enumerate(range(0, len(packed), _LINE))
-    }
+    packed = dump({"id": message.message_id, "meta": dict(metadata), **({"attrs": others} if others else {})})
     kind = metadata.get(_CONTENT_TYPE, "")
-    return {**({"Content-Type": kind} if _VALUE.fullmatch(kind) else {}), **lines, **plain}
-
-
-def _shorter(metadata: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """The metadata, and what is left of it where it has no room."""
-    yield metadata
-    left, out = dict(metadata), metadata.get(_TRIMMED, "").split()
-    for name in _LEFT_OUT:
-        if left.pop(name, None) is not None:
-            out.append(name)
-            left[_TRIMMED] = " ".join(out)
-            yield dict(left)
-
-
-def _unpack(headers: Mapping[str, str]) -> Mapping[str, Any]:
-    text, number = headers.get(PACKED, ""), 1
-    while (more := headers.get(f"{PACKED}-{number}")) is not None:
-        text, number = text + more, number + 1
-    try:
-        known = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {name: text for name, text in value.items() if isinstance(text, str)}
+    return {**({"Content-Type": kind} if _VALUE.fullmatch(kind) else {}), **split(PACKED, packed, _LINE), **plain}

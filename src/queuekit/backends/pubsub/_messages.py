@@ -8,14 +8,14 @@ bytes, so that a longer text goes on in ``qk-1``, ``qk-2`` and so on.
 from __future__ import annotations
 
 import base64
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from queuekit.backend import ErrorClass, ErrorCode, IncomingMessage, OutgoingMessage
+from queuekit.backends._packing import dump, join, load, shorter, split, texts_of
 
 PACKED = "qk"
 _SECOND = f"{PACKED}-1"
@@ -30,15 +30,10 @@ _MESSAGE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 _OF_A_COPY = frozenset({"first", "base", "redriven", "dead-reason"})
 """Metadata of what was received before: nobody is there who could be told to leave something out."""
-_LEFT_OUT = ("dead-traceback", "dead-error")
-"""In this order, where not everything has room."""
-_TRIMMED = "dead-trimmed"
 
 _AROUND = '{"id":"","meta":}'
 _HEAD = '{"id":"'
 _NONE: Mapping[str, str] = MappingProxyType({})
-
-_dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
 class Writer:
@@ -81,7 +76,7 @@ class Writer:
     def _written(self, metadata: Mapping[str, str]) -> str:
         known, written = self._known
         if metadata is not known:
-            written = _dump(dict(metadata))
+            written = dump(dict(metadata))
             self._known = (metadata, written)
         return written
 
@@ -89,12 +84,12 @@ class Writer:
         native = {name: text for name, text in message.attributes.items() if fits(name, text)}
         overflow = {name: text for name, text in message.attributes.items() if name not in native}
         chunks: dict[str, str] = {}
-        for metadata in _shorter(message.metadata):
-            chunks = _chunks(self._pack(message, overflow, metadata))
+        for metadata in shorter(message.metadata):
+            chunks = split(PACKED, self._pack(message, overflow, metadata), LONGEST_VALUE)
             while native and len(native) + len(chunks) > MOST_ATTRIBUTES:
                 name, text = native.popitem()
                 overflow[name] = text
-                chunks = _chunks(self._pack(message, overflow, metadata))
+                chunks = split(PACKED, self._pack(message, overflow, metadata), LONGEST_VALUE)
             if len(native) + len(chunks) <= MOST_ATTRIBUTES:
                 break
         return native | chunks
@@ -104,8 +99,8 @@ class Writer:
     ) -> str:
         written = self._written(message.metadata if shortened is None else shortened)
         message_id = message.message_id
-        name = f'"{message_id}"' if _PLAIN_ID.fullmatch(message_id) else _dump(message_id)
-        beside = f',"attrs":{_dump(overflow)}' if overflow else ""
+        name = f'"{message_id}"' if _PLAIN_ID.fullmatch(message_id) else dump(message_id)
+        beside = f',"attrs":{dump(overflow)}' if overflow else ""
         return f'{{"id":{name},"meta":{written}{beside}}}'
 
 
@@ -114,7 +109,7 @@ def as_json(message: OutgoingMessage, attributes: Mapping[str, str]) -> bytes:
     written: dict[str, Any] = {"data": base64.b64encode(message.body).decode("ascii"), "attributes": attributes}
     if message.ordering_key:
         written["orderingKey"] = message.ordering_key
-    return _dump({"messages": [written]}).encode("ascii")
+    return dump({"messages": [written]}).encode("ascii")
 
 
 def fits(name: str, text: str) -> bool:
@@ -152,24 +147,6 @@ def unfit(message: OutgoingMessage) -> ErrorClass | None:
 
 def _invalid(detail: str) -> ErrorClass:
     return ErrorClass(ErrorCode.INVALID_MESSAGE, sent="no", detail=detail)
-
-
-def _shorter(metadata: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
-    """The metadata, and what is left of it where it has no room."""
-    yield metadata
-    left, out = dict(metadata), metadata.get(_TRIMMED, "").split()
-    for name in _LEFT_OUT:
-        if left.pop(name, None) is not None:
-            out.append(name)
-            left[_TRIMMED] = " ".join(out)
-            yield dict(left)
-
-
-def _chunks(packed: str) -> dict[str, str]:
-    return {
-        (f"{PACKED}-{number}" if number else PACKED): packed[start : start + LONGEST_VALUE]
-        for number, start in enumerate(range(0, len(packed), LONGEST_VALUE))
-    }
 
 
 def _text(text: str) -> int:
@@ -244,7 +221,7 @@ def read_pushed(pushed: Mapping[str, Any], handle: Any) -> IncomingMessage:
         msg = "a pushed message of Pub/Sub has a text for 'messageId' and for 'data', and an object for 'attributes'"
         raise ValueError(msg)  # noqa: TRY004 - as above
     stamp, key, attempt = message.get("publishTime"), message.get("orderingKey"), pushed.get("deliveryAttempt")
-    known_id, others, metadata = _read_attributes(message_id, _texts(attributes))
+    known_id, others, metadata = _read_attributes(message_id, texts_of(attributes))
     return IncomingMessage(
         handle,
         known_id,
@@ -272,28 +249,16 @@ def _others(attributes: Mapping[str, str]) -> dict[str, str]:
 
 def _tail(metadata: Mapping[str, str]) -> str:
     """How `PACKED` goes on behind a plain id, where nothing of the user's stands in it."""
-    return f'","meta":{_dump(dict(metadata))}}}'
+    return f'","meta":{dump(dict(metadata))}}}'
 
 
 def _unpack(attributes: Mapping[str, str]) -> _Packed | None:
     """What queuekit wrote; None for a message that it did not send."""
-    text, number = attributes[PACKED], 1
-    while (more := attributes.get(f"{PACKED}-{number}")) is not None:
-        text, number = text + more, number + 1
-    try:
-        known = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    message_id = known.get("id") if isinstance(known, dict) else None
+    known = load(join(PACKED, attributes.get))
+    message_id = known.get("id")
     if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
         return None
-    return _Packed(message_id, _texts(known.get("meta")), _texts(known.get("attrs")))
-
-
-def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {name: text for name, text in value.items() if isinstance(text, str)}
+    return _Packed(message_id, texts_of(known.get("meta")), texts_of(known.get("attrs")))
 
 
 def _instant(text: Any) -> float | None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from queuekit.backend import IncomingMessage, OutgoingMessage
+from queuekit.backends._packing import dump, load, texts_of
 from queuekit.backends.sqs._errors import DamagedAnswerError
 
 PACKED = "qk"
@@ -40,8 +40,6 @@ _ID, _META, _ID_NAME = '{"id":"', '","meta":', '"id"'
 _NO_ATTRIBUTE: Mapping[str, Any] = {}
 # A tuple of known length is made at half of a named tuple's own cost.
 _new = tuple.__new__
-
-_dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
 
 class Wire(NamedTuple):
@@ -87,18 +85,18 @@ class Writer:
     def _pack(self, message: OutgoingMessage, encoding: str, overflow: Mapping[str, str]) -> str:
         metadata, written = self._known
         if message.metadata is not metadata:
-            written = _dump(dict(message.metadata))
+            written = dump(dict(message.metadata))
             self._known = (message.metadata, written)
         message_id = message.message_id
-        name = f'"{message_id}"' if _PLAIN_ID.fullmatch(message_id) else _dump(message_id)
+        name = f'"{message_id}"' if _PLAIN_ID.fullmatch(message_id) else dump(message_id)
         parts = [f'{{"id":{name},"meta":{written}']
         if encoding:
             parts.append(f',"enc":"{encoding}"')
         if overflow:
-            parts.append(f',"attrs":{_dump(overflow)}')
+            parts.append(f',"attrs":{dump(overflow)}')
         key = message.ordering_key
         if key is not None and self._grouped and not _GROUP.fullmatch(key):
-            parts.append(f',"key":{_dump(key)}')
+            parts.append(f',"key":{dump(key)}')
         return "".join(parts) + "}"
 
 
@@ -281,28 +279,17 @@ def _check(raw: Mapping[str, Any], body: bytes, native: Mapping[str, Mapping[str
 
 
 def _parsed(text: str) -> _Packed | None:
-    try:
-        known = json.loads(text or "null")
-    except ValueError:
-        return None
-    if not isinstance(known, dict):
-        return None
+    known = load(text)
     message_id, key, encoding = known.get("id"), known.get("key"), known.get("enc", "")
     if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
         return None
     return _Packed(
         message_id,
-        _texts(known.get("meta")),
+        texts_of(known.get("meta")),
         encoding if isinstance(encoding, str) else "",
-        _texts(known.get("attrs")),
+        texts_of(known.get("attrs")),
         key if isinstance(key, str) else None,
     )
-
-
-def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict):
-        return {}
-    return {name: text for name, text in value.items() if isinstance(text, str)}
 
 
 def _plain(body: bytes, encoding: str) -> bytes:

@@ -51,6 +51,6 @@ def test_headers_of_others_are_no_attributes() -> None:
     headers = {"x-custom": "1", "host": "h", "x-cloudtasks-taskname": "t-1", "x-cloudtasks-taskretrycount": "2"}
     found = read(headers, b"x", "")
     assert (found.message_id, found.attributes, found.metadata, found.attempt) == ("t-1", {}, {}, 3)
-    for broken in ("{", "[]", '{"id": "a b", "meta": 1, "attrs": {"a": 1}}'):
+    for broken in ("{", "[]", "[" * 100_000, '{"id": "a b", "meta": 1, "attrs": {"a": 1}}'):
         found = read({**headers, "qk": broken}, b"x", "")
         assert (found.message_id, found.attributes, found.metadata) == ("t-1", {}, {})

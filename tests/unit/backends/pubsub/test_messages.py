@@ -136,7 +136,18 @@ def test_an_ordering_key_has_bytes_and_not_too_many(key: str) -> None:
 
 @pytest.mark.parametrize(
     "packed",
-    ["", "{", "[]", '"qk"', "{}", '{"id":7}', '{"id":""}', '{"id":"has space"}', '{"id":"' + "x" * 129 + '"}'],
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        '"qk"',
+        "{}",
+        '{"id":7}',
+        '{"id":""}',
+        '{"id":"has space"}',
+        '{"id":"' + "x" * 129 + '"}',
+    ],
 )
 def test_an_attribute_that_only_looks_like_ours_is_the_senders(packed: str) -> None:
     raw = ReceivedMessage(ack_id="ack", message=PubsubMessage(data=b"x", message_id="17", attributes={"qk": packed}))

@@ -87,6 +87,14 @@ def test_a_message_of_another_program_is_received_with_the_service_s_own_id() ->
     assert got.attributes == {"n": "7", "b": "AA==", "qk": "not ours"}
 
 
+def test_a_text_that_no_parser_of_json_gets_to_the_end_of_is_of_another_program() -> None:
+    deep = {"qk": {"DataType": "String", "StringValue": "[" * 100_000}}
+    got = messages.Reader(grouped=False).read(
+        {"MessageId": "service", "Body": "hi", "MessageAttributes": deep}, "handle", None
+    )
+    assert (got.message_id, got.body) == ("service", b"hi")
+
+
 @pytest.mark.parametrize("field", ["MD5OfBody", "MD5OfMessageAttributes"])
 def test_a_damaged_message_is_not_handed_out(field: str) -> None:
     raw = {"MessageId": "1", "Body": "hi", "MessageAttributes": {"a": {"DataType": "String", "StringValue": "1"}}}

@@ -131,7 +131,7 @@ class PubSubPlace(DeclaredPlace):
             ack_ids = [each.ack_id for each in pulled]
             request = {"subscription": self._name(subscription), "ack_ids": ack_ids}
             self._subscriber.acknowledge(request=request, timeout=_CALL_S)
-            yield from (_messages.read(type(each).pb(each), None, None) for each in pulled)
+            yield from _messages.read([type(each).pb(each) for each in pulled], lambda _: None, None)
 
     def _pulled(self, subscription: str) -> Sequence[Any]:
         request = pubsub_v1.PullRequest(

@@ -84,13 +84,15 @@ def step_id(message: IncomingMessage, purpose: str) -> str:
 
     A hop is known by its number alone: a delivery that the hop did not survive was no attempt; and so is what is
     forwarded. Ids are the user's to choose and may stand on two messages, so what the service says of this one
-    goes in too.
+    goes in too. Where that alone tells this message from every copy of it, a delivery whose copy was confirmed, but
+    not the end of the message itself, does not make another: the message would go on twice.
     """
     known = meta.read(message.metadata)
-    attempts = known.base + (0 if purpose in _NO_ATTEMPTS else message.attempt or 0)
+    is_known = message.entry_id is not None
+    attempts = known.base + (0 if is_known or purpose in _NO_ATTEMPTS else message.attempt or 0)
     step: tuple[object, ...] = (
         *(message.message_id, purpose, attempts, hop_number(message.metadata), known.redriven, message.enqueued_at),
-        *(() if message.entry_id is None else (message.entry_id,)),
+        *((message.entry_id,) if is_known else ()),
     )
     return "qk-" + hashlib.sha256(repr(step).encode() + message.body).hexdigest()[:40]
 

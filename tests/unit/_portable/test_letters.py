@@ -143,6 +143,14 @@ def test_a_step_has_one_id_and_another_step_another() -> None:
     assert step_id(message, "dead") == step_id(_message(handle=2, lease_until=9.0), "dead")
 
 
+def test_a_step_is_known_by_the_services_own_name_however_often_it_is_taken() -> None:
+    """Whoever ends between a confirmed copy and the answer that the message is done comes to the same step again."""
+    message = _message(entry_id="task-1", attempt=1)
+    assert step_id(message, "retry") == step_id(message._replace(attempt=2), "retry")
+    assert step_id(message, "retry") != step_id(message._replace(entry_id="task-2"), "retry")
+    assert step_id(message, "retry") != step_id(message, "dead")
+
+
 def test_dead_letters_of_a_queue_and_of_its_dead_letter_queue_are_the_same() -> None:
     with DeadLetters("memory://q") as one, DeadLetters("memory://q.dead") as two:
         assert one.queue == two.queue

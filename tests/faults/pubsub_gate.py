@@ -6,9 +6,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from google import pubsub_v1
@@ -17,14 +15,15 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from .gates import Gate
+
 PUBLISH = "/google.pubsub.v1.Publisher/Publish"
 ACKNOWLEDGE = "/google.pubsub.v1.Subscriber/Acknowledge"
 MOST_TIMES = 4
 """That one lease is refused; each time its next try waits for longer."""
-_CALL_S = 10.0
 
 
-class Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
+class Refusals(Gate):
     """A call that publishes is refused whole; of one that acknowledges, any number of leases, from none to all.
 
     What is refused never reaches the emulator. A few calls that publish are the sender's fault, and must not be
@@ -36,39 +35,12 @@ class Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no typ
     """
 
     def __init__(self, server: int, chance: random.Random) -> None:
+        super().__init__(server, {PUBLISH: self._publish, ACKNOWLEDGE: self._acknowledge})
         self._chance = chance
         self._lock = threading.Lock()
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{server}")
-        self._gate = grpc.server(ThreadPoolExecutor(32), handlers=[self])
-        self.port: int = self._gate.add_insecure_port("127.0.0.1:0")
         self.sends = self.acks = self.refused_sends = self.refused_acks = 0
         self._times = Counter[str]()
         self.passed, self.faults = Counter[str](), Counter[str]()
-
-    def __enter__(self) -> Self:
-        self._gate.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._gate.stop(grace=None).wait()
-        self._channel.close()
-
-    def service(self, handler_call_details: Any) -> Any:
-        """Answers one call, as gRPC asks for it; requests and answers stay bytes."""
-        method = handler_call_details.method
-        way = {PUBLISH: self._publish, ACKNOWLEDGE: self._acknowledge}.get(method, self._pass_on)
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: way(method, request, context))
-
-    def _pass_on(self, method: str, request: bytes, context: Any) -> bytes:
-        try:
-            answer: bytes = self._channel.unary_unary(method)(request, timeout=context.time_remaining() or _CALL_S)
-        except grpc.RpcError as error:
-            context.set_trailing_metadata(error.trailing_metadata() or ())
-            context.abort(error.code(), error.details())
-            raise
-        return answer
 
     def _publish(self, method: str, request: bytes, context: Any) -> bytes:
         texts = [each.data.decode() for each in pubsub_v1.PublishRequest.pb().FromString(request).messages]
@@ -82,7 +54,7 @@ class Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no typ
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "One or more messages in the request are invalid.")
         if refused:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Quota exceeded.")
-        return self._pass_on(method, request, context)
+        return self.pass_on(method, request, context)
 
     def _acknowledge(self, method: str, request: bytes, context: Any) -> bytes:
         asked: Any = pubsub_v1.AcknowledgeRequest.pb().FromString(request)
@@ -95,7 +67,7 @@ class Refusals(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no typ
             self.refused_acks += len(chosen)
         del asked.ack_ids[:]
         asked.ack_ids.extend(each for each in ack_ids if each not in chosen)
-        answer = self._pass_on(method, asked.SerializeToString(), context) if asked.ack_ids else b""
+        answer = self.pass_on(method, asked.SerializeToString(), context) if asked.ack_ids else b""
         if chosen:
             context.abort_with_status(rpc_status.to_status(_told(chosen)))
         return answer

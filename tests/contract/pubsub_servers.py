@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,26 +19,19 @@ from queuekit import App
 from queuekit._wiring.opening import queue_name
 from queuekit._wiring.registry import find_spec
 from queuekit.backend import Backend, QueueURL
-from queuekit.testing.contract import Harness
 from queuekit.testing.contract.pushing import EndpointPushing
 from queuekit.testing.emulators import LocalPubSub, pubsub_program
 from queuekit.testing.proxy import TcpProxy
 
+from .declared_queues import DeclaredHarness
 
-class PubSubHarness(Harness):
+
+class PubSubHarness(DeclaredHarness):
     """One emulator for all cases; each has topics and subscriptions of its own, made before they are used."""
 
     server: ClassVar[LocalPubSub]
-    route: ClassVar[TcpProxy]
     publisher: ClassVar[Any]
     subscriber: ClassVar[Any]
-    min_lease_s = 2.0
-    min_delay_s = 2.0
-    tolerance_s = 3.0
-    silence_s = 4.0
-    flood = 150
-    examples = 2
-    operations = 400
     settings: ClassVar[str] = ""
     stored_settings: ClassVar = {
         "retention": timedelta(days=1),
@@ -64,7 +56,6 @@ class PubSubHarness(Harness):
         super().__init__(directory)
         # Subscriptions have their names in the whole project, and cases give the same to several.
         self.project: str = f"contract-{uuid.uuid4().hex[:12]}"
-        self._made: set[str] = set()
         # Who may push, in place of whoever has a token; and what stands around the endpoint, to break it.
         self.auth: Any = None
         self.flaw: Callable[[Any], Any] = lambda application: application
@@ -82,34 +73,12 @@ class PubSubHarness(Harness):
     def dead_name(self, queue: str) -> str:
         return f"{queue}-dead"
 
-    def url(self, queue: str) -> str:
-        if queue not in self._made:
-            self._made.add(queue)
-            made: Any = self.opener.open(QueueURL.parse(self.url_of(queue)))
-            if not made.exists():
-                made.create()
-            made.close()
-        return self.url_of(queue)
-
     def open(self, queue: str, *, opener: Any = None, **options: Any) -> Backend:
-        # At the backend interface a receive waits for as long as it was asked to.
-        url = QueueURL.parse(self.url(queue))
-        url = url.replace(
-            options={name: text for name, text in url.options.items() if name not in {"poll", *options}}
-        )
-        backend: Any = (opener or self.opener).open(url, options)
-        self._opened.append(backend)
+        backend: Any = super().open(queue, opener=opener, **options)
         if "subscription" in options and not backend.exists():
             backend.create()
         made: Backend = backend
         return made
-
-    def restart(self) -> None:
-        """As it looks from outside: connections are lost, none can be made for a moment, and nothing is gone."""
-        self.route.refuse()
-        self.route.reset()
-        threading.Event().wait(0.3)
-        self.route.heal()
 
     def proxy(self, queue: str) -> tuple[str, TcpProxy]:
         proxy = self.behind("127.0.0.1", self.server.port)

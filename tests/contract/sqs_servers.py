@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,28 +15,21 @@ import pytest
 from queuekit import App
 from queuekit._wiring.opening import queue_name
 from queuekit._wiring.registry import find_spec
-from queuekit.backend import Backend, QueueURL
-from queuekit.testing.contract import Harness
+from queuekit.backend import QueueURL
 from queuekit.testing.contract.pushing import FunctionPushing
 from queuekit.testing.emulators import LocalFauxqs, LocalMoto, fauxqs_folder
 from queuekit.testing.proxy import TcpProxy
 
+from .declared_queues import DeclaredHarness
+
 _KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
-class SqsHarness(Harness):
+class SqsHarness(DeclaredHarness):
     """One server for all cases; each has queues of its own, made before they are used."""
 
     server: ClassVar[Any]
-    route: ClassVar[TcpProxy]
     client: ClassVar[Any]
-    min_lease_s = 2.0
-    min_delay_s = 2.0
-    tolerance_s = 3.0
-    silence_s = 4.0
-    flood = 150
-    examples = 2
-    operations = 400
     stored_settings: ClassVar = {"retention": timedelta(days=1)}
     url_table: ClassVar = {
         "sqs://eu-west-1/orders": ("orders", {}),
@@ -49,10 +41,6 @@ class SqsHarness(Harness):
         ),
     }
     suffix: ClassVar[str] = ""
-
-    def __init__(self, directory: Any) -> None:
-        super().__init__(directory)
-        self._made: set[str] = set()
 
     @classmethod
     def serve(cls, server: Any, route: TcpProxy) -> None:
@@ -68,30 +56,6 @@ class SqsHarness(Harness):
     def dead_name(self, queue: str) -> str:
         stem = queue.removesuffix(self.suffix)
         return f"{stem}-dead{self.suffix}"
-
-    def url(self, queue: str) -> str:
-        if queue not in self._made:
-            self._made.add(queue)
-            made: Any = self.opener.open(QueueURL.parse(self.url_of(queue)))
-            if not made.exists():
-                made.create()
-            made.close()
-        return self.url_of(queue)
-
-    def open(self, queue: str, *, opener: Any = None, **options: Any) -> Backend:
-        # At the backend interface a receive waits for as long as it was asked to.
-        url = QueueURL.parse(self.url(queue))
-        url = url.replace(options={name: text for name, text in url.options.items() if name != "poll"})
-        backend = (opener or self.opener).open(url, options)
-        self._opened.append(backend)
-        return backend
-
-    def restart(self) -> None:
-        """As it looks from outside: connections are lost, none can be made for a moment, and nothing is gone."""
-        self.route.refuse()
-        self.route.reset()
-        threading.Event().wait(0.3)
-        self.route.heal()
 
     def proxy(self, queue: str) -> tuple[str, TcpProxy]:
         proxy = self.behind("127.0.0.1", self.server.port)

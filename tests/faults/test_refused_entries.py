@@ -92,30 +92,19 @@ def test_R38_any_entries_of_a_batch_are_refused(row: Result, place: Place, backe
     row.ran(batches=batches, messages=len(texts))
     sends, acks = (Refusals(each, chance) for each in ("SendMessageBatch", "DeleteMessageBatch"))
     outcomes = send_from_many_threads(place.url("jobs"), texts, sends.stand_before)
-    accepted = {text for text, each in outcomes.items() if isinstance(each, qk.Accepted)}
-    rejected = {text for text, each in outcomes.items() if isinstance(each, qk.Rejected)}
-
-    handled = Counter[str]()
-    with qk.Consumer[str](place.url("jobs"), payload=str, lease=timedelta(minutes=10)) as consumer:
-        acks.stand_before(consumer._link.backend)
-        while len(handled) < len(accepted) and (delivery := consumer.receive(timeout=LIMIT_S)):
-            handled[delivery.payload] += delivery.attempt or 0
-            delivery.ack()
-        until(lambda: place.left("jobs") == 0)
-    row.found(
-        lost=len(accepted - set(handled)),
-        duplicates=handled.total() - len(handled),
-        bound=0,
+    handled = handle_each_once(place, place.url("jobs"), outcomes, acks.stand_before)
+    judge(
+        row,
+        outcomes,
+        handled,
+        faults=sends.faults,
+        passed=sends.passed,
         requests=sends.requests + acks.requests,
         refused_sends=sends.refused,
-        at_fault=len(rejected),
         refused_acks=acks.refused,
     )
-    assert accepted | rejected == set(texts), "one answer for each"
-    assert rejected == set(sends.faults)
-    assert set(sends.faults.values()) == {1}, "what is the sender's fault is not tried again"
-    assert sends.passed == Counter(accepted), "what was accepted was not sent again"
-    assert handled == Counter(accepted), "each came once, and none again whose ack was refused at first"
+    assert set(outcomes) == set(texts)
+    assert set(sends.faults.values()) == {1}
     assert sends.requests >= batches
     assert sends.refused > batches
     assert acks.refused > batches
@@ -132,32 +121,71 @@ def test_R38_calls_and_any_leases_of_them_are_refused(row: Result, servers: Serv
     with pubsub_gate.Refusals(place.port, chance) as gate:
         url = place.url("jobs").replace(f":{place.port}", f":{gate.port}")
         outcomes = send_from_many_threads(url, texts, lambda _backend: None)
-        accepted = {text for text, each in outcomes.items() if isinstance(each, qk.Accepted)}
-        rejected = {text for text, each in outcomes.items() if isinstance(each, qk.Rejected)}
-
-        handled = Counter[str]()
-        with qk.Consumer[str](url, payload=str, lease=timedelta(minutes=10)) as consumer:
-            while len(handled) < len(accepted) and (delivery := consumer.receive(timeout=LIMIT_S)):
-                handled[delivery.payload] += delivery.attempt or 0
-                delivery.ack()
-            until(lambda: place.left("jobs") == 0)
+        handled = handle_each_once(place, url, outcomes, lambda _backend: None)
     place.close()
+    judge(
+        row,
+        outcomes,
+        handled,
+        faults=gate.faults,
+        passed=gate.passed,
+        requests=gate.sends + gate.acks,
+        refused_sends=gate.refused_sends,
+        refused_acks=gate.refused_acks,
+    )
+    assert set(outcomes) == set(texts)
+    assert gate.sends > gate.refused_sends >= len(texts) // BATCH // 8
+    assert gate.refused_acks > batches
+
+
+def handle_each_once(
+    place: Place, url: str, outcomes: Mapping[str, qk.SendOutcome], prepare: Callable[[Any], None]
+) -> Counter[str]:
+    """Take and ack what was accepted; each text with the attempts that it came with."""
+    accepted = sum(isinstance(each, qk.Accepted) for each in outcomes.values())
+    handled = Counter[str]()
+    with qk.Consumer[str](url, payload=str, lease=timedelta(minutes=10)) as consumer:
+        prepare(consumer._link.backend)
+        while len(handled) < accepted and (delivery := consumer.receive(timeout=LIMIT_S)):
+            handled[delivery.payload] += delivery.attempt or 0
+            delivery.ack()
+        until(lambda: place.left("jobs") == 0)
+    return handled
+
+
+def judge(
+    row: Result,
+    outcomes: Mapping[str, qk.SendOutcome],
+    handled: Counter[str],
+    *,
+    faults: Counter[str],
+    passed: Counter[str],
+    **figures: float,
+) -> None:
+    """Every message has one answer, and those that were accepted came once.
+
+    Args:
+        row: Where it is written down.
+        outcomes: What each text's sender was told.
+        handled: The attempts that each text came with.
+        faults: How often each text was refused as its sender's fault.
+        passed: How often each text was taken.
+        **figures: What else was counted.
+    """
+    accepted = {text for text, each in outcomes.items() if isinstance(each, qk.Accepted)}
+    rejected = {text for text, each in outcomes.items() if isinstance(each, qk.Rejected)}
     row.found(
         lost=len(accepted - set(handled)),
         duplicates=handled.total() - len(handled),
         bound=0,
-        requests=gate.sends + gate.acks,
-        refused_sends=gate.refused_sends,
         at_fault=len(rejected),
-        refused_acks=gate.refused_acks,
+        **figures,
     )
-    assert accepted | rejected == set(texts), "one answer for each"
-    assert rejected == set(gate.faults)
-    assert set(gate.faults.values()) <= {1}, "what is the sender's fault is not tried again"
-    assert gate.passed == Counter(accepted), "what was accepted was not sent again"
+    assert accepted | rejected == set(outcomes), "one answer for each"
+    assert rejected == set(faults)
+    assert set(faults.values()) <= {1}, "what is the sender's fault is not tried again"
+    assert passed == Counter(accepted), "what was accepted was not sent again"
     assert handled == Counter(accepted), "each came once, and none again whose ack was refused at first"
-    assert gate.sends > gate.refused_sends >= len(texts) // BATCH // 8
-    assert gate.refused_acks > batches
 
 
 def send_from_many_threads(

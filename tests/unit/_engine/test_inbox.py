@@ -6,6 +6,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from queuekit._engine.flow import Flow
 from queuekit._engine.held import Held
 from queuekit._engine.inbox import Inbox
@@ -44,38 +46,21 @@ def test_more_is_asked_for_at_half_of_what_was_fetched_ahead_and_when_nothing_is
     assert asked == [2, 0]
 
 
-def test_who_finds_that_another_has_taken_what_came_asks_again(make_held: Callable[..., Held]) -> None:
+@pytest.mark.parametrize("take", ["take", "take_in_turn"])
+def test_who_finds_that_another_has_taken_what_came_asks_again(make_held: Callable[..., Held], take: str) -> None:
     asks = threading.Semaphore(0)
     flow = Flow(batch=10, prefetch=0, max_in_flight=100, max_bytes=1 << 20)
     inbox = inbox_of(flow, wanted=lambda: None, somebody_waits=asks.release)
+    wait = {"take": lambda: inbox.take(None), "take_in_turn": inbox.take_in_turn}[take]
+    take_now = {"take": inbox.take_now, "take_in_turn": inbox.take_in_turn}[take]
     taken: list[Held | None] = []
-    waiting = threading.Thread(target=lambda: taken.append(inbox.take(None)), daemon=True)
+    waiting = threading.Thread(target=lambda: taken.append(wait()), daemon=True)
     waiting.start()
     assert asks.acquire(timeout=LIMIT_S)
     with inbox.arrived:
         inbox.put([make_held(until=FAR_S)])
         inbox.arrived.notify()
-        assert inbox.take_now() is not None
-    assert asks.acquire(timeout=LIMIT_S)
-    with inbox.arrived:
-        inbox.put([make_held(until=FAR_S)])
-        inbox.arrived.notify()
-    waiting.join(LIMIT_S)
-    assert len(taken) == 1
-
-
-def test_a_thread_in_turn_asks_again_too(make_held: Callable[..., Held]) -> None:
-    asks = threading.Semaphore(0)
-    flow = Flow(batch=10, prefetch=0, max_in_flight=100, max_bytes=1 << 20)
-    inbox = inbox_of(flow, wanted=lambda: None, somebody_waits=asks.release)
-    taken: list[Held] = []
-    waiting = threading.Thread(target=lambda: taken.append(inbox.take_in_turn()), daemon=True)
-    waiting.start()
-    assert asks.acquire(timeout=LIMIT_S)
-    with inbox.arrived:
-        inbox.put([make_held(until=FAR_S)])
-        inbox.arrived.notify()
-        assert inbox.take_in_turn() is not None
+        assert take_now() is not None
     assert asks.acquire(timeout=LIMIT_S)
     with inbox.arrived:
         inbox.put([make_held(until=FAR_S)])

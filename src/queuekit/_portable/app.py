@@ -223,6 +223,7 @@ class App(Fronts):
             clock=self._clock,
             producers=lambda: list(self._producers.values()),
             onces=self._onces,
+            forwarders=self._forwarders,
             drain_s=self._drain_s,
         )
         self._doorways.append(made)

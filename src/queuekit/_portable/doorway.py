@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from queuekit._portable.events import Listeners
 from queuekit._portable.figures import Figures
@@ -16,14 +16,19 @@ from queuekit._portable.fitness import check_answered, wanted_of
 from queuekit._portable.handler import AnyHandler, slots_of
 from queuekit._portable.idempotent import Once
 from queuekit._portable.kept_loop import KeptLoop
-from queuekit._portable.link import BackendOpener, Require, open_link, resolve_url
+from queuekit._portable.link import BackendOpener, Link, Require, open_link, resolve_url
 from queuekit._portable.pipe import Pipe
 from queuekit._portable.producer import Producer
 from queuekit._values.clock import Clock
 from queuekit._values.errors import ClosedError
 from queuekit._values.url import QueueURL
 from queuekit._wiring.defaults import VARIABLE
+from queuekit._wiring.engine_options import engine_options
 from queuekit._wiring.opening import lane_urls
+
+if TYPE_CHECKING:
+    from queuekit._portable.forwarding import Forwarder
+    from queuekit._portable.forwarding_beside import ForwardingBeside
 
 Place = tuple[QueueURL | None, str | None, Mapping[str, Any]]
 
@@ -122,6 +127,7 @@ class Doorway:
         clock: Time.
         producers: What the app sends through now.
         onces: What remembers the work of idempotent handlers.
+        forwarders: Makes what forwards to such queues what has waited elsewhere.
         drain_s: How long running handlers may go on when the door closes.
 
     Attributes:
@@ -148,6 +154,7 @@ class Doorway:
         clock: Clock,
         producers: Callable[[], Sequence[Producer[Any]]],
         onces: Sequence[Once],
+        forwarders: Callable[[Sequence[Link]], Sequence[Forwarder]],
         drain_s: float,
     ) -> None:
         self.clock = clock
@@ -158,6 +165,8 @@ class Doorway:
         self._handlers, self._place, self._require, self._opener = handlers, place, require, opener
         self._listeners, self._figures = listeners, figures
         self._producers, self._onces = producers, onces
+        self._forwarders = forwarders
+        self._forwarding: ForwardingBeside | None = None
         self._lock = threading.Lock()
         self._closers: list[Callable[[], None]] = []
         self._opening: dict[QueueURL, threading.Lock] = {}
@@ -203,6 +212,30 @@ class Doorway:
                     self._figures.watch_pipe(name, made)
             return self._pipes[url]
 
+    def forward(self, queues: Sequence[Named]) -> None:
+        """Bring to these queues what has waited elsewhere, on threads of its own, until `close`.
+
+        For doors that stay open between two messages. Raises as `ForwardingBeside.start` does.
+        """
+        with self._lock:
+            if self._forwarding is None:
+                from queuekit._portable.forwarding_beside import ForwardingBeside  # other doors need no worker
+
+                self._forwarding = ForwardingBeside(lambda: self._make_forwarders(queues), self.clock)
+        self._forwarding.start()
+
+    def _make_forwarders(self, queues: Sequence[Named]) -> Sequence[Forwarder]:
+        links = [
+            open_link(each.url, None, each.options, opener=self._opener)
+            for each in queues
+            if each.url is not None and engine_options(each.url, each.options).delay_via
+        ]
+        try:
+            return self._forwarders(links)
+        finally:
+            for link in links:
+                link.close()
+
     def slots(self, name: str) -> int:
         """Most handlers, or batches, of a queue at once, as handlers name it."""
         return slots_of(self._handlers[name])
@@ -241,7 +274,9 @@ class Doorway:
         self._closers.append(close)
 
     def close(self) -> None:
-        """Close the queues and the loop. Idempotent; a later `pipe` opens them again."""
+        """Close the queues and the loop, and forward no more. Idempotent; a later `pipe` opens them again."""
+        if self._forwarding is not None:
+            self._forwarding.stop()
         for close in self._closers:
             close()
         with self._lock:

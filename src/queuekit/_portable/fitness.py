@@ -77,8 +77,8 @@ def check_answered(link: Link, handlers: Sequence[AnyHandler]) -> None:
     What may not be asked, or is not there under this name, counts as what the URL tells.
 
     Raises:
-        UnsupportedError: Nothing pushes its messages; attempts are not counted and cannot be; or the service gives
-            up before queuekit.
+        UnsupportedError: Nothing pushes its messages; they are pushed without metadata; attempts are not counted and
+            cannot be; or the service gives up before queuekit.
         UnavailableError: The service did not answer.
         ThrottledError: As before.
     """
@@ -93,6 +93,12 @@ def check_answered(link: Link, handlers: Sequence[AnyHandler]) -> None:
         link.journal.note("push.unprobed", str(error))
         return
     can = link.capabilities
+    if not can.push_metadata:
+        msg = (
+            f"{link.shown} pushes the bodies of its messages and nothing beside them, not even whose they are; have "
+            "the service write metadata with them, or wrap them"
+        )
+        raise UnsupportedError(msg, queue=link.shown, operation="open")
     if "attempts" not in can.assumed:
         check_counted(link, can)
     if handlers:

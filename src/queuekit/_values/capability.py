@@ -106,6 +106,8 @@ class Capabilities:
             handles that settle as those of a receive do (``settled``), or so that nothing but the answer settles
             them (``answered``).
         push_deadline_s: For how long whoever pushes waits for the answer, where the probe learned it.
+        push_metadata: Whether what is pushed carries attributes, metadata and the name of its queue; the probe learns
+            where it does not.
         foreign: Whether consumers other than queuekit's take part, by ``?foreign=true``: then nothing is
             bridged by copies, which only queuekit would understand.
         via_delay_s: Longest delay that the queue named by ``delay_via=`` keeps for this one; 0 where none is named.
@@ -170,6 +172,7 @@ class Capabilities:
     receives: bool = True
     pushes: Literal["none", "settled", "answered"] = "none"
     push_deadline_s: float | None = None
+    push_metadata: bool = True
     foreign: bool = False
     via_delay_s: float = 0.0
     server: str = ""

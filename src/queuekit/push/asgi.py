@@ -147,6 +147,8 @@ class PushEndpoint:
                     await asyncio.to_thread(self._queue(named, named.url).open)
                 except (UnavailableError, ThrottledError) as error:
                     self._journal.note("push.unprobed", str(error))
+        # On a thread: a queue for delays may have a client that takes its time to be imported.
+        await asyncio.to_thread(self._doorway.forward, self._known)
         self._journal.note("push.started", ", ".join(str(each.url or each.name) for each in self._known))
 
     async def _stop(self) -> None:
@@ -215,6 +217,7 @@ class PushEndpoint:
             Refusal: The queue cannot be worked now, or not as it is.
         """
         try:
+            self._doorway.forward(self._known)  # for servers that tell of no start
             return await queue.take(parcel) or LEFT
         except ProviderError as error:
             self._refusals.note(503, str(error))

@@ -284,7 +284,7 @@ def test_doctor_says_what_a_subscription_made_by_hand_can_lose(service: Service)
         expiration_policy={"ttl": timedelta(days=31)},
         dead_letter_policy={"dead_letter_topic": service.topic("dead"), "max_delivery_attempts": 5},
         retry_policy={"minimum_backoff": timedelta(seconds=10), "maximum_backoff": timedelta(seconds=60)},
-        push_config={"push_endpoint": "http://127.0.0.1:9/"},
+        push_config={"push_endpoint": "http://127.0.0.1:9/", "no_wrapper": {"write_metadata": False}},
     )
     service.subscriber.create_subscription(request={"name": service.subscription("other"), "topic": service.topic()})
     found = service.open().diagnose(Wanted(max_attempts=5, lease_s=60.0))
@@ -293,6 +293,7 @@ def test_doctor_says_what_a_subscription_made_by_hand_can_lose(service: Service)
         "expires": "warning",
         "filter": "warning",
         "pushed": "note",
+        "pushed_without_metadata": "warning",
         "short_ack_deadline": "note",
         "retry_policy": "note",
         "several_subscriptions": "note",

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
 from collections import defaultdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,50 @@ def test_unwrapped_messages_keep_what_queuekit_wrote(cloud: Cloud) -> None:
         b"{ours}": [sent.message_id, "note"],
         b"of a stranger": [next(message_id for body, message_id, _ in seen if body == b"of a stranger"), None],
     }
+
+
+@pytest.mark.parametrize("lifespan", ["on", "off"])
+def test_what_waits_elsewhere_is_forwarded_beside_the_server(cloud: Cloud, tmp_path: Path, lifespan: Any) -> None:
+    cloud.make("orders")
+    seen: list[str] = []
+    with qk.App(cloud.base, delay_via=f"sqlite:///{tmp_path}/waiting.db?queue=waiting") as app:
+
+        @app.handler("orders")
+        def handle(order: str) -> None:
+            seen.append(order)
+
+        with Serving(app.asgi(auth=NoAuth()), lifespan=lifespan) as serving, cloud.pushing("orders", serving.url):
+            handle.send("first")
+            handle.send("second", delay=timedelta(milliseconds=200))
+            assert {each.status for each in serving.wait_for(2, within_s=LIMIT_S)} == {204}
+    assert sorted(seen) == ["first", "second"]
+    assert not [each.name for each in threading.enumerate() if each.name == "queuekit-forward"]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_bodies_that_are_pushed_with_nothing_beside_them_are_refused_at_the_start(
+    cloud: Cloud, written: bool
+) -> None:
+    cloud.make("plain")
+    endpoint = {"push_endpoint": "http://127.0.0.1:9/plain", "no_wrapper": {"write_metadata": written}}
+    name = f"projects/{cloud.project}/subscriptions/plain"
+    cloud.subscriber.modify_push_config(request={"subscription": name, "push_config": endpoint}, timeout=10)
+    with qk.App(cloud.base) as app:
+
+        @app.handler("plain")
+        def handle(_body: bytes) -> None: ...
+
+        if written:
+            with Serving(app.asgi(auth=NoAuth())):
+                pass
+        else:
+            with pytest.raises(qk.UnsupportedError, match="write metadata"):
+                asyncio.run(_start(app.asgi(auth=NoAuth())))
+
+
+async def _start(endpoint: Any) -> None:
+    async with endpoint.lifespan():
+        pass
 
 
 def test_the_emulator_tells_no_attempts_of_what_it_pushes(cloud: Cloud) -> None:

@@ -38,6 +38,13 @@ _DETACHED = Finding(
     remedy="delete it, and create it anew",
     loses="every message, for this subscription",
 )
+_BODY_ALONE = Finding(
+    severity="warning",
+    code="pushed_without_metadata",
+    text="the subscription pushes the bodies of its messages, and nothing beside them",
+    remedy="set write_metadata in the push configuration, or have the messages wrapped",
+    loses="ids, attributes, and what queuekit notes of a message: its type, its attempts, its dead letter's reason",
+)
 _NO_POLICY = Finding(
     severity="note",
     code="no_dead_letter_policy",
@@ -132,6 +139,8 @@ def _delivered(settings: Settings, wanted: Wanted) -> Iterator[Finding]:
             text="the subscription pushes its messages, and none can be pulled",
             remedy="serve them by App.asgi, or remove the push endpoint",
         )
+        if not settings.push_metadata:
+            yield _BODY_ALONE
     if wanted.lease_s is not None and settings.ack_deadline_s < wanted.lease_s:
         yield Finding(
             severity="note",

@@ -33,6 +33,7 @@ class Settings:
         dead_topic: The whole name of the topic of the dead letters; empty where there is none.
         max_deliveries: After how many deliveries the service uses it.
         push_endpoint: Where messages are pushed to; empty where they are pulled.
+        push_metadata: Whether what is pushed tells more than the body.
         retention_s: How long messages are kept.
         expires_s: After how long without use the subscription is removed; None for never.
         backoff_s: The least wait before a message is delivered again; None without a retry policy.
@@ -48,6 +49,7 @@ class Settings:
     dead_topic: str
     max_deliveries: int
     push_endpoint: str
+    push_metadata: bool
     retention_s: float
     expires_s: float | None
     backoff_s: tuple[float, float] | None
@@ -67,6 +69,7 @@ def settings_of(raw: Any) -> Settings:
         dead_topic=policy.dead_letter_topic,
         max_deliveries=policy.max_delivery_attempts or DEFAULT_DELIVERIES,
         push_endpoint=raw.push_config.push_endpoint,
+        push_metadata=not raw.push_config.HasField("no_wrapper") or raw.push_config.no_wrapper.write_metadata,
         retention_s=_seconds(raw.message_retention_duration),
         expires_s=_seconds(raw.expiration_policy.ttl) or None,
         backoff_s=_backoff(raw.retry_policy) if raw.HasField("retry_policy") else None,
@@ -109,6 +112,7 @@ def refined(can: Capabilities, settings: Settings, url_of: Callable[[str], str])
         dead_letter_queue=can.dead_letter_queue or (url_of(settings.dead_topic) if counted else ""),
         receives=not settings.push_endpoint,
         push_deadline_s=float(settings.ack_deadline_s) if settings.push_endpoint else None,
+        push_metadata=settings.push_metadata or not settings.push_endpoint,
         server="Google Cloud Pub/Sub",
     )
 

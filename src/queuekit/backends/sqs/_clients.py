@@ -10,6 +10,7 @@ from typing import Any
 
 from queuekit.backends._per_process import PerProcess
 from queuekit.backends.sqs._options import Place
+from queuekit.backends.sqs._parsing import read_messages_by
 
 LONGEST_POLL_S = 20
 
@@ -105,7 +106,9 @@ class _Session:
             with self._lock:
                 client = self._made.get(name)
                 if client is None:
-                    client = self._made[name] = self._make(read_s, self._agent)
+                    client = self._make(read_s, self._agent)
+                    read_messages_by(client.meta.events.register)
+                    self._made[name] = client
         return client
 
     def close(self) -> None:

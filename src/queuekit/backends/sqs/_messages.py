@@ -305,9 +305,10 @@ def _plain(body: bytes, encoding: str) -> bytes:
 
 def _shown(attribute: Mapping[str, Any]) -> str:
     """A native attribute as text; binary ones, which queuekit never sends, in base64."""
-    if "BinaryValue" in attribute:
-        return base64.b64encode(attribute["BinaryValue"]).decode("ascii")
-    text: str = attribute.get("StringValue", "")
+    binary = attribute.get("BinaryValue")
+    if binary is not None:
+        return base64.b64encode(binary).decode("ascii")
+    text: str = attribute.get("StringValue") or ""
     return text
 
 

@@ -20,7 +20,8 @@ def create_queue(url: str | QueueURL, **options: Any) -> str:
 
     Redis, SQLite and memory make a queue at its first use. The services of a cloud do not, and queuekit never makes
     one there unasked: this asks. Where the queue is there with the same settings, nothing changes; another
-    setting is refused, or changed, as the backend's page says. With ``?lanes=`` each lane's queue is made.
+    setting is refused, or changed, as the backend's page says. With ``?lanes=`` each lane's queue is made. It is
+    tried once; how long a call may take is the URL's ``answer_timeout``, where the backend has that option.
 
     Args:
         url: The queue's URL.

@@ -109,14 +109,20 @@ class Fronts(Registering):
             deadline: For how long whoever pushes waits for the answer, such as the ack deadline of a push
                 subscription. By default each queue is asked; where it does not tell, it is 10 s, the shortest that
                 there is. Handlers have nearly that long.
-            max_body: Most bytes of a request; the default takes what Pub/Sub can send at most.
-            max_bodies: Most bytes of all requests that are here at once; what is beyond is answered by 429.
-            max_requests: Most requests at once, those that wait for a free handler included; as before.
-            body_timeout: How long a body may take to arrive.
+            max_body: Most bytes of a request; the default, 14 MiB, takes what Pub/Sub can send at most: 10 MB, in
+                base64. What is larger is answered by 413.
+            max_bodies: Most bytes of all requests that are here at once, 32 MiB, so that a burst cannot take the
+                host's memory; what is beyond is answered by 429, and comes again.
+            max_requests: Most requests at once, those that wait for a free handler included; beyond 1000 as before.
+            body_timeout: How long a body may take to arrive, 10 s: a client that dribbles holds its place for no
+                longer.
             queues: Only these, as the handlers name them; None for all whose messages are pushed.
 
         Raises:
-            UsageError: Something is out of range, or ``auth`` is missing.
+            UsageError: Something is out of range, or ``auth`` is missing. At the start of the server, when the
+                application's lifespan begins, also that no handler's queue is one whose messages are pushed.
+            QueueKitError: At the start, a queue cannot be worked as it is, or does not exist; correct it, and start
+                again. One that only does not answer then is asked again when its first message comes.
 
         Concurrency:
             Sync handlers run on threads, ``concurrency`` at once; async handlers on the server's own event loop.

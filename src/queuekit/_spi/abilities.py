@@ -75,28 +75,47 @@ class Metered(Protocol):
     """Counts its calls, where the service charges by the call."""
 
     def api_calls(self) -> Mapping[str, int]:
-        """How often each operation was asked for since the backend was opened, answered or not; no I/O."""
+        """How often each operation was asked for since the backend was opened, answered or not; no I/O.
+
+        Operations have the service's own names, such as ``ReceiveMessage``. One that was never asked for is missing.
+        """
         ...
 
 
 @runtime_checkable
 class Moving(Protocol):
-    """The service itself moves dead letters back, by tasks; implemented by the backend of the dead-letter queue."""
+    """The service itself moves dead letters back, by tasks; implemented by the backend of the dead-letter queue.
+
+    Of SQS's, which are meant, `StartMessageMoveTask` tells:
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_StartMessageMoveTask.html. One runs at a
+    time for a queue. Each method is one call, or two, to the service.
+    """
 
     def start_move(self, *, per_second: int | None = None) -> None:
         """Begin a task that moves every message back to the queue from which the service took it.
 
         Args:
-            per_second: The most in a second, 1 to 500; None leaves it to the service.
+            per_second: The most in a second, 1 to 500 on SQS; None leaves it to the service, which adapts it.
+
+        Raises:
+            Exception: The SDK's own, unwrapped, also where a task runs already.
         """
         ...
 
     def moves(self) -> Sequence[Move]:
-        """The latest tasks, the newest first."""
+        """The latest tasks, the newest first, as far as the service keeps them; on SQS these are ten.
+
+        Raises:
+            Exception: The SDK's own, unwrapped.
+        """
         ...
 
     def cancel_move(self) -> int | None:
-        """Stop the task that runs; about how many messages it has moved, which stay so. None where none runs."""
+        """Stop the task that runs; about how many messages it has moved, which stay so. None where none runs.
+
+        Raises:
+            Exception: The SDK's own, unwrapped; the task may run on.
+        """
         ...
 
 

@@ -26,6 +26,9 @@ class HttpRequest(NamedTuple):
 class HttpAuth(NamedTuple):
     """The token that a request needs, made anew by whoever makes the request, at the time that it is made.
 
+    The two kinds are those of Google's services, which take an access token for their own APIs and recommend an
+    identity token for all else: https://cloud.google.com/tasks/docs/creating-http-target-tasks.
+
     Attributes:
         kind: ``oauth``: an access token for Google's own APIs. ``oidc``: an identity token. ``none``: no token, as
             local servers take it.

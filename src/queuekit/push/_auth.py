@@ -28,6 +28,10 @@ _IN: Final = Admission(200)
 class OIDC:
     """Lets in requests with an OIDC token that Google signed, for you, on behalf of your service account.
 
+    A push subscription and a task with a service account send one:
+    https://cloud.google.com/pubsub/docs/authenticate-push-subscriptions and
+    https://cloud.google.com/tasks/docs/creating-http-target-tasks.
+
     Each of the three is needed. That Google signed a token proves nothing: anybody can have one, for another
     audience or another account. Keys come from ``certs_url`` alone, never from what a token names; they are kept,
     and serve on while that server is down. What cannot be verified is refused.
@@ -36,7 +40,8 @@ class OIDC:
         audience: What tokens must be made for, exactly: the audience of the push subscription, which is the URL of
             the endpoint as it was configured there unless another was given. Several, where several are in use.
         service_account: The e-mail address of the account that the subscription pushes as. Several, as before.
-        issuer: Who makes the tokens; Google by default. An https URL, or one of this host, for tests.
+        issuer: Who makes the tokens; Google by default, as it is Google that pushes. An https URL, or one of this
+            host, for tests.
         certs_url: Where the issuer's public keys are; Google's by default. As ``issuer``.
         clock: Time; another one for tests.
 
@@ -80,7 +85,13 @@ class OIDC:
         self._keys = KeyRing(checked_url("certs_url", certs_url), self._clock)
 
     def judge(self, caller: Caller) -> Admission:
-        """Whether the caller has such a token. Never blocks."""
+        """Whether the caller has such a token. Never blocks.
+
+        Returns:
+            401 with what is wrong with the token, or 503 where no keys could be fetched to verify one with: whoever
+            pushed pushes again. `Admission.learn` says whether `learn` is to be called, and whether before the
+            answer.
+        """
         try:
             token = _tokens.read(_tokens.bearer(caller.authorization))
             # Before any key is looked for: what is not for us does not make us ask for one.
@@ -94,7 +105,11 @@ class OIDC:
         return Admission(200, learn="later") if self._keys.wanted(unknown=False) else _IN
 
     def learn(self) -> None:
-        """Fetch the issuer's keys, unless that was just tried."""
+        """Fetch the issuer's keys, unless that was just tried.
+
+        Blocks for as long as their server takes, 5 s at most. Where that fails, ``push.keys_unavailable`` is
+        logged, and known keys serve on, for a day.
+        """
         self._keys.refresh()
 
     def _without_key(self) -> Admission:
@@ -115,7 +130,11 @@ class NoAuth:
     """
 
     def judge(self, caller: Caller) -> Admission:
-        """Whether the caller is on this host. Never blocks."""
+        """Whether the caller is on this host. Never blocks.
+
+        Returns:
+            403 with the reason where it is not.
+        """
         if not (is_loopback(caller.server) and is_loopback(caller.client)):
             return Admission(403, "NoAuth serves this host alone, at a loopback address; use OIDC")
         if not _FORWARDED.isdisjoint(caller.headers):

@@ -37,8 +37,13 @@ def pubsub_program() -> Path | None:
 class LocalPubSub(LocalServer):
     """The emulator, on a free port of the loopback interface. What it holds is gone with it.
 
+    What it does otherwise than the service stands in docs/backends/pubsub.md.
+
     Args:
         program: See `pubsub_program`.
+
+    Concurrency:
+        One thread at a time; what it serves, from anywhere.
     """
 
     def __init__(self, program: Path) -> None:

@@ -34,6 +34,7 @@ ACTIONS: Mapping[str, int] = {
     "lease.at_limit": logging.WARNING,
     "lease.lost": logging.WARNING,
     "producer.closed": logging.DEBUG,
+    "push.closed": logging.INFO,
     "push.deadline_short": logging.WARNING,
     "push.failed": logging.ERROR,
     "push.left": logging.WARNING,

@@ -7,7 +7,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from queuekit._portable.events import Listeners
@@ -67,12 +67,12 @@ class ServersLoop:
     """The event loop of a server: whoever runs it tells which it is, and nothing of it is ours to end.
 
     Concurrency:
-        `use` and `pause` on the loop; the rest from any thread, and `wake` from a signal handler.
+        `use`, `pause` and `on_wake` on the loop; the rest from any thread, and `wake` from a signal handler.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._wakers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+        self._wakers: dict[Callable[[], object], asyncio.AbstractEventLoop] = {}
 
     def use(self) -> asyncio.AbstractEventLoop:
         """From now on it is the one that runs here."""
@@ -93,19 +93,24 @@ class ServersLoop:
     async def pause(self, timeout_s: float) -> None:
         """Wait for so long, or until `wake`."""
         waker = asyncio.Event()
-        self._wakers[waker] = asyncio.get_running_loop()
+        with self.on_wake(waker.set), suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await waker.wait()
+
+    @contextmanager
+    def on_wake(self, call: Callable[[], object]) -> Iterator[None]:
+        """Inside, `wake` has this called on the loop."""
+        self._wakers[call] = asyncio.get_running_loop()
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await waker.wait()
+            yield
         finally:
-            del self._wakers[waker]
+            del self._wakers[call]
 
     def wake(self) -> None:
-        """End every `pause`."""
-        for waker, loop in list(self._wakers.items()):
+        """End every `pause`, and make the calls of every `on_wake`."""
+        for call, loop in list(self._wakers.items()):
             with suppress(RuntimeError):  # nobody waits on a loop that is closed
-                loop.call_soon_threadsafe(waker.set)
+                loop.call_soon_threadsafe(call)
 
     def rest(self, timeout_s: float) -> None:
         """Nothing."""

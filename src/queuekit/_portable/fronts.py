@@ -47,8 +47,11 @@ class PushApplication(Protocol):
         """
         ...
 
-    def drain(self) -> None:
-        """Take no more messages, which then come again, and let handlers see `Current.draining`."""
+    def drain(self, *, at_once: bool = False) -> None:
+        """Take no more messages, which then come again, and let handlers see `Current.draining`.
+
+        What has not begun comes again, too. With ``at_once`` the end does not wait for what runs, either.
+        """
         ...
 
 

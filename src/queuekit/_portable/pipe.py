@@ -124,6 +124,7 @@ class Pipe:
         self._lock = threading.Lock()
         self._tally, self._handling = ReceiveTally(), Stopwatch()
         self._going = 0
+        self._is_open = True
 
     def run(self, messages: Sequence[IncomingMessage], limits: Limits) -> list[Outcome]:
         """Run the messages through the handlers. As `pass_through`, without what is left behind.
@@ -229,7 +230,11 @@ class Pipe:
             return {"queue_age": self._tally.age.read(), "handler_time": self._handling.read()}
 
     def close(self) -> None:
-        """Close the queue, and the one for its dead letters. Idempotent."""
+        """Close the queue, and the one for its dead letters, and tell the totals. Idempotent."""
+        with self._lock:
+            was_open, self._is_open = self._is_open, False
+        if was_open:
+            self.link.journal.note("push.closed", totals=self.counts())
         self.link.close()
         if self._route is not None:
             self._route.close()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ class PushedQueue:
         Raises:
             QueueKitError: The queue cannot be worked as it is, or could not be asked.
         """
-        passage = await self._done(partial(self._pass, parcel), parcel)
+        passage = await self._done(partial(self._pass, parcel), parcel, unless_stopping=Passage([GIVEN_BACK]))
         if passage is None or not passage.waiting:
             return None if passage is None else passage.outcomes[0]
         waiting, clock = passage.waiting[0], self._doorway.clock
@@ -125,14 +126,32 @@ class PushedQueue:
         answer_by = parcel.arrived_at + self._deadline_s - _margin_s(self._deadline_s)
         return Passage([self.open().finish(waiting, answer_by)])
 
-    async def _done(self, work: Callable[[], Passage], parcel: Parcel) -> Passage | None:
-        """What a thread of the crew made of some work; None where it was not over when the answer was due."""
+    async def _done(
+        self, work: Callable[[], Passage], parcel: Parcel, *, unless_stopping: Passage | None = None
+    ) -> Passage | None:
+        """What a thread of the crew made of some work; None where it was not over when the answer was due.
+
+        What has not begun when the server is to stop is not waited for where there is something to say instead: the
+        thread may be busy for all of the time that the server has.
+
+        Raises:
+            CancelledError: The server waits for the request no more.
+        """
+        if unless_stopping is not None and self._doorway.stopping:
+            return unless_stopping
         due = parcel.arrived_at + self._deadline_s - _margin_s(self._deadline_s) / 2
-        future = asyncio.wrap_future(self._crew.submit(work))
+        submitted = self._crew.submit(work)
+        future = asyncio.wrap_future(submitted)
         try:
-            return await asyncio.wait_for(future, due - self._doorway.clock.monotonic())
+            with nullcontext() if unless_stopping is None else self._loop.on_wake(submitted.cancel):
+                return await asyncio.wait_for(future, due - self._doorway.clock.monotonic())
         except TimeoutError:
             return None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if unless_stopping is None or not submitted.cancelled() or (task is not None and task.cancelling()):
+                raise
+            return unless_stopping
 
 
 def _read(pipe: Pipe, parcel: Parcel) -> tuple[IncomingMessage, Exception | None]:

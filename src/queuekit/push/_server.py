@@ -40,6 +40,17 @@ def serve(app: App, endpoint: PushApplication, *, host: str, port: int, drain_s:
         UsageError: The address cannot be listened on, or a queue cannot be worked as it is.
         QueueKitError: As `App.asgi` says of a start.
     """
+    with _listening(host, port) as listening:
+        serve_at(listening, app, endpoint, drain_s=drain_s)
+
+
+def serve_at(listening: socket.socket, app: App, endpoint: PushApplication, *, drain_s: float) -> None:
+    """As `serve`, at a socket that listens already; it is closed at the end.
+
+    Raises:
+        BackendMissingError: uvicorn is not installed.
+        QueueKitError: As `serve` does.
+    """
     try:
         import uvicorn
     except ImportError as error:
@@ -66,17 +77,17 @@ def serve(app: App, endpoint: PushApplication, *, host: str, port: int, drain_s:
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=math.ceil(drain_s),
     )
-    with _listening(host, port) as listening:
-        asyncio.run(_run(app, endpoint, Server(config), listening))
+    asyncio.run(_run(app, endpoint, Server(config), listening))
 
 
 async def _run(app: App, endpoint: PushApplication, server: uvicorn.Server, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        endpoint.drain()
         # Whoever asks twice does not want to wait.
-        server.force_exit = server.should_exit
+        again = server.should_exit
+        endpoint.drain(at_once=again)
+        server.force_exit = again
         server.should_exit = True
 
     app.when_stopped(_from_any_thread(loop, stop))

@@ -76,6 +76,7 @@ class PushEndpoint:
         self._refusals = Refusals(self._journal, doorway.clock)
         self._room = Room(options.max_requests, options.max_bodies)
         self._learning: asyncio.Future[None] | None = None
+        self._at_once = False
         self._known: list[Named] = []
         self._queues: dict[QueueURL, PushedQueue] = {}
 
@@ -90,11 +91,15 @@ class PushEndpoint:
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
-    def drain(self) -> None:
+    def drain(self, *, at_once: bool = False) -> None:
         """Take no more requests: they are answered by 503, and handlers that run see `Current.draining`.
 
-        Safe from any thread, and from a signal handler. A new start of the server ends it.
+        So is what has not begun. Safe from any thread, and from a signal handler. A new start of the server ends it.
+
+        Args:
+            at_once: Do not wait for what runs when the server ends: its messages come again.
         """
+        self._at_once = self._at_once or at_once
         self._doorway.stopping = True
         self._loop.wake()
 
@@ -134,7 +139,7 @@ class PushEndpoint:
             QueueKitError: One cannot be worked as it is; one that only did not answer now is asked again later.
         """
         self._loop.use()
-        self._doorway.stopping = False
+        self._doorway.stopping = self._at_once = False
         self._look_up()
         if not self._known:
             msg = (
@@ -156,14 +161,28 @@ class PushEndpoint:
         self.drain()
         clock = self._doorway.clock
         end = clock.monotonic() + self._doorway.drain_s
-        try:
-            async with asyncio.timeout(self._doorway.drain_s):
-                await self._room.empty()
-        except TimeoutError:
+        await self._emptied()
+        if self._room.requests:
+            end = min(end, clock.monotonic())
             self._journal.note("push.left", "they come again", count=self._room.requests)
         await asyncio.to_thread(self._doorway.rest, max(end, clock.monotonic() + _CLOSE_S))
         await asyncio.to_thread(self._doorway.close)
         self._journal.note("push.stopped")
+
+    async def _emptied(self) -> None:
+        """Wait until no request is left, the drain is over, or nobody wants to wait any more."""
+        empty, enough = asyncio.ensure_future(self._room.empty()), asyncio.Event()
+
+        def hurry() -> None:
+            if self._at_once:
+                enough.set()
+
+        with self._loop.on_wake(hurry):
+            hurried = asyncio.ensure_future(enough.wait())
+            drain_s = 0.0 if self._at_once else self._doorway.drain_s
+            await asyncio.wait({empty, hurried}, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for each in (empty, hurried):
+            each.cancel()
 
     async def _respond(self, request: Request, receive: Receive, send: Send) -> None:
         try:

@@ -213,9 +213,11 @@ class Administration(Group):
         queue, neighbour = Queue(harness), Queue(harness)
         other = queue.again()
         neighbour.put(b"stays")
-        queue.put(b"held", b"lapsed")
-        (held,) = queue.take()
+        queue.put(b"lapsed")
         queue.take(lease_s=harness.min_lease_s)
+        harness.pass_time(0.6 * harness.min_lease_s)
+        queue.put(b"held")
+        (held,) = queue.take()
         backend = _pausable(queue)
         assert not backend.is_paused()
         backend.pause()
@@ -224,7 +226,7 @@ class Administration(Group):
         other.put(b"sent while paused")
         if harness.capabilities.max_delay_s:
             other.put(b"delayed", delay_s=harness.min_delay_s)
-        harness.pass_time(max(harness.min_lease_s, harness.min_delay_s))
+        harness.pass_time(max(0.5 * harness.min_lease_s, harness.min_delay_s))
         for each in (queue, other, queue.again()):
             each.expect_nothing("the queue is paused")
         assert [type(each) for each in queue.ack(held)] == [Settled]
@@ -260,14 +262,17 @@ class Administration(Group):
             assert not _pausable(first).is_paused()
             _pausable(first).resume()
             assert not _exists(first), "asking made it"
-        first.put(b"x")
+        if not harness.pushed:  # there somebody has it at once
+            first.put(b"before")
         _pausable(first).pause()
+        first.put(b"x")
         first.backend.close()
         second = Queue(harness, name)
         second.expect_nothing("it is paused")
         assert _pausable(second).is_paused()
         if isinstance(second.backend, Admin):
             second.backend.delete()
+            harness.pass_time(harness.name_kept_s)
             second.backend.create()
             assert not _pausable(second).is_paused()
             second.put(b"y")

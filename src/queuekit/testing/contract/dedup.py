@@ -46,16 +46,19 @@ class Dedup(Group):
         queue = Queue(harness)
         queue.backend = harness.open(queue.name, **harness.short_dedup)
         window = queue.capabilities.dedup_window_s
-        if not harness.virtual and window > _LONGEST_REAL_WINDOW_S:
+        if not (harness.virtual or harness.settable) and window > _LONGEST_REAL_WINDOW_S:
             pytest.skip(f"the harness has no short_dedup, and a window of {window:g} s is too long to wait for")
         (first,) = queue.send(message(b"1", dedup_id="d"))
         assert isinstance(first, Accepted)
+        done = queue.take() if harness.pushed else []  # there the window begins when the first is done
+        queue.ack(*done)
         harness.pass_time(0.9 * window - (0 if harness.virtual else min(0.2, window / 4)))
         (late,) = queue.send(message(b"2", dedup_id="d"))
         _expect_folded(late, first)
-        harness.pass_time(0.1 * window + (0 if harness.virtual else 0.5 + harness.tolerance_s))
+        slack_s = 0 if harness.virtual else 0.5 + harness.tolerance_s + harness.dedup_slack_s
+        harness.pass_time(0.1 * window + slack_s)
         queue.put(b"3", dedup_id="d")
-        assert {each.body for each in queue.take(2)} == {b"1", b"3"}
+        assert {each.body for each in (*done, *queue.take(2 - len(done)))} == {b"1", b"3"}
         queue.expect_nothing("the second was a duplicate")
 
     @requires("dedup")

@@ -24,6 +24,7 @@ from queuekit._wiring.opening import DEAD_SUFFIX, Opener, fill_queue
 from queuekit.backend import Backend
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.contract.elsewhere import OtherConsumer
+from queuekit.testing.contract.programs import RUN
 from queuekit.testing.faults import FaultyOpener
 from queuekit.testing.proxy import TcpProxy
 
@@ -31,6 +32,12 @@ T = TypeVar("T")
 
 REAL_LIMIT_S = 20.0
 """Longest real time that the suite waits for something that should happen at once."""
+
+_MINUTES_S = 60.0
+"""What is awaited for longer than this is not awaited in real time where time can be moved."""
+
+_AT_ONCE_S = 2.0
+"""What needs no minutes is there after so long."""
 
 _CRASHING_CONSUMER = """
 import os, signal, sys
@@ -53,6 +60,8 @@ HOOKS = {
     "old_servers": "() -> [(url, features)]: queues on servers that are too old for these features",
     "push": "(app, *, deadline_s) -> context manager: the queues of the app's handlers are pushed to it inside; "
     "gives a `Pushing`",
+    "serve": "(app, *, loses) -> ExitCode: work the app's queues by having their messages pushed to it, until the "
+    "app is stopped; so many of the first answers that mean done are lost",
     "deny": "(permission) -> context manager: the permission is taken away inside",
 }
 """Methods that a harness may have. A case that needs one that is missing is skipped with its name."""
@@ -67,12 +76,18 @@ class Harness:
         one_process: Whether the queue lives in this process, as memory does.
         network: Whether the service is reached over TCP, so that a proxy can stand between. Where it is not, faults
             of the network are replaced by faults of the backend's answers.
+        pushed: Whether messages are pushed, so that a ready one is with somebody at once. A worker without faults of
+            its own is then what the hook ``serve`` runs.
+        settable: Whether the time of the service and of ``clock``, which passes as the real one does, can be moved
+            ahead by `pass_time`. Where something is awaited for minutes it is moved meanwhile.
         private: Whether nobody but queuekit reads or writes the store, so that it has no raw messages.
         min_lease_s: The lease of cases that wait for its end: the shortest that is safe to time.
         min_delay_s: The delay of cases that wait for it.
         tolerance_s: How late the service may be.
         lease_s: The lease of all other cases; longer than any of them takes.
         grace_s: How much real time a busy host gets to do what is due, once a virtual clock has come to its end.
+        tells_age: Whether the service says when it took a message.
+        dedup_slack_s: For how long after the declared window a dedup id may still be remembered.
         silence_s: After how long a backend notices that nothing comes back any more, on a queue of the hook `proxy`.
         flood: How many messages are sent while the server is restarted.
         operations: How many operations a long run makes, unless ``QUEUEKIT_OPERATIONS`` says so.
@@ -84,12 +99,15 @@ class Harness:
         short_dedup: Options with which dedup ids are remembered so briefly that a case can wait for it.
         stores: The idempotency stores that the cases about them are run with; see `store_url`.
         deleted_within_s: How long a queue that was deleted may still seem to be there.
+        name_kept_s: How long the name of a queue that was deleted cannot be used.
         stored_settings: Options that the service keeps with the queue, each with a value that is not its
             default; none where each opening has its own.
     """
 
     virtual: bool = False
     one_process: bool = False
+    pushed: bool = False
+    settable: bool = False
     network: bool = True
     private: bool = False
     min_lease_s: float = 2.0
@@ -97,6 +115,8 @@ class Harness:
     tolerance_s: float = 1.0
     lease_s: float = 30.0
     grace_s: float = 3.0
+    tells_age: bool = True
+    dedup_slack_s: float = 0.0
     silence_s: float = 10.0
     flood: int = 10_000
     operations: int = 2000
@@ -104,6 +124,7 @@ class Harness:
     url_table: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
     short_dedup: Mapping[str, Any] = {}
     deleted_within_s: float = 0.0
+    name_kept_s: float = 0.0
     stored_settings: Mapping[str, Any] = {}
     stores: Sequence[str] = ("memory", "sqlite")
 
@@ -195,6 +216,21 @@ class Harness:
         ended = subprocess.run(command, input=self.url(queue), text=True, timeout=REAL_LIMIT_S, check=False)
         assert ended.returncode == -signal.SIGKILL, "the consumer could not lease the message"
 
+    def nothing_left(self, queue: str) -> bool:  # noqa: ARG002 - for those who know
+        """Whether it is known that nothing can be received now, nor later if nothing else is done."""
+        return False
+
+    def work_elsewhere(self, queue: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in a process of its own: it reads the queue's URL, and works an app by ``run(app)``."""
+        return subprocess.run(
+            [sys.executable, "-c", RUN + program, *arguments],
+            input=self.url(queue),
+            capture_output=True,
+            text=True,
+            timeout=REAL_LIMIT_S,
+            check=False,
+        )
+
     def consume_elsewhere(self, queue: str, log: Path) -> OtherConsumer:
         """Let another process consume the queue on the real time, and note in the log what it handles."""
         return OtherConsumer(self.url(queue), log)
@@ -246,15 +282,19 @@ class Harness:
             pause_s: Real time that other threads get to act before each step.
         """
         end, real = self.clock.monotonic() + within_s, SystemClock()
-        patience = real.monotonic() + REAL_LIMIT_S
+        began = real.monotonic()
+        patience = began + REAL_LIMIT_S
         while not true():
+            moves = self.virtual or (
+                self.settable and within_s > _MINUTES_S and real.monotonic() > began + _AT_ONCE_S
+            )
             on_time = self.clock.monotonic() < end
-            if self.virtual and not on_time and within_s:
+            if moves and not on_time and within_s:
                 patience = min(patience, real.monotonic() + self.grace_s)
-            if not (on_time or self.virtual) or real.monotonic() > patience:
+            if not (on_time or moves) or real.monotonic() > patience:
                 pytest.fail(f"not within {within_s:g} s: {what}")
             self._let_others_act(pause_s if self.virtual else 0.02)
-            if self.virtual and on_time:
+            if moves and on_time:
                 self.pass_time(within_s / steps)
 
     def _let_others_act(self, pause_s: float) -> None:

@@ -22,93 +22,12 @@ from queuekit.testing.contract.faces import Face, extended
 from queuekit.testing.contract.gates import requires
 from queuekit.testing.contract.group import Group
 from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
+from queuekit.testing.contract.programs import FORKS, KEYS, LEAVES_WITHOUT_CLOSE, WORKS_UNTIL_SIGTERM
 from queuekit.testing.contract.spi import Queue
 from queuekit.testing.contract.working import Work
 from queuekit.testing.faults import FaultyOpener, hold, hold_before, raise_before, refused
 
 _HOUR = timedelta(hours=1)
-
-_KEYS = """
-import sys
-
-def key(name):
-    return {"ordering_key": name} if sys.argv[-1] == "keyed" else {}
-"""
-
-_LEAVES_WITHOUT_CLOSE = """
-from queuekit._portable.consumer import Consumer
-from queuekit._portable.producer import Producer
-url = sys.stdin.read()
-producer = Producer(url)
-producer.send_soon(b"soon", **key("soon"))
-producer.send(b"now", **key("now"))
-consumer = Consumer(url, lease=__import__("datetime").timedelta(seconds=float(sys.argv[1])))
-print(consumer.receive(timeout=10).body.decode(), flush=True)
-"""
-
-_WORKS_UNTIL_SIGTERM = """
-import os, signal, threading
-from datetime import timedelta
-from queuekit._portable.app import App
-from queuekit._portable.context import current
-from queuekit._portable.producer import Producer
-from queuekit._values.message import Message
-url, requests = sys.stdin.read(), int(sys.argv[1])
-app = App(drain=timedelta(seconds=15))
-leave = threading.Event()
-
-@app.handler(url, concurrency=1)
-def handle(body: bytes) -> None:
-    if current().draining:
-        return
-    os.kill(os.getpid(), signal.SIGTERM)
-    while not current().draining:
-        leave.wait(0.01)
-    if requests == 2:
-        leave.wait(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)
-        leave.wait(15)
-    print("handled", body.decode(), flush=True)
-
-with Producer(url) as producer:
-    producer.send_many([Message(b"1", **key("1")), Message(b"2", **key("2"))]).raise_for_failures()
-code = app.run()
-print("ended", flush=True)
-os._exit(code)
-"""
-
-_FORKS = """
-import os
-from datetime import timedelta
-from queuekit._portable.consumer import Consumer
-from queuekit._portable.producer import Producer
-from queuekit._values.errors import QueueKitError
-from queuekit._values.message import Message
-producer = Producer(sys.argv[1])
-consumer = Consumer(sys.argv[1], lease=timedelta(seconds=60))
-producer.send_many([Message(b"held", **key("a")), Message(b"waiting", **key("b"))]).raise_for_failures()
-held = consumer.receive(timeout=10)
-child = os.fork()
-if child == 0:
-    try:
-        producer.send(b"child", **key("c"))
-        producer.send_soon(b"soon", **key("d")).result(10)
-        got = consumer.receive(timeout=10)
-        got.release()
-        got.settled(timeout=10)
-        consumer.close()
-        producer.close()
-    except QueueKitError as error:
-        print("refused", error, flush=True)
-    os._exit(0)
-pid, status = os.waitpid(child, 0)
-held.ack()
-held.settled(timeout=10)
-producer.send(b"parent", **key("e"))
-consumer.close()
-producer.close()
-print("unharmed", status, flush=True)
-"""
 
 
 class Lifecycle(Group):
@@ -278,20 +197,17 @@ class Lifecycle(Group):
         harness = harness.in_real_time()
         for requests in (1, 2):
             queue = Queue(harness)
-            ran = subprocess.run(
-                [sys.executable, "-c", _KEYS + _WORKS_UNTIL_SIGTERM, str(requests), _keyed(harness)],
-                input=harness.url(queue.name),
-                capture_output=True,
-                text=True,
-                timeout=REAL_LIMIT_S,
-                check=False,
-            )
+            ran = harness.work_elsewhere(queue.name, KEYS + WORKS_UNTIL_SIGTERM, str(requests), _keyed(harness))
             assert ran.returncode == 0, ran.stderr
-            assert ran.stdout.splitlines() == (["handled 1", "ended"] if requests == 1 else ["ended"])
+            begun, *rest = ran.stdout.splitlines()
+            first = begun.removeprefix("begun ")
+            assert first in ("12" if harness.pushed else "1")
+            assert rest == ([f"handled {first}", "ended"] if requests == 1 else ["ended"])
             if not harness.one_process:
-                left = {each.body for each in queue.take_up_to(3, within_s=0.5)}
-                # Whether the second was still begun, and acked, depends on when the stop came.
-                assert left - {b"2"} == ({b"1"} if requests == 2 else set())
+                within_s = harness.tolerance_s if harness.pushed and requests == 2 else 0.5
+                left = {each.body for each in queue.take_up_to(2, within_s=within_s)}
+                # Whether the other was still begun, and acked, depends on when the stop came.
+                assert left - ({b"1", b"2"} - {first.encode()}) == ({first.encode()} if requests == 2 else set())
 
     def test_SHU_11_close_before_start(self, harness: Harness, face: Face) -> None:
         """Closing what was never used is fine, and touches nothing."""
@@ -309,8 +225,12 @@ class Lifecycle(Group):
         for _ in range(25):
             _open_use_close(face, queue)
         gc.collect()
-        assert _threads() <= before[0]
-        assert _descriptors() <= before[1]
+        # Of a service in this process, the last connections may be about to end.
+        harness.until(
+            lambda: _threads() <= before[0] and _descriptors() <= before[1],
+            within_s=harness.tolerance_s,
+            what=f"as many threads and files as before, {before}",
+        )
 
     def test_SHU_13_interpreter_exit_without_close(self, harness: Harness) -> None:
         """A process that ends without close does not hang, sends what it took, and loses no lease's message."""
@@ -320,8 +240,9 @@ class Lifecycle(Group):
             [
                 sys.executable,
                 "-c",
-                _KEYS + _LEAVES_WITHOUT_CLOSE,
+                KEYS + LEAVES_WITHOUT_CLOSE,
                 f"{max(1.0, harness.min_lease_s)}",
+                _received(harness),
                 _keyed(harness),
             ],
             input=harness.url(queue.name),
@@ -343,13 +264,14 @@ class Lifecycle(Group):
             pytest.skip("this system has no fork")
         harness = harness.in_real_time()
         queue = Queue(harness)
-        code, url = _KEYS + _FORKS, harness.url(queue.name)
-        command = [sys.executable, "-W", "ignore", "-c", code, url, _keyed(harness)]
+        code, url = KEYS + FORKS, harness.url(queue.name)
+        command = [sys.executable, "-W", "ignore", "-c", code, url, _received(harness), _keyed(harness)]
         ran = subprocess.run(command, capture_output=True, text=True, timeout=REAL_LIMIT_S, check=False)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.splitlines()[-1] == "unharmed 0", ran.stdout + ran.stderr
         if not harness.one_process:
             sent = {b"waiting", b"parent"} | (set() if "refused" in ran.stdout else {b"child", b"soon"})
+            sent |= {b"held"} if harness.pushed else set()
             assert {each.body for each in queue.take(len(sent), within_s=5.0)} == sent
             queue.expect_nothing("the parent's own message was acked by the parent")
 
@@ -357,6 +279,11 @@ class Lifecycle(Group):
 def _keyed(harness: Harness) -> str:
     """Tells a child whether its messages need keys."""
     return "keyed" if harness.capabilities.ordering_key_required else "plain"
+
+
+def _received(harness: Harness) -> str:
+    """Tells a child whether it can receive."""
+    return "pushed" if harness.pushed else "received"
 
 
 def _expect_poll_that_begins_late_to_end(harness: Harness, face: Face) -> None:

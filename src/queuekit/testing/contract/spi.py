@@ -20,7 +20,7 @@ from queuekit.backend import (
     Settlement,
     SettleOutcome,
 )
-from queuekit.testing.contract.harness import Harness
+from queuekit.testing.contract.harness import REAL_LIMIT_S, Harness
 
 CALL_S = 30.0
 _TRIES = 2
@@ -134,10 +134,11 @@ class Queue:
         end = harness.clock.monotonic() + limit
         while len(got) < count:
             wanted = min(count - len(got), self.capabilities.max_receive)
-            more = self.receive(wanted, wait_s=0.0 if harness.virtual else min(limit, 1.0), lease_s=lease_s)
+            wait_s = 0.0 if harness.virtual or harness.nothing_left(self.name) else min(limit, 1.0)
+            more = self.receive(wanted, wait_s=wait_s, lease_s=lease_s)
             got += more
             if not more:
-                if harness.clock.monotonic() >= end:
+                if harness.clock.monotonic() >= end or harness.nothing_left(self.name):
                     break
                 harness.pass_time(limit / 8)
         return got
@@ -153,7 +154,7 @@ class Queue:
         if not self.capabilities.long_poll:
             return
         poll = harness.start(lambda: self.receive(wait_s=10 * seconds))
-        if harness.virtual:
+        if harness.virtual or (harness.settable and seconds > REAL_LIMIT_S):
             harness.until_blocked()
             harness.pass_time(0.9 * seconds)
             poll.join(0.02)  # real time in which a poll that ends too soon would end

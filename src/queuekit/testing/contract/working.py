@@ -7,7 +7,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from queuekit._portable.app import App
 from queuekit._portable.batches import Batch
@@ -17,10 +17,14 @@ from queuekit._portable.worker import ExitCode
 from queuekit.testing.contract.faces import Face
 from queuekit.testing.contract.harness import REAL_LIMIT_S
 from queuekit.testing.contract.spi import Queue
+from queuekit.testing.faults import FaultyOpener, Script, pretend_settled
 
 
 class Work:
     """An app that works queues, all with the same handler, until `stop`.
+
+    Where the harness has messages pushed, they are pushed to the app, unless the case has an opener: its faults are
+    those of polls and settlements, which only a worker makes.
 
     Args:
         face: Whether handlers are coroutine functions and the app runs by ``arun``.
@@ -33,8 +37,12 @@ class Work:
         payload: The type of the payloads.
         app: Arguments of the app.
         listener: Is told every event.
+        loses: How many of the first acks never take effect; not with an opener, which has faults of its own.
         **options: Arguments of the registration. A lease that is longer than the longest there is becomes that.
     """
+
+    serves: ClassVar[bool] = True
+    """Whether messages may be pushed to it."""
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class Work:
         payload: Any = bytes,
         app: dict[str, Any] | None = None,
         listener: Listener | None = None,
+        loses: int = 0,
         **options: Any,
     ) -> None:
         self.face: Face = face
@@ -59,8 +68,13 @@ class Work:
         self.begun: list[Any] = []
         self._asked = False
         self.app: App = App(clock=face.harness.clock, **(app or {}))
+        if loses and not (face.harness.pushed and self.serves):
+            opener = FaultyOpener(face.harness.opener, script := Script())
+            script.on("settle", *[pretend_settled] * loses)
         # An App has no argument for it.
         self.app._opener = opener or face.harness.another_opener()
+        self._is_served = face.harness.pushed and opener is None and self.serves
+        self._loses = loses
         if listener is not None:
             self.app.listen(listener)
         for each in (queue, *also):
@@ -73,6 +87,9 @@ class Work:
         self.app.handler(url, **options)(handler)
 
     def _run(self) -> ExitCode:
+        if self._is_served:
+            code: ExitCode = self.face.harness.hook("serve")(self.app, loses=self._loses)
+            return code
         if self.face.awaits:
             return self.face.run(self.app.arun(signals=False))
         return self.app.run(signals=False)
@@ -148,6 +165,8 @@ class BatchWork(Work):
     Attributes:
         seen: Every body that the handler was given, with its attempt, in order.
     """
+
+    serves = False  # a request has one message
 
     def __init__(self, face: Face, queue: Queue, handle: Callable[[Any], Any], **options: Any) -> None:
         self.seen: list[tuple[bytes, int | None]] = []

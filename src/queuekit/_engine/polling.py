@@ -96,10 +96,12 @@ class Poller:
         self._threads = threads
         self._start_one(threads)
 
-    @property
-    def may_begin(self) -> bool:
-        """Whether one more poll may begin, if somebody wants what it brings. Lock held."""
-        return not self._inbox.polling or self._inbox.polls < self._growth.allowed
+    def call(self) -> None:
+        """Have somebody look whether to poll, if one more poll may begin. Lock held."""
+        if not self._inbox.polling:
+            self._wanted.notify()
+        elif self._inbox.polls < self._growth.allowed and self._wanted_now():
+            self._call_another()
 
     def _start_one(self, threads: Threads) -> None:
         role = self._not_started.popleft()
@@ -159,8 +161,7 @@ class Poller:
         self._inbox.polls += 1
         self._inbox.asked = False
         self._coming += want
-        if self._inbox.polls < self._growth.allowed and self._wanted_now():
-            self._call_another()
+        self.call()
 
     def _call_another(self) -> None:
         if self._idle:
@@ -191,10 +192,9 @@ class Poller:
         return self._flow.want(demand=demand, waiting=len(inbox.buffer), coming=self._coming)
 
     def _at_rate(self, bucket: TokenBucket, want: int, now: float) -> tuple[int, float | None]:
+        if self._coming and not bucket.has(want, now):
+            return 0, None  # beside another poll only for as many as a poll can bring
         allowed = bucket.take(want, now)
-        if self._coming and allowed < want:
-            bucket.settle(0, now, of=allowed)  # beside another poll only for as many as a poll can bring
-            return 0, None
         return allowed, None if allowed else bucket.wait_s(now)
 
     def _while_full(self, now: float) -> float | None:

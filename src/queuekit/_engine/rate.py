@@ -87,6 +87,11 @@ class TokenBucket:
         self._out = 0
         self._at = now
 
+    def has(self, count: int, now: float) -> bool:
+        """Whether so many could be taken."""
+        self._fill(now)
+        return math.floor(self._level + _WHOLE) >= count
+
     def take(self, most: int, now: float) -> int:
         """Take up to ``most`` tokens; how many there were. Each lot is to be settled."""
         self._fill(now)

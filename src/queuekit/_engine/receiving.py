@@ -177,8 +177,7 @@ class Receiver:
         self._start()
         if not self._flow.running:
             self.control.settles.flush()
-        if self._poller.may_begin:
-            self._poll_wanted.notify()
+        self._poller.call()
 
     def _start(self) -> None:
         if self._threads is None:
@@ -284,8 +283,7 @@ class Receiver:
             self.control.settles.flush()
 
     def _gone(self) -> None:
-        if self._poller.may_begin:
-            self._poll_wanted.notify()
+        self._poller.call()
         if self._inbox.stopping:
             self._inbox.arrived.notify_all()
 

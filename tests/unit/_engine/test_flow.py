@@ -133,3 +133,25 @@ def test_without_a_number_of_its_own_the_pace_decides_what_is_fetched_ahead() ->
         flow.taken += 1
         now += 10.0
     assert flow.want(demand=1, waiting=0) == 1
+
+
+def test_polls_at_once_ask_for_no_more_than_may_be_in_flight() -> None:
+    for count, size in ((25, 1 << 20), (1000, 25)):
+        flow = _flow(batch=10, prefetch=0, max_in_flight=count, max_bytes=size)
+        asked: list[int] = []
+        while (want := flow.want(demand=1000, waiting=0, coming=sum(asked))) and len(asked) < 9:
+            asked.append(want)
+        assert asked == [10, 10], "for the last five alone a call is not worth it"
+
+
+def test_polls_that_begin_together_tell_nothing_about_the_pace() -> None:
+    flow = _flow(prefetch=100, batch=100, max_in_flight=1000, by_pace=True)
+    for now in range(20):
+        flow.polled(float(now))
+        flow.taken += 100
+    flow.polled(20.0)
+    alone = flow.want(demand=1, waiting=0)
+    assert alone > 10
+    for _ in range(5):
+        flow.polled(20.0, coming=100)
+    assert flow.want(demand=1, waiting=0) == alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -67,3 +68,27 @@ def test_who_finds_that_another_has_taken_what_came_asks_again(make_held: Callab
         inbox.arrived.notify()
     waiting.join(LIMIT_S)
     assert len(taken) == 1
+
+
+def test_whoever_takes_many_waits_for_as_many(make_held: Callable[..., Held]) -> None:
+    demands: list[int] = []
+    flow = Flow(batch=10, prefetch=0, max_in_flight=100, max_bytes=1 << 20)
+    inbox = inbox_of(flow, wanted=lambda: None, somebody_waits=lambda: demands.append(inbox.demand))
+    assert inbox.take_many(7, 0.0) == []
+    assert (demands[0], inbox.demand) == (7, 0)
+
+
+def test_whoever_forgets_a_callback_waits_no_more(make_held: Callable[..., Held]) -> None:
+    flow = Flow(batch=10, prefetch=0, max_in_flight=100, max_bytes=1 << 20)
+    inbox = inbox_of(flow, wanted=lambda: None, somebody_waits=lambda: None)
+    called: list[str] = []
+    callbacks = {name: partial(called.append, name) for name in "ab"}
+    inbox.when_ready(callbacks["a"], 3)
+    inbox.when_ready(callbacks["b"], 4)
+    assert inbox.demand == 7
+    inbox.forget(callbacks["a"])
+    inbox.forget(callbacks["a"])
+    assert inbox.demand == 4
+    for each in inbox.take_callbacks():
+        each()
+    assert (called, inbox.demand) == (["b"], 0)

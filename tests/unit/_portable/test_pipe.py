@@ -18,7 +18,7 @@ from queuekit._portable.round import Limits
 from queuekit._portable.rulings import DONE, GIVEN_BACK, GONE, LEFT, Outcome
 from queuekit.backend import Action, ErrorClass, ErrorCode, IncomingMessage, OutgoingMessage, Support
 from queuekit.testing.clock import VirtualClock
-from queuekit.testing.faults import FaultyOpener, Script, raise_after, raise_before, unavailable
+from queuekit.testing.faults import FaultyOpener, Script, raise_after, raise_before, refused, unavailable
 
 from .calls import Call
 
@@ -233,10 +233,10 @@ def test_a_sync_handler_over_the_end_is_left_and_its_late_result_dropped(
     pushing = push("orders")
     messages = pushing.take()
     now = clock.monotonic()
-    call = Call(lambda: pushing.run(messages, Limits(now + 5, now + 7, now + 8)), clock)
+    call = Call(lambda: pushing.run(messages, Limits(now + 5, now + 7, now + 60)), clock)
     assert began.wait(LIMIT_S)
     assert call.result(step_s=0.5) == [LEFT, DONE]
-    assert clock.monotonic() >= now + 7
+    assert now + 7 <= clock.monotonic() < now + 60
     assert "worker.hung" in {getattr(each, "action", "") for each in caplog.records}
     assert pushing.pipe.counts()["lost"] == 1
     end.set()
@@ -597,3 +597,70 @@ def test_a_bug_between_a_verdict_and_its_outcome_holds_nobody_up(
     outcomes = pushing.run(pushing.take())
     assert outcomes[1] == LEFT
     assert LEFT in outcomes
+
+
+def test_a_dead_letter_that_the_queue_does_not_keep_leaves_the_message(
+    app: App, push: Push, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty(app, Script().always("settle", raise_before(refused())))
+    sync(app).send("dead")
+    pushing = push("orders")
+    assert pushing.run(pushing.take()) == [Outcome(Action.RETRY, 600)]
+    assert "dead_letter.failed" in actions(caplog)
+    assert pushing.backend.stats().leased == 1
+
+
+NOBODY_COUNTS: dict[str, Any] = {
+    "attempts": "none",
+    "ordering": "none",
+    "max_delay_s": 0.0,
+    "max_retry_delay_s": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome", "copies"),
+    [
+        (None, DONE, 1),
+        (raise_before(unavailable(sent="no")), Outcome(Action.RETRY, 0), 0),
+        (raise_after(unavailable()), Outcome(Action.RETRY, 0), 1),
+    ],
+    ids=["sent", "refused", "answer lost"],
+)
+def test_a_copy_that_cannot_wait_is_sent_when_its_time_has_come_and_confirmed_before_its_message_is_done(
+    app: App, push: Push, clock: VirtualClock, step: Any, outcome: Outcome, copies: int
+) -> None:
+    script = faulty(app, **NOBODY_COUNTS)
+    sync(app).send("retry")
+    pushing = push("orders")
+    script.always("send", step)
+    passage = pushing.pipe.pass_through(pushing.take(), Limits(), hold_by=clock.monotonic() + 120)
+    (waiting,) = passage.waiting.values()
+    assert waiting.due - clock.monotonic() == 90.0
+    assert len(script.calls("send")) == 1, "the first, and no copy yet"
+    assert pushing.pipe.finish(waiting, math.inf) == outcome
+    assert pushing.backend.stats().ready == copies
+    pushing.doorway.rest(math.inf)
+
+
+def test_a_copy_that_is_not_answered_in_time_leaves_its_message(app: App, push: Push, clock: VirtualClock) -> None:
+    script = faulty(app, **NOBODY_COUNTS)
+    sync(app).send("retry")
+    pushing = push("orders")
+    asked, answered = threading.Event(), threading.Event()
+
+    def hang(call: Any, proceed: Any) -> Any:
+        asked.set()
+        answered.wait(LIMIT_S)
+        return proceed(call.batch)
+
+    script.always("send", hang)
+    passage = pushing.pipe.pass_through(pushing.take(), Limits(), hold_by=clock.monotonic() + 120)
+    finishing = Call(lambda: pushing.pipe.finish(passage.waiting[0], clock.monotonic() + 1), clock)
+    assert asked.wait(LIMIT_S)
+    assert finishing.result(step_s=0.1) == LEFT
+    answered.set()
+    for each in threading.enumerate():
+        if each.name == "queuekit-in-time":
+            each.join(LIMIT_S)
+    pushing.doorway.rest(math.inf)

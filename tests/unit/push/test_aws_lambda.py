@@ -433,3 +433,12 @@ def stored(app: App, url: str) -> Sequence[StoredMessage]:
 def actions(caplog: pytest.LogCaptureFixture) -> list[str]:
     assert logging.getLogger("queuekit").level <= logging.DEBUG
     return [getattr(each, "action", "") for each in caplog.records]
+
+
+def test_the_time_that_is_kept_back_is_shared_out(app: App, clock: VirtualClock) -> None:
+    function: Any = app.aws_lambda(margin=timedelta(seconds=10))
+    now = clock.monotonic()
+    limits, settle_by = function._limits(Context(clock, left_s=60))
+    assert (limits.begin_by - now, limits.end_by - now, limits.answer_by - now, settle_by - now) == pytest.approx(
+        (50.0, 55.0, 56.0, 58.5)
+    ), "handlers, then what they leave to be sent, then waits, then Lambda's own end"

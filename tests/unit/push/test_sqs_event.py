@@ -79,6 +79,7 @@ def test_an_arn_of_something_else_is_refused(arn: str) -> None:
         ("sqs://us-east-2/orders.fifo", None, False),
         ("sqs://us-east-2/orders?endpoint=http://localhost:1", None, True),
         ("memory://orders", None, False),
+        ("nats://us-east-2/orders", None, False),
     ],
 )
 def test_a_url_means_a_queue_of_its_region_account_and_name(url: str, own: str | None, is_it: bool) -> None:

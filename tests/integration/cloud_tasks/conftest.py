@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An emulator, Google's own client, and a worker that answers as it is told."""
 
+import socket
 import ssl
 import threading
 from collections import deque
@@ -34,6 +35,7 @@ class Worker:
         self.answers: deque[int | tuple[int, Mapping[str, str]]] = deque()
         self.busy = threading.Semaphore(0)
         self.go_on = threading.Event()
+        self.wires: list[socket.socket] = []
         self.go_on.set()
         handler = type("Handler", (_Handler,), {"worker": self, **dict.fromkeys(_METHODS, _Handler.serve)})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -49,6 +51,15 @@ class Worker:
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
         self.url = self.url.replace("http://127.0.0.1", "https://localhost")
+
+    def hung_up(self) -> bool:
+        """Whether the emulator ends the first connection, soon."""
+        wire = self.wires[0]
+        wire.settimeout(20)
+        try:
+            return wire.recv(1, socket.MSG_PEEK) == b""
+        except ConnectionResetError:
+            return True
 
     def close(self) -> None:
         self.go_on.set()
@@ -70,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.worker.wires.append(self.connection)
         self.worker.seen.append(Seen(self.command, self.path, dict(self.headers.items()), body))
         answer = self.worker.answers.popleft() if self.worker.answers else 200
         self.worker.busy.release()

@@ -181,6 +181,7 @@ def test_a_target_that_does_not_answer_within_the_deadline_has_failed(
     assert task.last_attempt.response_status.code == 4
     assert (task.dispatch_count, task.response_count) == (1, 0)
     assert told == [f"orders/{name.rpartition('/')[2]}, attempt 1: no answer within the dispatch deadline"]
+    assert worker.hung_up(), "whoever answers later has nobody who listens"
     worker.go_on.set()
     emulator.advance(SECOND)
     emulator.wait_until_quiet()

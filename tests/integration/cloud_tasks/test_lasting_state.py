@@ -162,6 +162,19 @@ def test_retries_tombstones_and_ids_go_on_where_they_were(file: Path, worker: An
         client.create_queue(parent=LOCATION, queue={"name": QUEUE})
 
 
+def test_tasks_of_a_former_start_and_new_ones_are_kept_beside_each_other(file: Path) -> None:
+    task = {"http_request": {"url": "http://127.0.0.1:9/"}}
+    created = []
+    for _ in range(3):
+        with LocalCloudTasks(clock=VirtualClock(), state=file) as emulator, client_of(emulator) as client:
+            if not created:
+                client.create_queue(parent=LOCATION, queue={"name": QUEUE})
+                client.pause_queue(name=QUEUE)
+            created += [client.create_task(parent=QUEUE, task=task).name for _ in range(2)]
+            assert [each.name for each in client.list_tasks(parent=QUEUE)] == created
+    assert len(set(created)) == 6
+
+
 def test_a_file_belongs_to_one_emulator(file: Path) -> None:
     with LocalCloudTasks(state=file), pytest.raises(RuntimeError, match="another emulator's"):
         LocalCloudTasks(state=file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from queuekit.push import OIDC, NoAuth, _crew
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.issuer import LocalIssuer
 
-from .pushes import HEADERS, Client, pushed_app, served, wrapped
+from .pushes import HEADERS, Client, PushedOpener, pushed_app, served, wrapped
 
 LIMIT_S = 20.0
 AUDIENCE = "https://worker.example/queues"
@@ -101,6 +101,46 @@ def test_a_stop_gives_back_what_waits_for_a_free_handler(app: qk.App) -> None:
 
     assert served(endpoint, use) == [204, 503]
     assert seen == ["first"]
+
+
+def test_a_stop_sends_the_copies_that_wait_for_their_time(clock: VirtualClock) -> None:
+    can = {"attempts": "none", "ordering": "none", "push_deadline_s": 60.0}
+    with pushed_app(clock, can=can) as app:
+        told = threading.Event()
+
+        @app.handler("orders", retry=qk.RetryPolicy(max_attempts=5, wait=lambda _state: 30))
+        def handle(text: str) -> None:
+            raise ValueError
+
+        app.listen(lambda _event: told.set(), "retried")
+        endpoint = app.asgi(auth=NoAuth())
+
+        async def use(client: Client) -> tuple[int, int]:
+            asking = asyncio.ensure_future(client.post(wrapped("x", attempt=None)))
+            await asyncio.to_thread(told.wait, LIMIT_S)
+            endpoint.drain()  # and no time passes
+            return (await asyncio.wait_for(asking, LIMIT_S)).status, len(
+                list(app._opener.opened[0]._inner.peek(limit=10))
+            )
+
+        assert served(endpoint, use) == (204, 1)
+
+
+class Defective(PushedOpener):
+    """Has an error in it."""
+
+    def open(self, url: qk.QueueURL, keywords: Mapping[str, Any] | None = None) -> Any:
+        raise ZeroDivisionError("a secret")
+
+
+def test_an_error_of_ours_is_no_answer_that_settles(
+    app: qk.App, seen: list[str], clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    app._opener = Defective(clock)
+    got = asyncio.run(Client(app.asgi(auth=NoAuth())).post(wrapped("x")))
+    assert (got.status, seen) == (500, [])
+    assert b"secret" not in got.body
+    assert [each.exc_info[0] for each in caplog.records if each.exc_info] == [ZeroDivisionError]
 
 
 def test_queues_close_after_the_last_answer(app: qk.App, monkeypatch: pytest.MonkeyPatch) -> None:

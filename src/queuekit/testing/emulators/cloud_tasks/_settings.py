@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import field_mask_pb2
-
 from queuekit.testing.emulators.cloud_tasks import _headers
 from queuekit.testing.emulators.cloud_tasks._messages import RUNNING, Queue, seconds_of, stamp, truncate
 from queuekit.testing.emulators.cloud_tasks._pace import burst_of
@@ -17,7 +15,6 @@ _CONCURRENT, _MOST_CONCURRENT = 1000, 5000
 _ATTEMPTS = 100
 _DOUBLINGS = 16
 _MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.1, 3600.0
-_OUTPUT_ONLY = frozenset({"name", "state", "purge_time", "rate_limits.max_burst_size"})
 
 
 def new_queue(given: Any) -> Any:
@@ -45,8 +42,7 @@ def updated_queue(old: Any, given: Any, mask: Any) -> Any:
         if not mask.IsValidForDescriptor(Queue.DESCRIPTOR):
             raise invalid("The update_mask names a field that a Queue does not have.")
         queue.CopyFrom(old)
-        wanted = field_mask_pb2.FieldMask(paths=[path for path in mask.paths if path not in _OUTPUT_ONLY])
-        wanted.MergeMessage(given, queue, replace_message_field=True, replace_repeated_field=True)
+        mask.MergeMessage(given, queue, replace_message_field=True, replace_repeated_field=True)
     else:
         queue.CopyFrom(given)
     queue.name, queue.state = old.name, old.state

@@ -55,13 +55,16 @@ class Request(NamedTuple):
 def request_of(scope: Scope) -> Request:
     """Read a request's scope."""
     headers: dict[str, str] = {}
+    repeated: set[str] = set()
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if name in headers:
+            repeated.add(name)
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
     length = headers.get("content-length", "")
-    caller = Caller(
-        headers.get("authorization"), _host(scope.get("server")), _host(scope.get("client")), frozenset(headers)
-    )
+    proof = None if "authorization" in repeated else headers.get("authorization")
+    caller = Caller(proof, _host(scope.get("server")), _host(scope.get("client")), frozenset(headers))
     return Request(
         scope["method"].upper(),
         _below(scope["path"], scope.get("root_path") or ""),

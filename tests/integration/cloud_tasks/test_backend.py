@@ -158,6 +158,29 @@ def test_one_byte_over_is_refused_before_any_call_and_the_limit_is_taken(
     assert isinstance(outcome, Accepted)
     emulator.wait_until_quiet()
     assert worker.seen[0].body == fits.body
+    late = fits._replace(delay_s=3600, dedup_id="e")
+    assert backend.size(late) > limit
+    late = late._replace(body=late.body[: limit - backend.size(late)])
+    (outcome,) = backend.send([late], timeout_s=10)
+    assert isinstance(outcome, Accepted), "its time takes room, too"
+
+
+def test_the_service_waits_for_the_target_as_long_as_the_url_says(
+    url: Url, backend: CloudTasksBackend, emulator: LocalCloudTasks
+) -> None:
+    backend.pause()
+    with emulator.client() as google:
+        for text, length_s in (
+            (url(), 600),
+            (url(dispatch_deadline="90s"), 90),
+            (url(dispatch_deadline="30m"), 1800),
+        ):
+            (outcome,) = backend_of(text).send([OutgoingMessage("m-1", b"x")], timeout_s=10)
+            assert isinstance(outcome, Accepted)
+            task = google.get_task(
+                name=f"projects/shop/locations/europe-west1/queues/orders/tasks/{outcome.provider_id}"
+            )
+            assert task.dispatch_deadline == timedelta(seconds=length_s)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +230,8 @@ def test_a_service_that_does_not_answer_leaves_it_unknown(worker: Any) -> None:
             f"cloudtasks://shop/here/orders?endpoint={endpoint}&target={target}&answer_timeout=200ms"
         )
         (outcome,) = backend.send([OutgoingMessage("m-1", b"x")], timeout_s=5)
-    assert isinstance(outcome, (Unknown, Rejected))
-    assert outcome.error.retryable
+    assert isinstance(outcome, Unknown)
+    assert (outcome.error.retryable, outcome.error.sent) == (True, "maybe")
 
 
 def test_a_consumer_is_refused_by_name(backend: Any, url: Url) -> None:

@@ -8,8 +8,11 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from queuekit._portable.callers import Caller
 from queuekit.push import OIDC, NoAuth
 from queuekit.push._fetching import LIMIT_S
 from queuekit.testing.clock import VirtualClock
+from queuekit.testing.emulators import Authority
 from queuekit.testing.issuer import LocalIssuer
 
 AUDIENCE = "https://worker.example/queues?q=1"
@@ -263,20 +267,59 @@ class DrippingClock(VirtualClock):
 def test_a_server_that_never_ends_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/certs"
-        clock = DrippingClock()
-        oidc = OIDC(audience=AUDIENCE, service_account=ACCOUNT, certs_url=url, clock=clock)
+        oidc = OIDC(audience=AUDIENCE, service_account=ACCOUNT, certs_url=url, clock=DrippingClock())
         fetching = threading.Thread(target=oidc.learn)
         fetching.start()
         wire, _ = server.accept()
-        with wire:
-            while fetching.is_alive():
-                try:
-                    wire.sendall(b"HTTP/1.1 200 OK\r\n" if clock._ticks == 0 else b"X: y\r\n")
-                except OSError:
-                    break
+        with wire, suppress(OSError):
+            wire.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            for _ in range(500):
+                wire.sendall(b" ")
                 fetching.join(0.01)
+                if not fetching.is_alive():
+                    break
+            assert not fetching.is_alive(), "each byte would have bought it time"
         fetching.join(2 * LIMIT_S)
-        assert not fetching.is_alive()
+
+
+def test_keys_that_come_with_an_error_or_too_much_beside_them_are_none(oidc: OIDC, issuer: LocalIssuer) -> None:
+    for answer in (
+        (500, issuer.published()),
+        (203, issuer.published()),
+        (200, issuer.published() + b" " * 256 * 1024),
+    ):
+        issuer.answer = answer
+        oidc.learn()
+        assert status_of(oidc, good(issuer)) == 503
+        issuer._clock.advance(5)  # type: ignore[attr-defined]
+    issuer.answer = None
+    assert status_of(oidc, good(issuer)) == 200
+
+
+@pytest.mark.parametrize("wrong", ["unknown authority", "another name"])
+def test_a_key_server_that_proves_nothing_is_not_asked(tmp_path: Path, wrong: str, monkeypatch: Any) -> None:
+    authority = Authority(tmp_path)
+    names = ["issuer.example"] if wrong == "another name" else ["localhost"]
+    if wrong == "another name":
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    certificate = authority.issue(names)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate.file, certificate.key)
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            wire, _ = server.accept()
+            with wire, suppress(OSError), context.wrap_socket(wire, server_side=True) as secure:
+                asked.append(secure.recv(1000))
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        url = f"https://localhost:{server.getsockname()[1]}/certs"
+        oidc = OIDC(audience=AUDIENCE, service_account=ACCOUNT, certs_url=url)
+        oidc.learn()
+        serving.join(2 * LIMIT_S)
+    assert [each for each in asked if each] == []
 
 
 BAD_URLS: list[Any] = [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -150,6 +151,11 @@ class SqsPlace(DeclaredPlace):
     def change(self, queue: str, **settings: str) -> None:
         """Change settings of a queue, by the service's own names."""
         self._client.set_queue_attributes(QueueUrl=self.address(queue), Attributes=settings)
+
+    def refuse(self, queue: str) -> Callable[[], None]:
+        """Have a queue take no body of more than a KiB; returns what ends that."""
+        self.change(queue, MaximumMessageSize="1024")
+        return lambda: self.change(queue, MaximumMessageSize="1048576")
 
     def counts(self, queue: str, **options: Any) -> tuple[int, int]:
         self.address(queue)

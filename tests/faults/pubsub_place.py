@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ import grpc
 from google import pubsub_v1
 from google.api_core.exceptions import NotFound
 from google.pubsub_v1.services.publisher.transports.grpc import PublisherGrpcTransport
+from google.pubsub_v1.services.schema_service.transports.grpc import SchemaServiceGrpcTransport
 from google.pubsub_v1.services.subscriber.transports.grpc import SubscriberGrpcTransport
 
 import queuekit as qk
@@ -79,6 +80,22 @@ class PubSubPlace(DeclaredPlace):
         for name in (queue, _watch(queue)):
             self._subscriber.delete_subscription(request={"subscription": self._name(name)}, timeout=_CALL_S)
         self._publisher.delete_topic(request={"topic": self._topic(queue)}, timeout=_CALL_S)
+
+    def refuse(self, queue: str) -> Callable[[], None]:
+        """Have a topic refuse what is sent to it; returns what ends that."""
+        name, schema = self._topic(queue), f"projects/{self._project}/schemas/numbers"
+        fields = '{"type": "record", "name": "Number", "fields": [{"name": "number", "type": "int"}]}'
+        asked = {"parent": f"projects/{self._project}", "schema_id": "numbers"}
+        transport = SchemaServiceGrpcTransport(channel=self._channel)
+        schemas: Any = pubsub_v1.SchemaServiceClient(transport=transport)
+        schemas.create_schema(request=asked | {"schema": {"type_": "AVRO", "definition": fields}}, timeout=_CALL_S)
+
+        def demand(topic: dict[str, Any]) -> None:
+            request = {"topic": {"name": name} | topic, "update_mask": {"paths": ["schema_settings"]}}
+            self._publisher.update_topic(request=request, timeout=_CALL_S)
+
+        demand({"schema_settings": {"schema": schema, "encoding": "JSON"}})
+        return lambda: demand({})
 
     def counts(self, queue: str, **options: Any) -> tuple[int, int]:
         dead = len(self._dead(queue))

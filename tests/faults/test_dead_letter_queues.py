@@ -43,9 +43,8 @@ def deleted(place: SqsPlace | PubSubPlace, _proxy: TcpProxy) -> Callable[[], Non
     return lambda: place.create("grave")
 
 
-def refusing(place: SqsPlace, _proxy: TcpProxy) -> Callable[[], None]:
-    place.change("grave", MaximumMessageSize="1024")
-    return lambda: place.change("grave", MaximumMessageSize="1048576")
+def refusing(place: SqsPlace | PubSubPlace, _proxy: TcpProxy) -> Callable[[], None]:
+    return place.refuse("grave")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +56,7 @@ def refusing(place: SqsPlace, _proxy: TcpProxy) -> Callable[[], None]:
         ("sqs", refusing),
         ("pubsub", unreachable),
         ("pubsub", deleted),
+        ("pubsub", refusing),
     ],
     ids=lambda each: each if isinstance(each, str) else each.__name__,
 )

@@ -22,6 +22,7 @@ from queuekit.backend import (
     Action,
     ErrorCode,
     HttpAuth,
+    NotAttempted,
     OutgoingMessage,
     Rejected,
     Settlement,
@@ -257,6 +258,20 @@ def test_one_bad_message_fails_the_call_and_attributes_are_refused_before_it(ser
     assert refused.error.code is ErrorCode.INVALID_MESSAGE
     assert "'goog-x'" in refused.error.detail
     assert {each.message_id for each in queue.receive(max_messages=10, wait_s=5, lease_s=30)} == {"1", "3"}
+
+
+def test_no_message_overtakes_one_of_its_key_that_was_refused(service: Service) -> None:
+    queue = service.open(ordering="true")
+    queue.create()
+    bad = {"goog": ""}
+    batch = [OutgoingMessage(each, b"x", bad if each == "2" else {}, ordering_key="k") for each in "1234"]
+    accepted, rejected, *behind = queue.send(batch, timeout_s=5)
+    assert (type(accepted), type(rejected)) == (Accepted, Rejected)
+    assert [type(each) for each in behind] == [NotAttempted] * 2
+    assert not behind[0].error.retryable
+    assert [each.message.data for each in service.pull()] == [b"x"]
+    plain = [each._replace(ordering_key=None) for each in batch]
+    assert [type(each) for each in queue.send(plain, timeout_s=5)] == [Accepted, Rejected, Accepted, Accepted]
 
 
 def test_a_message_that_is_published_by_rest_is_the_same(service: Service) -> None:

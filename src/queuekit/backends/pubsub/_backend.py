@@ -18,6 +18,7 @@ from queuekit.backend import (
     HttpAuth,
     HttpRequest,
     IncomingMessage,
+    NotAttempted,
     Opening,
     OutgoingMessage,
     QueueStats,
@@ -60,6 +61,10 @@ _NOT_ORDERED = _unfit(
 )
 _NO_PRIORITY = _unfit("Pub/Sub has no priorities; ?lanes= makes them of several topics")
 _NO_ROOM = _unfit("the attributes of the message have no room on Pub/Sub", ErrorCode.TOO_LARGE)
+_BEHIND = _unfit(
+    "an earlier message of this ordering key was refused; call resume_key(KEY), then send what failed in order",
+    ErrorCode.REFUSED,
+)
 _REFUSED = _unfit(
     "the service refused the messages of this call, as one of them is not as it wants it; see the cause",
     ErrorCode.INVALID_MESSAGE,
@@ -137,7 +142,10 @@ class PubSubBackend:
         """Publish a batch in one request. See `Backend.send`."""
         made = self._clients.get()
         request = made.types.PublishRequest.pb()(topic=self._names.topic)
-        unfit = [self._add(request.messages, message) for message in batch]
+        unfit: list[ErrorClass | None] = []
+        for message in batch:
+            behind = message.ordering_key is not None and unfit and unfit[-1] is not None
+            unfit.append(_BEHIND if behind else self._add(request.messages, message))
         told = iter(self._publish(made, request, timeout_s) if request.messages else ())
         return [
             _outcome(message.message_id, next(told) if error is None else error)
@@ -367,6 +375,8 @@ class PubSubBackend:
 
 
 def _outcome(message_id: str, told: str | ErrorClass) -> SendOutcome:
+    if told is _BEHIND:
+        return NotAttempted(_BEHIND, message_id)
     return Accepted(message_id, told) if isinstance(told, str) else Rejected(told, message_id)
 
 

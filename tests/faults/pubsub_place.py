@@ -97,6 +97,12 @@ class PubSubPlace(DeclaredPlace):
         demand({"schema_settings": {"schema": schema, "encoding": "JSON"}})
         return lambda: demand({})
 
+    def push_to(self, queue: str, url: str) -> None:
+        """Have a queue's messages pushed there."""
+        self.make(queue)
+        request = {"subscription": self._name(queue), "push_config": {"push_endpoint": url}}
+        self._subscriber.modify_push_config(request=request, timeout=_CALL_S)
+
     def counts(self, queue: str, **options: Any) -> tuple[int, int]:
         dead = len(self._dead(queue))
         return (len(self.unacked(queue)) if self._watched else self._ready(queue)), dead

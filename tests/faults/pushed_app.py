@@ -26,6 +26,16 @@ class Task(BaseModel):
     dead_letter=os.environ.get("QK_DEAD", "memory://buried"),
 )
 def fail(task: Task) -> None:
+    append(task)
+    raise ValueError(task.number)
+
+
+@app.handler("jobs", default=True)
+def work(task: Task) -> None:
+    append(task)
+
+
+def append(task: Task) -> None:
     running = qk.current()
     line = Line(
         message_id=running.message_id,
@@ -40,4 +50,3 @@ def fail(task: Task) -> None:
     descriptor = os.open("ledger.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, write_line(line))
     os.close(descriptor)
-    raise ValueError(task.number)

@@ -175,6 +175,18 @@ ROWS: Mapping[str, Scenario] = {
         "JSON of depth, digits, surrogates, NaN, keys without end", "refused or taken as documented, no crash"
     ),
     "S5": Scenario("messages beyond the limit", "MessageTooLargeError before any I/O"),
+    "S19": Scenario(
+        "pushes with bad tokens: no signature or another's, other keys, audiences, accounts and times",
+        "each is answered 401; nothing is asked for where a token says; new keys are found, and known ones serve on",
+    ),
+    "S20": Scenario(
+        "pushes that only look like the service's: its headers, its body, and no token",
+        "each is answered 401; no handler is called",
+    ),
+    "S21": Scenario(
+        "too much for a push endpoint: 100 MB, slow or compressed bodies, wrong types, 10,000 at once",
+        "413, 408, 415, 429; its memory grows by 64 MB at most; no handler is called",
+    ),
     "S22": Scenario(
         "targets that reach where they must not: metadata servers, odd addresses, changing names, redirects",
         "refused before anything is connected to",

@@ -15,7 +15,7 @@ import queuekit as qk
 from queuekit._portable.dead_messages import dead_message
 from queuekit._wiring.opening import Opener
 from queuekit.backend import QueueURL, StoredMessage, SystemClock
-from queuekit.push import NoAuth
+from queuekit.push import OIDC, NoAuth
 from queuekit.testing.emulators import LocalCloudTasks
 from queuekit.testing.serving import Serving
 
@@ -65,14 +65,9 @@ class TasksPlace(DeclaredPlace):
             made.create()
             opener.close()
 
-    def bodies(self, queue: str) -> list[str]:
-        """Of every task that a queue holds, also of those that are called just now."""
-        parent = f"projects/{_PROJECT}/locations/{_LOCATION}/queues/{queue}"
-        tasks = self._client.list_tasks(request={"parent": parent, "response_view": 2}, timeout=30)
-        return [each.http_request.body.decode() for each in tasks]
-
     def left(self, queue: str, **options: Any) -> int:
-        return len(self.bodies(queue))
+        parent = f"projects/{_PROJECT}/locations/{_LOCATION}/queues/{queue}"
+        return sum(1 for _ in self._client.list_tasks(request={"parent": parent, "page_size": 1000}, timeout=30))
 
     def leased(self, queue: str) -> int:
         return 0
@@ -108,9 +103,9 @@ class Endpoint:
         return f"{self.serving.url}/tasks"
 
     @contextmanager
-    def runs(self, app: qk.App, **options: Any) -> Iterator[None]:
-        """Serve the app's handlers."""
-        self._asgi = app.asgi(auth=NoAuth(), **options)
+    def runs(self, app: qk.App, *, auth: OIDC | None = None) -> Iterator[None]:
+        """Serve the app's handlers; anybody on this host may push, unless ``auth`` knows better."""
+        self._asgi = app.asgi(auth=auth or NoAuth())
         with self.serving:
             yield
 

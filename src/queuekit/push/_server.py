@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from queuekit._portable.app import App
 from queuekit._portable.fronts import PushApplication
@@ -18,7 +18,8 @@ from queuekit._values.errors import BackendMissingError, UsageError
 if TYPE_CHECKING:
     import uvicorn
 
-_MOST_CONNECTIONS = 2000
+_MOST_CONNECTIONS = 1500
+"""More are closed at once. uvicorn's own limit keeps them all, at 18 KB each, and answers nobody any more."""
 _KEEP_ALIVE_S = 75
 _HEADER_BYTES = 128 * 1024
 """Cloud Tasks sends up to 80 KB of them, and uvicorn by itself takes 64."""
@@ -72,11 +73,12 @@ def serve_at(listening: socket.socket, app: App, endpoint: PushApplication, *, d
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         h11_max_incomplete_event_size=_HEADER_BYTES,
         timeout_graceful_shutdown=math.ceil(drain_s),
     )
+    config.load()
+    config.http_protocol_class = _bounded(config.http_protocol_class)
     asyncio.run(_run(app, endpoint, Server(config), listening))
 
 
@@ -96,6 +98,24 @@ async def _run(app: App, endpoint: PushApplication, server: uvicorn.Server, list
             loop.add_signal_handler(each, stop)
     async with endpoint.lifespan():
         await server.serve(sockets=[listening])
+
+
+def _bounded(protocol: Any) -> Any:
+    """A protocol of uvicorn's, for no more connections than there may be."""
+
+    class Bounded(protocol):  # type: ignore[misc]  # whichever of its protocols uvicorn has chosen
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            self.is_let_in = len(self.connections) < _MOST_CONNECTIONS
+            if self.is_let_in:
+                super().connection_made(transport)
+            else:
+                transport.abort()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            if self.is_let_in:
+                super().connection_lost(error)
+
+    return Bounded
 
 
 def _from_any_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> Callable[[], None]:

@@ -110,6 +110,13 @@ class LocalIssuer:
         text = ".".join(_packed(json.dumps(each).encode()) for each in (named, claims))
         return f"{text}.{_packed(self._keys[kid].sign(text.encode(), PKCS1v15(), SHA256()))}"
 
+    def public_key(self) -> tuple[str, bytes]:
+        """The newest key as everybody may know it: its id, and itself as PEM."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        kid, key = list(self._keys.items())[-1]
+        return kid, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
     def published(self) -> bytes:
         """The JSON Web Key Set."""
         keys = []

@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
 import socket
 import ssl
 import threading
@@ -23,6 +19,7 @@ from queuekit.push import OIDC, NoAuth
 from queuekit.push._fetching import LIMIT_S
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.emulators import Authority
+from queuekit.testing.forgeries import FORGERIES
 from queuekit.testing.issuer import LocalIssuer
 
 AUDIENCE = "https://worker.example/queues?q=1"
@@ -73,87 +70,10 @@ def good(issuer: LocalIssuer, **claims: Any) -> str:
     return issuer.token(AUDIENCE, ACCOUNT, **claims)
 
 
-def packed(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def unsigned(issuer: LocalIssuer, **header: Any) -> str:
-    parts = ({"alg": "none", "typ": "JWT"} | header, issuer.claims(AUDIENCE, ACCOUNT))
-    return ".".join(packed(json.dumps(each).encode()) for each in parts) + "."
-
-
-def by_public_key(issuer: LocalIssuer) -> str:
-    """HS256 with what everybody knows."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    kid, key = list(issuer._keys.items())[-1]
-    secret = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    header = {"alg": "HS256", "kid": kid, "typ": "JWT"}
-    text = ".".join(packed(json.dumps(each).encode()) for each in (header, issuer.claims(AUDIENCE, ACCOUNT)))
-    return f"{text}.{packed(hmac.digest(secret, text.encode(), hashlib.sha256))}"
-
-
-def altered(issuer: LocalIssuer) -> str:
-    head, _, signature = good(issuer, email="other@example.com").split(".")
-    return f"{head}.{packed(json.dumps(issuer.claims(AUDIENCE, ACCOUNT)).encode())}.{signature}"
-
-
-def by_another_key(issuer: LocalIssuer) -> str:
-    stranger = LocalIssuer(issuer._clock)
-    token = stranger.sign(issuer.claims(AUDIENCE, ACCOUNT), kid=list(issuer._keys)[-1])
-    stranger._server.server_close()
-    return token
-
-
-def pointing(name: str) -> Make:
-    return lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), **{name: f"{issuer.url}/evil"})
-
-
 BAD: dict[str, Make] = {
     "no header": lambda _: None,
-    "an empty token": lambda _: "",
-    "no token at all": lambda _: "garbage",
-    "alg none": unsigned,
-    "alg none, spelt otherwise": lambda issuer: unsigned(issuer, alg="nOnE"),
-    "HS256 with the public key": by_public_key,
-    "RS512": lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), alg="RS512"),
-    "another issuer": lambda issuer: good(issuer, iss="https://issuer.example"),
-    "another audience": lambda issuer: issuer.token("https://worker.example/queues", ACCOUNT),
-    "a list of audiences": lambda issuer: good(issuer, aud=[AUDIENCE]),
-    "no audience": lambda issuer: good(issuer, aud=None),
-    "another project's account": lambda issuer: issuer.token(AUDIENCE, "pusher@other.iam.gserviceaccount.com"),
-    "an account that ends alike": lambda issuer: issuer.token(AUDIENCE, "x" + ACCOUNT),
-    "an account in other letters": lambda issuer: issuer.token(AUDIENCE, ACCOUNT.upper()),
-    "no account": lambda issuer: good(issuer, email=None),
-    "an unverified account": lambda issuer: good(issuer, email_verified=False),
-    "verified in words": lambda issuer: good(issuer, email_verified="true"),
-    "expired": lambda issuer: good(issuer, exp=int(issuer._clock.time()) - 61),
-    "no end": lambda issuer: good(issuer, exp=None),
-    "of the future": lambda issuer: good(issuer, iat=int(issuer._clock.time()) + 120),
-    "not valid yet": lambda issuer: good(issuer, nbf=int(issuer._clock.time()) + 120),
-    "an end that is no number": lambda issuer: good(issuer, exp=float("nan")),
-    "an unknown key": lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), kid="unknown"),
-    "a key that is a URL": lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), kid=f"{issuer.url}/evil"),
-    "no key": lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), kid=None),
-    **{name: pointing(name) for name in ("jku", "x5u", "jwk", "x5c", "x5t", "x5t#S256", "b64", "zip", "enc", "cty")},
-    "crit": lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), crit=["exp"]),
-    # With a key that could be new: it is not worth asking for one.
-    "alg none, and an unknown key": lambda issuer: unsigned(issuer, kid="unknown"),
-    "another audience, and an unknown key": lambda issuer: issuer.sign(issuer.claims("x", ACCOUNT), kid="unknown"),
-    "a key that is a number": lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), kid=1),
-    "a key that is a list": lambda issuer: issuer.sign(issuer.claims(AUDIENCE, ACCOUNT), kid=["key-1"]),
-    "Google's name by another's key": lambda issuer: good(issuer, iss="https://accounts.google.com"),
-    "begun in words": lambda issuer: good(issuer, iat="now"),
-    "begun in truth": lambda issuer: good(issuer, iat=True),
-    "expired a minute ago": lambda issuer: good(issuer, exp=int(issuer._clock.time()) - 60),
-    "an end that no clock reaches": lambda issuer: good(issuer, exp=1e300),
-    "deep claims": lambda issuer: f"{good(issuer).partition('.')[0]}.{packed(b'[' * 5000)}.x",
     "letters beyond ASCII": lambda issuer: good(issuer) + "ü",
-    "a second one behind it": lambda issuer: f"{good(issuer)}, Bearer {good(issuer)}",
-    "altered claims": altered,
-    "another key": by_another_key,
-    "no signature": lambda issuer: good(issuer).rpartition(".")[0] + ".",
-    "endless": lambda issuer: good(issuer, more="x" * 10_000),
+    **{name: lambda issuer, make=make: make(issuer, AUDIENCE, ACCOUNT) for name, make in FORGERIES.items()},  # type: ignore[misc]  # mypy takes the default for a second argument
 }
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 dump = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 
-_LEFT_OUT = ("dead-traceback", "dead-error")
-"""In this order, where not everything has room."""
+_LEFT_OUT = ("dead-traceback", "dead-error", "dead-worker", "dead-first", "dead-reason")
+"""In this order, where not everything has room: a letter that says less is better than none."""
 _TRIMMED = "dead-trimmed"
 
 

@@ -4,6 +4,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pytest
+
 from queuekit.backend import OutgoingMessage
 from queuekit.backends.cloudtasks._messages import MOST_BYTES, headers_of, length_of, read
 
@@ -45,6 +47,22 @@ def test_a_dead_letter_leaves_out_what_has_no_room_and_says_so() -> None:
     assert length_of(headers) <= MOST_BYTES
     found = read(arrived(headers), b"", "").metadata
     assert found == {"dead-reason": "bad", "dead-error": "ValueError", "dead-trimmed": "dead-traceback"}
+
+
+@pytest.mark.parametrize(
+    ("over", "lost"), [(0, []), (20, ["dead-worker"]), (200, ["dead-worker", "dead-first", "dead-reason"])]
+)
+def test_a_dead_letter_beside_many_attributes_says_less_rather_than_to_be_refused(over: int, lost: list[str]) -> None:
+    dead = {"dead-reason": "r" * 300, "dead-worker": "w" * 60, "dead-first": "f" * 24, "dead-attempts": "5"}
+    attributes = {f"a{number}": "x" * 3800 for number in range(20)} | {"b": "x", "c": "x"}
+    room = MOST_BYTES - length_of(headers_of(OutgoingMessage("m", b"", attributes, dead)))
+    attributes["b"], attributes["c"] = "x" * 3000, "x" * (room + over - 2998)
+    headers = headers_of(OutgoingMessage("m", b"", attributes, dead))
+    assert length_of(headers) <= MOST_BYTES
+    found = read(arrived(headers), b"", "")
+    assert found.attributes == attributes
+    assert found.metadata.get("dead-trimmed", "").split() == lost
+    assert set(dead) - set(found.metadata) == set(lost)
 
 
 def test_headers_of_others_are_no_attributes() -> None:

@@ -66,7 +66,7 @@ class Bridged(Group):
                 first = face.consumer(queue, opener=opener, lease=_length(harness.min_lease_s))
                 harness.start(partial(first.receive, timeout=60))
                 harness.until(partial(script.calls, "settle"), within_s=4 * native, what="it hops")
-                face.close(first)
+                harness.let(first.close, within_s=90.0)  # it tries for a while
                 consumer = face.consumer(queue, opener=harness.limits(max_delay_s=native))
             delivery = face.next(consumer, within_s=8 * native + 4 * harness.min_lease_s)
             assert delivery.body == b"x"

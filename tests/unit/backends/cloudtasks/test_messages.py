@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages as headers: everything comes back, and nothing else becomes an attribute."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pytest
 
 from queuekit.backend import OutgoingMessage
 from queuekit.backends.cloudtasks._messages import MOST_BYTES, headers_of, length_of, read

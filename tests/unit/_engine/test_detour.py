@@ -373,3 +373,19 @@ def test_what_the_scheduler_refuses_is_told(clock: VirtualClock) -> None:
 def test_a_queue_that_takes_no_requests_cannot_be_scheduled_for(clock: VirtualClock) -> None:
     with pytest.raises(qk.UnsupportedError, match="makes HTTP requests"):
         qk.Producer("memory://plain", delay_via="memory://scheduler", _opener=WebOpener(clock))
+
+
+def test_only_what_waits_elsewhere_is_held_against_the_limit_there(clock: VirtualClock) -> None:
+    backend = FaultyOpener(Opener(clock)).open(QueueURL.parse("memory://jobs"))
+    detour = _detour(clock, Recorder(), max_message_bytes=100)
+    guard = DetouringGuard(backend, "memory://jobs", detour, lambda: 10.0)
+    assert guard.excess(_message(body=bytes(500), delay_s=10.0)) is None
+    assert guard.fits(_message(body=bytes(500), delay_s=10.0))
+    excess = guard.excess(_message(body=bytes(500), delay_s=11.0))
+    assert excess is not None
+    assert excess[0] > excess[1] == 100
+
+
+@pytest.mark.parametrize(("told", "priority"), [("9", 9), ("10", 9), ("99999999999", 0), ("-1", 0), ("high", 0)])
+def test_a_priority_that_nobody_has_is_brought_into_bounds(told: str, priority: int) -> None:
+    assert arrived(_incoming(**{"via-to": "memory://jobs", "via-priority": told})).priority == priority

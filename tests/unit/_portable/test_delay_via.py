@@ -5,6 +5,7 @@ import asyncio
 import itertools
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -20,7 +21,16 @@ from queuekit._portable.rulings import DONE, GONE
 from queuekit._wiring.opening import Opener
 from queuekit.backend import Backend, ErrorClass, ErrorCode, OutgoingMessage, QueueURL
 from queuekit.testing import VirtualClock
-from queuekit.testing.faults import FaultyOpener, Script, fail_entries, raise_after, raise_before, unavailable
+from queuekit.testing.faults import (
+    FaultyOpener,
+    Script,
+    fail_entries,
+    raise_after,
+    raise_before,
+    refused,
+    throttled,
+    unavailable,
+)
 
 from .calls import Call
 
@@ -582,4 +592,31 @@ def test_a_call_that_fails_anywhere_on_the_way_loses_nothing_and_is_seen_once(
     running.stop()
     assert sorted(set(seen)) == bodies
     assert len(seen) == 3 or verb == "receive", "a busy host may lose that lease once more"
+    app.close()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [throttled(None), refused(), ErrorClass(ErrorCode.TOO_LARGE, retryable=True, sent="no")],
+    ids=["throttled", "refused", "too large for now"],
+)
+def test_what_its_queue_does_not_take_for_now_waits_and_is_no_dead_letter(
+    opener: Undelayed, work: Work, dead: Any, what: ErrorClass, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = _app(opener, delay_via=_VIA)
+    seen: list[bytes] = []
+    handler = app.handler("jobs", message_type="job", lease=_LEASE)(_keeping(seen))
+    refuse = fail_entries([0], lambda entry: qk.Rejected(what, entry.message_id))
+    opener.script.on("send", *[refuse] * 6)
+    handler.send(b"x", delay=timedelta(seconds=1))
+    with caplog.at_level(logging.WARNING, "queuekit"):
+        running = work(app)
+        running.let(lambda: seen == [b"x"], step_s=1.0)
+        running.stop()
+    assert dead("waiting") == []
+    told = [each.getMessage() for each in caplog.records if getattr(each, "action", "") == "delay.not_forwarded"]
+    waits = [float(re.search(r"again in ([0-9.]+) s", each)[1]) for each in told]  # type: ignore[index]
+    assert all(wait <= 2.0 ** (number + 1) for number, wait in enumerate(waits))
+    assert len(waits) == 6
+    assert max(waits) > 1.0, "they grow"
     app.close()

@@ -664,3 +664,21 @@ def test_a_copy_that_is_not_answered_in_time_leaves_its_message(app: App, push: 
         if each.name == "queuekit-in-time":
             each.join(LIMIT_S)
     pushing.doorway.rest(math.inf)
+
+
+def test_a_wait_that_one_message_is_denied_is_still_asked_for_with_the_others(
+    app: App, push: Push, caplog: pytest.LogCaptureFixture
+) -> None:
+    denied = ErrorClass(ErrorCode.ACCESS_DENIED, sent="no", detail="not allowed")
+    script = faulty(app, Script().on("settle", raise_before(denied)), mixed_settles=False, max_settle_batch=2)
+    handler = sync(app)
+    pushing = push("orders")
+    handler.send_many(["raise", "retry", "raise", "retry"])
+    messages = pushing.take()
+    outcomes = pushing.run(messages)
+    pushing.pipe.put_off(messages, outcomes, math.inf)
+    assert [{each.delay_s for each in call.batch} for call in script.calls("settle")] == [{7.0}, {90.0}]
+    assert "settle.failed" in actions(caplog)
+    assert "push.waits_refused" not in actions(caplog)
+    pushing.pipe.put_off(messages, outcomes, math.inf)
+    assert len(script.calls("settle")) > 2

@@ -72,6 +72,9 @@ def push(app: App) -> Push:
 def _no_thread_outlives_a_round() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
+    for thread in threading.enumerate():
+        if thread.name == "queuekit-in-time":  # waited for no more, and on its last steps
+            thread.join(LIMIT_S)
     assert [each.name for each in threading.enumerate() if each not in before] == []
 
 
@@ -508,9 +511,6 @@ def test_done_messages_that_cannot_be_removed_are_told(app: App, push: Push, clo
     outcomes = pushing.run(messages)
     removing = Call(lambda: pushing.pipe.remove(messages, outcomes, clock.monotonic() + 1), clock)
     assert removing.result(step_s=0.1) == 1
-    for thread in threading.enumerate():
-        if thread.name == "queuekit-in-time":  # waited for no more, and on its last steps
-            thread.join(LIMIT_S)
 
 
 def test_a_dead_letter_that_is_not_kept_leaves_the_message_where_it_was(
@@ -660,9 +660,6 @@ def test_a_copy_that_is_not_answered_in_time_leaves_its_message(app: App, push: 
     assert asked.wait(LIMIT_S)
     assert finishing.result(step_s=0.1) == LEFT
     answered.set()
-    for each in threading.enumerate():
-        if each.name == "queuekit-in-time":
-            each.join(LIMIT_S)
     pushing.doorway.rest(math.inf)
 
 

@@ -43,7 +43,7 @@ def test_R13_handlers_of_many_leases_with_messages_waiting(
     if backend == "redis":
         work_slowly(row, place, slots=20, prefetch=20, jobs=figure(200, 40), leases=figure(10, 3), lease_s=1.0)
     else:  # whole seconds, of which one is soon over on a busy host
-        lease_s = 2.0 if FULL else 4.0 if backend == "sqs" else 3.0
+        lease_s = 2.0 if FULL else 4.0
         work_slowly(row, place, slots=20, prefetch=20, jobs=figure(200, 30), leases=figure(10, 2), lease_s=lease_s)
     assert told(caplog)["lease.lost"] == 0
 
@@ -54,7 +54,7 @@ def test_R35_a_handler_far_slower_than_its_lease(row: Result, place: Place, back
     if backend == "redis":
         work_slowly(row, place, slots=1, prefetch=20, jobs=20, leases=figure(5, 1), lease_s=1.0 if FULL else 0.6)
     else:
-        work_slowly(row, place, slots=1, prefetch=20, jobs=figure(20, 3), leases=figure(5, 1), lease_s=3.0)
+        work_slowly(row, place, slots=1, prefetch=20, jobs=figure(20, 3), leases=figure(5, 1), lease_s=4.0)
 
 
 def work_slowly(

@@ -513,6 +513,22 @@ def test_done_messages_that_cannot_be_removed_are_told(app: App, push: Push, clo
     assert removing.result(step_s=0.1) == 1
 
 
+def test_a_dead_letter_that_the_queue_itself_does_not_take_is_no_end(
+    app: App, push: Push, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty(app, Script().always("settle", raise_before(ErrorClass(ErrorCode.REFUSED, sent="no"))))
+
+    @app.handler("orders")
+    def handle(text: str) -> None:
+        raise qk.DeadLetter("no")
+
+    with qk.Producer("memory://orders", payload=str, clock=app._clock) as producer:
+        producer.send("x")
+    pushing = push("orders")
+    assert pushing.run(pushing.take()) == [Outcome(Action.RETRY, 600)]
+    assert "dead_letter.failed" in actions(caplog)
+
+
 def test_a_dead_letter_that_is_not_kept_leaves_the_message_where_it_was(
     app: App, push: Push, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from queuekit.backend import (
     IncomingMessage,
     OutgoingMessage,
     QueueURL,
+    Rejected,
     SendOutcome,
     Settlement,
     SettleOutcome,
@@ -36,6 +38,9 @@ class Pushed:
         self.can = can
         self.settled: list[Settlement] = []
         self.closed = False
+        self.refusal: ErrorClass | None = None
+        self.sending, self.may_send = threading.Event(), threading.Event()
+        self.may_send.set()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -52,6 +57,10 @@ class Pushed:
         return self._inner.size(message)
 
     def send(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SendOutcome]:
+        self.sending.set()
+        self.may_send.wait(20)
+        if self.refusal is not None:
+            return [Rejected(self.refusal, each.message_id) for each in batch]
         return self._inner.send(batch, timeout_s=timeout_s)
 
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:

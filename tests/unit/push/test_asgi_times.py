@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 import queuekit as qk
+from queuekit.backend import ErrorClass, ErrorCode
 from queuekit.push import OIDC, NoAuth, _crew
 from queuekit.testing.clock import VirtualClock
 from queuekit.testing.issuer import LocalIssuer
 
-from .pushes import HEADERS, Client, PushedOpener, pushed_app, served, wrapped
+from .pushes import HEADERS, Client, Got, PushedOpener, pushed_app, served, wrapped
 
 LIMIT_S = 20.0
 AUDIENCE = "https://worker.example/queues"
@@ -103,7 +104,9 @@ def test_a_stop_gives_back_what_waits_for_a_free_handler(app: qk.App) -> None:
     assert seen == ["first"]
 
 
-def test_a_stop_sends_the_copies_that_wait_for_their_time(clock: VirtualClock) -> None:
+@pytest.fixture
+def counting(clock: VirtualClock) -> Iterator[qk.App]:
+    """Its attempts are counted by copies, each of which waits for 30 s."""
     can = {"attempts": "none", "ordering": "none", "push_deadline_s": 60.0}
     with pushed_app(clock, can=can) as app:
 
@@ -112,17 +115,63 @@ def test_a_stop_sends_the_copies_that_wait_for_their_time(clock: VirtualClock) -
             if text == "x":
                 raise ValueError
 
-        endpoint = app.asgi(auth=NoAuth())
+        yield app
 
-        async def use(client: Client) -> tuple[int, int]:
-            asking = asyncio.ensure_future(client.post(wrapped("x", attempt=None)))
-            assert (await client.post(wrapped("y", attempt=None))).status == 204, "which comes after the first"
-            endpoint.drain()  # and no time passes
-            return (await asyncio.wait_for(asking, LIMIT_S)).status, len(
-                list(app._opener.opened[0]._inner.peek(limit=10))
-            )
 
-        assert served(endpoint, use) == (204, 1)
+async def waiting(client: Client) -> asyncio.Task[Got]:
+    """The answer to a message whose copy waits for its time."""
+    asking = asyncio.ensure_future(client.post(wrapped("x", attempt=None)))
+    await asyncio.sleep(0)
+    assert (await client.post(wrapped("y", attempt=None))).status == 204, "which comes after the first"
+    return asking
+
+
+def copies(app: qk.App) -> int:
+    opener: Any = app._opener
+    return len(list(opener.opened[0]._inner.peek(limit=10)))
+
+
+def test_a_stop_sends_the_copies_that_wait_for_their_time(counting: qk.App) -> None:
+    endpoint = counting.asgi(auth=NoAuth())
+
+    async def use(client: Client) -> tuple[int, int]:
+        asking = await waiting(client)
+        endpoint.drain()  # and no time passes
+        return (await asyncio.wait_for(asking, LIMIT_S)).status, copies(counting)
+
+    assert served(endpoint, use) == (204, 1)
+
+
+def test_a_copy_that_is_refused_when_its_time_has_come_is_no_end(counting: qk.App) -> None:
+    endpoint = counting.asgi(auth=NoAuth())
+
+    async def use(client: Client) -> tuple[int, int]:
+        asking = await waiting(client)
+        opener: Any = counting._opener
+        opener.opened[0].refusal = ErrorClass(ErrorCode.REFUSED, sent="no")
+        endpoint.drain()
+        return (await asking).status, copies(counting)
+
+    assert served(endpoint, use) == (500, 0)
+    assert counting.counts()["orders"]["copy.failed"] == 1
+
+
+def test_a_copy_that_nobody_confirms_in_time_is_no_end(counting: qk.App, clock: VirtualClock) -> None:
+    endpoint = counting.asgi(auth=NoAuth())
+
+    async def use(client: Client) -> int:
+        asking = await waiting(client)
+        opener: Any = counting._opener
+        queue = opener.opened[0]
+        queue.may_send.clear()
+        endpoint.drain()
+        await asyncio.to_thread(queue.sending.wait, LIMIT_S)
+        clock.advance(58.5)
+        status = (await asking).status
+        queue.may_send.set()
+        return status
+
+    assert served(endpoint, use) == 500
 
 
 class Defective(PushedOpener):

@@ -223,7 +223,9 @@ def test_a_pull_that_is_left_gives_back_what_it_brings(service: Service) -> None
     queue.interrupt()
     waiting.join(5)
     assert not waiting.is_alive()
+    (left,) = queue._pulls._left
     queue.send([OutgoingMessage("1", b"x")], timeout_s=5)
+    left.call.result(timeout=20)  # else the other pull below could have it without its being given back
     other = service.open()
     assert [each.message_id for each in other.receive(max_messages=10, wait_s=10, lease_s=600)] == ["1"]
 
@@ -244,6 +246,20 @@ def test_a_pull_that_is_left_is_taken_up_by_the_next_receive(service: Service) -
     assert got.message_id == "1"
     assert got.lease_until <= interrupted_at + 600, "its lease may be as old as the pull"
     assert "ModifyAckDeadline" not in queue.api_calls()
+
+
+def test_a_pull_that_is_left_brings_no_more_than_the_next_receive_wants(service: Service) -> None:
+    queue = service.open(ack_deadline="600s")
+    queue.create()
+    waiting = threading.Thread(target=lambda: queue.receive(max_messages=10, wait_s=20, lease_s=600))
+    waiting.start()
+    while not queue._pulls._waiting:
+        pass
+    queue.interrupt()
+    waiting.join(5)
+    batch = [OutgoingMessage(str(number), b"x") for number in range(3)]
+    threading.Timer(0.2, lambda: queue.send(batch, timeout_s=5)).start()
+    assert len(queue.receive(max_messages=1, wait_s=20, lease_s=600)) == 1
 
 
 def test_one_bad_message_fails_the_call_and_attributes_are_refused_before_it(service: Service) -> None:

@@ -290,8 +290,9 @@ def test_no_message_overtakes_one_of_its_key_that_was_refused(service: Service) 
     assert [type(each) for each in queue.send(plain, timeout_s=5)] == [Accepted, Rejected, Accepted, Accepted]
 
 
-def test_a_message_that_is_published_by_rest_is_the_same(service: Service) -> None:
-    queue = service.open(ordering="true")
+@pytest.mark.parametrize("name", ["orders", "a%252Fb+c~d"])
+def test_a_message_that_is_published_by_rest_is_the_same(service: Service, name: str) -> None:
+    queue = service.open(name, ordering="true")
     queue.create()
     queue.probe()
     sent = OutgoingMessage("id-1", b"\x00\xff", {"color": "red"}, {"v": "1"}, ordering_key="k")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from queuekit.backend import (
     Accepted,
@@ -155,9 +156,13 @@ class PubSubBackend:
     def receive(self, *, max_messages: int, wait_s: float, lease_s: float) -> Sequence[IncomingMessage]:
         """Pull up to a thousand messages, and lease them for whole seconds, rounded up. See `Backend.receive`."""
         made, subscription = self._clients.get(), self._names.subscription
-        self._calls.count("Pull")
         most = min(max_messages, _BATCH)
-        begin = made.pull(subscription, most, min(wait_s, self._options.poll.total_seconds()) + _GRACE_S)
+        pull = made.pull(subscription, most, min(wait_s, self._options.poll.total_seconds()) + _GRACE_S)
+
+        def begin() -> Any:
+            self._calls.count("Pull")
+            return pull()
+
         call, begun_at = self._pulls.run(most, begin, lambda ended: self._give_back(made, ended))
         if call is None:
             return ()
@@ -198,9 +203,9 @@ class PubSubBackend:
         scheme = "https" if self._place.secure else "http"
         host = self._place.address.removesuffix(":443") if self._place.secure else self._place.address
         body = _messages.as_json(message, self._writer.attributes(message))
-        return HttpRequest(
-            f"{scheme}://{host}/v1/{self._names.topic}:publish", body, {"Content-Type": "application/json"}
-        )
+        # A name may hold what means something else in a path.
+        path = f"/v1/{quote(self._names.topic, safe='/')}:publish"
+        return HttpRequest(f"{scheme}://{host}{path}", body, {"Content-Type": "application/json"})
 
     def settle(self, batch: Sequence[Settlement], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Settle a batch in one request, or more where it is longer than one can be. See `Backend.settle`."""

@@ -4,6 +4,7 @@
 Their shapes are those of the service's model, which botocore's Stubber holds each call and each answer against.
 """
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,17 @@ from botocore.stub import Stubber
 import queuekit as qk
 from queuekit._engine.guard import Guard
 from queuekit._wiring.opening import Opener
-from queuekit.backend import Action, Move, OutgoingMessage, QueueURL, Settlement, SystemClock, Wanted
+from queuekit.backend import (
+    Action,
+    LeaseLost,
+    Move,
+    OutgoingMessage,
+    QueueURL,
+    Settlement,
+    SystemClock,
+    Unsupported,
+    Wanted,
+)
 from queuekit.backends.sqs import SqsBackend
 from queuekit.backends.sqs._settling import Handle
 
@@ -329,3 +340,34 @@ def test_a_queue_stays_where_the_one_for_its_dead_letters_may_not_be_removed(
     service.add_client_error("delete_queue", **DENIED)
     with pytest.raises(ClientError):
         backend.delete()
+
+
+def test_what_no_queue_of_this_kind_takes_is_answered_in_its_place_and_the_rest_is_sent(
+    backend: SqsBackend, service: Stubber
+) -> None:
+    service.add_response("get_queue_url", {"QueueUrl": ADDRESS})
+    sent = [{"Id": "0", "MessageId": "s", "MD5OfMessageBody": hashlib.md5(b"x", usedforsecurity=False).hexdigest()}]
+    damaged = {"Id": "1", "MessageId": "d", "MD5OfMessageBody": "0" * 32}
+    service.add_response("send_message_batch", {"Successful": [damaged, *sent], "Failed": []})
+    plain = OutgoingMessage("plain", b"x")
+    batch = [
+        plain._replace(message_id="priority", priority=1),
+        plain,
+        plain._replace(message_id="delay", delay_s=901.0),
+        plain._replace(message_id="dedup", dedup_id="one"),
+        plain._replace(message_id="damaged"),
+        plain._replace(message_id="key", ordering_key="k"),
+    ]
+    outcomes = backend.send(batch, timeout_s=60.0)
+    assert [each.message_id for each in outcomes] == [each.message_id for each in batch]
+    assert [type(each) for each in outcomes] == [
+        *(qk.Rejected, qk.Accepted, qk.Rejected, qk.Rejected, qk.Unknown, qk.Rejected)
+    ]
+
+
+def test_what_is_of_another_queue_or_too_long_is_settled_without_a_call(backend: SqsBackend) -> None:
+    ours, theirs = Handle(backend._place, "r"), Handle(("elsewhere",), "r")
+    (lost,) = backend.settle([Settlement(theirs, Action.ACK)], timeout_s=60.0)
+    (long,) = backend.settle([Settlement(ours, Action.RETRY, 43_201.0)], timeout_s=60.0)
+    assert (type(lost), type(long)) == (LeaseLost, Unsupported)
+    assert backend.api_calls() == {}

@@ -150,6 +150,28 @@ def test_each_subscription_gets_every_message_and_goes_alone(service: Service) -
     assert list(service.publisher.list_topics(request={"project": f"projects/{service.project}"})) == []
 
 
+def test_a_removal_that_was_broken_off_is_done_by_another(service: Service) -> None:
+    orders = service.open("orders", max_deliveries="7")
+    orders.create()
+    service.subscriber.delete_subscription(request={"subscription": service.subscription("orders")})
+    orders.delete()
+    orders.delete()
+    assert not orders.exists()
+    assert list(service.publisher.list_topics(request={"project": f"projects/{service.project}"})) == []
+
+
+def test_a_dead_letter_topic_that_was_named_stays_when_a_queue_goes(service: Service) -> None:
+    for each in ("orders", "bills"):
+        service.open(each, max_deliveries="7", dead_letter="lost").create()
+    with qk.Producer(service.url("lost"), payload=str) as lost:
+        lost.send("tea")
+    service.open("bills", max_deliveries="7", dead_letter="lost").delete()
+    with qk.Consumer(service.url("lost"), payload=str) as consumer:
+        delivery = consumer.receive(timeout=10)
+    assert delivery is not None
+    assert delivery.payload == "tea"
+
+
 def test_what_the_subscription_says_becomes_capabilities(service: Service) -> None:
     plain = service.open("plain")
     plain.create()

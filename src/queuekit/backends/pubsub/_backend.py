@@ -244,12 +244,11 @@ class PubSubBackend:
         _managing.create(self._call, self._names, self._options)
 
     def delete(self) -> None:
-        """Remove the subscription, and the topic when nobody else reads it. See `Admin.delete`."""
-        settings = None
-        with UnlessStatus("NOT_FOUND"):
-            settings = self._settings()
-        if settings is not None:
-            _managing.delete(self._call, self._names, settings)
+        """Remove the subscription, and the topic when nobody else reads it. See `Admin.delete`.
+
+        Both for dead letters go with them, but for those that ``dead_letter=`` names.
+        """
+        _managing.delete(self._call, self._names, self._options)
 
     def exists(self) -> bool:
         """Whether both the topic and the subscription are there. See `Admin.exists`."""

@@ -113,11 +113,17 @@ def _differences(have: Settings, names: Names, options: PubSubOptions) -> Iterat
     yield from (name for name, (there, asked) in pairs.items() if there != asked)
 
 
-def delete(call: Call, names: Names, settings: Settings) -> None:
-    """Remove the subscription, its topic when nobody else reads it, and both for dead letters that are its own."""
-    call("DeleteSubscription", {"subscription": names.subscription})
+def delete(call: Call, names: Names, options: PubSubOptions) -> None:
+    """Remove the subscription, its topic when nobody else reads it, and both for dead letters that are its own.
+
+    Those that ``dead_letter=`` names stay: other queues may name them, too.
+    What is gone already is passed over: who was killed in the middle of this does the rest by doing it again.
+    """
+    settings = _if_there(call, "GetSubscription", {"subscription": names.subscription})
+    dead_topic = "" if settings is None else settings_of(settings).dead_topic
+    _if_there(call, "DeleteSubscription", {"subscription": names.subscription})
     _delete_unread(call, names.topic)
-    if settings.dead_topic in {"", names.dead_topic}:
+    if not options.dead_letter and dead_topic in {"", names.dead_topic}:
         _if_there(call, "DeleteSubscription", {"subscription": names.dead_subscription})
         _delete_unread(call, names.dead_topic)
 

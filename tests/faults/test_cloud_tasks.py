@@ -236,7 +236,7 @@ def test_R38_any_creates_of_a_batch_are_refused(
     row: Result, make_place: Make, endpoint: Endpoint, backend: str
 ) -> None:
     """A batch is so many creates at once, and each has an answer of its own."""
-    batches, chance = figure(10_000, 200), seeded()
+    batches, chance = figure(10_000, 100), seeded()
     texts = [f"{number}" for number in range(3 * batches)]
     row.ran(batches=len(texts) // BATCH, messages=len(texts))
     place, came = make_place(), Counter[str]()

@@ -38,6 +38,9 @@ _LARGEST: Final = 100
 _LEASE_S: Final = 60.0
 _LONGEST_WAIT_S: Final = 300.0
 _STRANGER_WAIT_S: Final = 30.0
+_MOST_KNOWN: Final = 1000
+"""Of queues that are kept open, and of strangers that were told of: whoever may send to the queue for delays can name
+as many as he likes."""
 _HOPELESS: Final = frozenset(
     {ErrorCode.INVALID_MESSAGE, ErrorCode.TOO_LARGE, ErrorCode.ENCODE, ErrorCode.UNSUPPORTED}
 )
@@ -137,11 +140,13 @@ class Target:
         link: The open queue.
         sender: Sends to it.
         failures: How often in a row it could not be sent to.
+        kept: Whether it stays open for what comes next.
     """
 
     link: Link
     sender: CopySender
     failures: int = 0
+    kept: bool = True
 
 
 class Forwarder:
@@ -199,8 +204,12 @@ class Forwarder:
             target = self._target(place)
             if target is None:
                 self._strange(str(place), group)
-            else:
+                continue
+            try:
                 self._send(target, group)
+            finally:
+                if not target.kept:
+                    target.link.close()
 
     def close(self) -> None:
         """Close the queues that were forwarded to; the worker closes the other. Idempotent."""
@@ -234,7 +243,11 @@ class Forwarder:
             return None  # whoever sent it could open it, so this app's settings are other ones
         made = Target(link, CopySender(link.guard, link.capabilities, link.backend.size))
         with self._lock:
-            return self._targets.setdefault(place, made)
+            # Another thread may have opened it meanwhile; then this one is used once.
+            made.kept = place not in self._targets and len(self._targets) < _MOST_KNOWN
+            if made.kept:
+                self._targets[place] = made
+        return made
 
     def _send(self, target: Target, group: Sequence[Held]) -> None:
         outcomes = target.sender.copy([arrived(held.message) for held in group])
@@ -259,8 +272,9 @@ class Forwarder:
     def _strange(self, named: str, group: Sequence[Held]) -> None:
         """What is for a queue that is not ours waits for those whose it is."""
         with self._lock:
-            known = named in self._strangers
-            self._strangers.add(named)
+            known = named in self._strangers or len(self._strangers) >= _MOST_KNOWN
+            if not known:
+                self._strangers.add(named)
         if known:
             self._journal.count("delay.stranger", len(group))
         else:

@@ -317,6 +317,52 @@ def test_what_is_for_another_app_waits_for_that_one_and_is_told_once(
     other.close()
 
 
+class Counting(Undelayed):
+    """Knows how many queues were opened by its user, and how many of them are open."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(clock)
+        self.opened = self.closed = 0
+
+    def open(self, url: QueueURL, keywords: Mapping[str, Any] | None = None) -> Backend:
+        backend = super().open(url, keywords)
+        close = backend.close
+
+        def count() -> None:
+            self.closed += 1
+            close()
+
+        self.opened += 1
+        backend.close = count  # type: ignore[method-assign]  # this one object is watched
+        return backend
+
+
+def test_however_many_queues_are_named_so_many_stay_open_and_so_many_are_told_of(
+    clock: VirtualClock, work: Work, left: Callable[[str], int], caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(forwarding, "_MOST_KNOWN", 2)
+    opener = Counting(clock)
+    for number in range(5):
+        for space in ("", "?space=there"):
+            with qk.Producer(f"memory://target{number}{space}", delay_via=_VIA, _opener=opener) as theirs:
+                theirs.send(b"x", delay=_MINUTE)
+    app = _app(opener, delay_via=_VIA)
+    app.handler("jobs")(_nothing)
+    before = opener.opened - opener.closed
+    with caplog.at_level(logging.WARNING, "queuekit"):
+        running = work(app)
+        running.let(lambda: all(left(f"target{number}") == 1 for number in range(5)), step_s=1.0)
+        running.let(lambda: _released(opener) >= 10, step_s=1.0)
+        working = opener.opened - opener.closed - before
+        running.stop()
+    told = [each for each in caplog.records if getattr(each, "action", "") == "delay.stranger"]
+    assert len(told) == 2
+    assert working == 3 + 2 * 2, (
+        "the handler's queue and two that were forwarded to, each with its way to the one for delays"
+    )
+    app.close()
+
+
 def _released(opener: Undelayed) -> int:
     return sum(each.action.value == "release" for call in opener.waiting.calls("settle") for each in call.batch)
 

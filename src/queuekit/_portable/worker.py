@@ -123,6 +123,7 @@ class Worker:
         self._ended: list[Future[None]] = []
         self._plan: ShutdownPlan | None = None
         self._failure: BaseException | None = None
+        self._failing = threading.Lock()
         self._stuck = False
         self._runners: list[Runner] = []
         self._batch_feeds: list[BatchFeed] = []
@@ -334,9 +335,12 @@ class Worker:
             return self._loop
 
     def _fail(self, error: BaseException) -> None:
-        if self._failure is None and not self._stopping:
+        with self._failing:  # all threads that take messages of a queue fail at once
+            is_first = self._failure is None and not self._stopping
+            if is_first:
+                self._failure = error
+        if is_first:
             logger.error("the worker cannot go on: %s", error, extra={"action": "worker.failed"})
-            self._failure = error
         self._wake()
 
     def _hung(self, hung: int, slots: int) -> None:

@@ -230,18 +230,22 @@ class Poller:
                 return False
             first, inbox.outage = inbox.outage is None, error
             # Polls that run at once fail at once, for one reason.
-            self._failures += self._resume_at <= self._clock.monotonic()
-            failures = self._failures
+            now = self._clock.monotonic()
+            self._failures += self._resume_at <= now
+            if error.retryable:
+                self._resume_at = max(self._resume_at, now + self._wait_s(error))
         if first:
             self._journal.note("receive.failed", str(error))
         if not error.retryable:
             self._end(error)
             return False
-        wait_s = planned_wait_s(self._backoff, failures, error, fallback=self._backoff)
-        asked_s = error.retry_after_s if isinstance(error, ThrottledError) else None
-        with self._lock:
-            self._resume_at = max(self._resume_at, self._clock.monotonic() + wait_s + (asked_s or 0.0))
         return True
+
+    def _wait_s(self, error: QueueKitError) -> float:
+        """How long to poll no more after a failure. Lock held."""
+        wait_s = planned_wait_s(self._backoff, self._failures, error, fallback=self._backoff)
+        asked_s = error.retry_after_s if isinstance(error, ThrottledError) else None
+        return wait_s + (asked_s or 0.0)
 
     def _after_success(self, failures: int) -> None:
         """An outage is over with a poll that began in it; what began before tells nothing."""

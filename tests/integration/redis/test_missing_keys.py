@@ -114,11 +114,13 @@ def test_the_order_of_a_key_is_kept_where_it_can_be(
     put(backend, *(f"{index}" for index in range(300)), ordering_key="k")
     raw.delete(keys_of(f"order-{place}").start + place)
     seen: list[str] = []
-    while got := list(backend.receive(max_messages=100, wait_s=0.15, lease_s=5.0)):
+    while len(seen) < 300:
+        got = list(backend.receive(max_messages=100, wait_s=10.0, lease_s=5.0))
         assert len(got) == 1, "one of a key at a time"
         settle(backend, got)
         seen += [each.message_id for each in got]
     assert seen == [f"{index}" for index in range(300)]
+    assert not backend.receive(max_messages=100, wait_s=0.15, lease_s=5.0)
     backend.delete()
 
 

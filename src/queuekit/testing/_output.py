@@ -30,7 +30,7 @@ class Output:
     ) -> None:
         self._process, self._heard, self._ended = process, heard, ended
         self._lines: deque[str] = deque(maxlen=_MOST_LINES)
-        self._thread = threading.Thread(target=self._read, name="queuekit-output", daemon=True)
+        self._thread = threading.Thread(target=self._read, name="local-server-output", daemon=True)
         self._thread.start()
 
     def last(self) -> str:

@@ -99,6 +99,8 @@ def _share_of(path: PurePosixPath, test: str) -> str:
         return f"{path.stem}, {'long' if long else 'short'}"
     if folder == "contract" and path.stem == "test_suite_catches_broken_doors":
         return "pushes"
+    if path.stem == "test_thirdparty_backend":
+        return path.stem  # the whole contract on real time
     if folder == "contract" and path.stem.startswith(("test_cloud", "test_redis", "test_sqs")):
         return path.stem
     if folder == "integration" and rest[0] in {"aws_lambda", "cloud_tasks", "pubsub", "push", "redis", "sqs"}:

@@ -104,7 +104,7 @@ class Delay(Group):
             with pytest.raises(UnsupportedError, match="foreign=true"):
                 producer.send(b"over", delay=timedelta(seconds=2 * harness.min_delay_s))
             producer.send(b"limit", delay=timedelta(seconds=harness.min_delay_s))
-        with Consumer(harness.url(queue.name), _opener=lowered) as consumer:
+        with harness.closing(Consumer(harness.url(queue.name), _opener=lowered)) as consumer:
             harness.pass_time(harness.min_delay_s)
             first = [harness.let(consumer.receive) for _ in range(2)]
             assert [each.body for each in first if each is not None] == [b"limit"] * 2
@@ -112,7 +112,6 @@ class Delay(Group):
             for each in first:
                 if each is not None:
                     each.ack()
-            harness.let(consumer.close)
 
     def test_DEL_08_delay_not_declared_is_refused(self, harness: Harness, face: Face) -> None:
         """Where a queue has no delays a delayed send is refused, and nothing is sent."""

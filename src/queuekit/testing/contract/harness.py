@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import pytest
 
+from queuekit._portable.consumer import Consumer
 from queuekit._portable.link import BackendOpener
 from queuekit._values.capability import Capabilities
 from queuekit._values.clock import Clock, SystemClock
@@ -324,6 +326,17 @@ class Harness:
         running.join(0.02)
         self.until(lambda: running.done, within_s=within_s, what="the call ends")
         return running.result()
+
+    @contextmanager
+    def closing(self, consumer: Consumer[T]) -> Iterator[Consumer[T]]:
+        """Inside, the consumer; at the end it is closed while time passes, as what it settles may have to wait.
+
+        By its own ``with`` a case that fails would wait for ever on a virtual clock.
+        """
+        try:
+            yield consumer
+        finally:
+            self.let(consumer.close)
 
 
 class Running(Generic[T]):

@@ -344,7 +344,7 @@ def _expect_kept_in_full(harness: Harness, how: Action, **limits: Any) -> None:
     queue, longest = Queue(harness), harness.min_delay_s
     lowered = harness.limits(max_retry_delay_s=longest, **limits)
     queue.put(b"x")
-    with Consumer(harness.url(queue.name), _opener=lowered) as consumer:
+    with harness.closing(Consumer(harness.url(queue.name), _opener=lowered)) as consumer:
         first = harness.let(consumer.receive)
         assert first is not None
         asked_at = harness.clock.monotonic()
@@ -360,7 +360,6 @@ def _expect_kept_in_full(harness: Harness, how: Action, **limits: Any) -> None:
         assert all(entry.delay_s <= longest for entry in entries)
         assert "retry.shortened" not in consumer.counts()
         again.ack()
-        harness.let(consumer.close)
     queue.expect_nothing("it was acked")
 
 
@@ -369,7 +368,7 @@ def _expect_shortened_openly(harness: Harness) -> None:
     queue, longest = Queue(harness), harness.min_delay_s
     lowered = harness.limits(max_retry_delay_s=longest, copies="fanout", extend="none")
     queue.put(b"x")
-    with Consumer(harness.url(queue.name), _opener=lowered) as consumer:
+    with harness.closing(Consumer(harness.url(queue.name), _opener=lowered)) as consumer:
         delivery = harness.let(consumer.receive)
         assert delivery is not None
         delivery.retry(delay=timedelta(seconds=4 * longest))
@@ -377,4 +376,3 @@ def _expect_shortened_openly(harness: Harness) -> None:
         (entry,) = lowered.script.calls("settle")[-1].batch
         assert (entry.action, entry.delay_s) == (Action.RETRY, longest), "the nearest possible wait"
         assert consumer.counts()["retry.shortened"] == 1
-        harness.let(consumer.close)

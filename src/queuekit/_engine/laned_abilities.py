@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from queuekit._engine.laned import LanedBackend
@@ -80,6 +81,10 @@ class _WithPeek(LanedBackend):
 
 
 class _WithRedrive(LanedBackend):
+    def _lane_behind(self, step: int, message: OutgoingMessage) -> int:
+        """The lane that is so many behind a message's own."""
+        return (self._lane_of(message) + step) % len(self.lanes)
+
     def redrive(self, batch: Sequence[OutgoingMessage], *, timeout_s: float) -> Sequence[SettleOutcome]:
         """Each from the lane of its priority; one that is not there is looked for in the others."""
         outcomes: list[SettleOutcome] = [LEASE_LOST] * len(batch)
@@ -89,7 +94,7 @@ class _WithRedrive(LanedBackend):
                 break
             fresh: list[SettleOutcome] = self._in_parts(
                 [batch[position] for position in left],
-                lambda message, step=step: (self._lane_of(message) + step) % len(self.lanes),  # type: ignore[misc]
+                partial(self._lane_behind, step),
                 lambda lane, part, each_s: self.lanes[lane].redrive(
                     [self._inward(each) for each in part], timeout_s=each_s
                 ),

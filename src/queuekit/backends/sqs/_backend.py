@@ -248,7 +248,7 @@ class SqsBackend:
         ask = self._lost.ask(most, lease_s, now, self._fresh_id)
         try:
             answer = self._call_with(client, "ReceiveMessage", ReceiveRequestAttemptId=ask.attempt_id, **asked)
-        except Exception:
+        except Exception:  # whichever it is, the service may have handed out messages by an answer that is lost
             self._lost.lost(ask, now)
             raise
         return answer.get("Messages") or []

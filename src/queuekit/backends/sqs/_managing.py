@@ -94,7 +94,7 @@ def _delete_dead(call: Call, redrive: Redrive) -> None:
     try:
         dead = call("GetQueueUrl", QueueName=redrive.name, QueueOwnerAWSAccountId=redrive.account)
         call("DeleteQueue", QueueUrl=dead["QueueUrl"])
-    except Exception as error:
+    except Exception as error:  # its class is made at run time, so that only its code tells which it is
         # An earlier try may have ended here; the queue itself is to be removed all the same.
         if classify(error).code is not ErrorCode.NOT_FOUND:
             raise

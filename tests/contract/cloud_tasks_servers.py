@@ -29,7 +29,6 @@ from queuekit._wiring.registry import find_spec
 from queuekit.backend import QueueURL
 from queuekit.push import OIDC
 from queuekit.push._server import serve_at
-from queuekit.testing.contract import Harness
 from queuekit.testing.contract.harness import REAL_LIMIT_S
 from queuekit.testing.contract.pushing import ACCOUNT, AUDIENCE, EndpointPushing
 from queuekit.testing.emulators import LocalCloudTasks
@@ -37,6 +36,7 @@ from queuekit.testing.emulators.cloud_tasks._clock import RunningClock
 from queuekit.testing.proxy import TcpProxy
 
 from .cloud_tasks_desk import Desk, PulledOpener
+from .declared_queues import MadeFirst
 
 _LOCATION = "europe-west1"
 _LEASE_S = 600.0
@@ -185,7 +185,7 @@ class BothWays:
         self._pushing.heal()
 
 
-class CloudTasksHarness(Harness):
+class CloudTasksHarness(MadeFirst):
     """One emulator for all cases; each has a project of its own."""
 
     host: ClassVar[Host]
@@ -219,7 +219,6 @@ class CloudTasksHarness(Harness):
         self.clock = self.host.clock
         self.project: str = f"contract-{uuid.uuid4().hex[:12]}"
         self.opener = self.another_opener()
-        self._made: set[str] = set()
 
     def base_url(self) -> str:
         return self._base_url(self.host.desk.serving.url)
@@ -239,15 +238,6 @@ class CloudTasksHarness(Harness):
 
     def dead_name(self, queue: str) -> str:
         return f"{queue}-dead"
-
-    def url(self, queue: str) -> str:
-        if queue not in self._made:
-            self._made.add(queue)
-            made: Any = self.opener.open(QueueURL.parse(self.url_of(queue)))
-            if not made.exists():
-                made.create()
-            made.close()
-        return self.url_of(queue)
 
     def raw_put(self, queue: str, body: bytes) -> None:
         request = {

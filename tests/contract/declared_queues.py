@@ -11,17 +11,8 @@ from queuekit.testing.contract import Harness
 from queuekit.testing.proxy import TcpProxy
 
 
-class DeclaredHarness(Harness):
-    """One server for all cases; each has queues of its own."""
-
-    route: ClassVar[TcpProxy]
-    min_lease_s = 2.0
-    min_delay_s = 2.0
-    tolerance_s = 3.0
-    silence_s = 4.0
-    flood = 150
-    examples = 2
-    operations = 400
+class MadeFirst(Harness):
+    """Makes each queue when its URL is first asked for."""
 
     def __init__(self, directory: Any) -> None:
         super().__init__(directory)
@@ -35,6 +26,19 @@ class DeclaredHarness(Harness):
                 made.create()
             made.close()
         return self.url_of(queue)
+
+
+class DeclaredHarness(MadeFirst):
+    """One server for all cases; each has queues of its own."""
+
+    route: ClassVar[TcpProxy]
+    min_lease_s = 2.0
+    min_delay_s = 2.0
+    tolerance_s = 3.0
+    silence_s = 4.0
+    flood = 150
+    examples = 2
+    operations = 400
 
     def open(self, queue: str, *, opener: Any = None, **options: Any) -> Backend:
         # At the backend interface a receive waits for as long as it was asked to.
